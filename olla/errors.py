@@ -1,0 +1,155 @@
+"""Every error olla raises on purpose. None of them knows HTTP or the terminal.
+
+OllaError
+├── BadInput                                  what the caller sent cannot be used
+│   ├── InvalidName, InvalidDigest, InvalidOption, InvalidDuration, InvalidSetting
+│   ├── ModelfileError, TemplateError         text we could not read
+│   ├── FormatError                           a weight file that is broken or not supported
+│   ├── DigestMismatch                        uploaded bytes that do not hash to their digest
+│   ├── CapabilityMissing                     the model cannot do what was asked
+│   └── PromptTooLong                         the prompt does not fit the context window
+├── NotFound ── ModelNotFound, BlobNotFound   nothing is stored under that name or digest
+├── StoreError ── BlobCorrupt                 the store on disk refused, or holds broken bytes
+├── SourceError ── SourceNotFound             the far end refused or broke
+├── ServerBusy                                too many requests wait already
+├── RunnerError ── OutOfMemory, RunnerDied    the runner refused or is gone
+└── ClientError ── ServerUnreachable, ApiError    what the command line meets
+"""
+
+from __future__ import annotations
+
+
+class OllaError(Exception):
+    """Base of the tree. `str(error)` is one sentence, fit to show a user as it is."""
+
+
+class BadInput(OllaError):
+    """What the caller sent cannot be used; nothing was changed."""
+
+
+class InvalidName(BadInput):
+    def __init__(self, text: str) -> None:
+        super().__init__("invalid model name")
+        self.text = text
+
+
+class InvalidDigest(BadInput):
+    def __init__(self, text: str) -> None:
+        super().__init__("invalid digest format")
+        self.text = text
+
+
+class InvalidOption(BadInput):
+    """A parameter with an unknown name or a value of the wrong type."""
+
+
+class InvalidDuration(BadInput):
+    """Text that Go's duration notation cannot read."""
+
+
+class InvalidSetting(BadInput):
+    """An environment variable that cannot be used; the text names it and the accepted form."""
+
+
+class ModelfileError(BadInput):
+    """A Modelfile that cannot be read; the text carries the line number where there is one."""
+
+
+class TemplateError(BadInput):
+    """A chat template that does not parse, fails, or runs past its limits."""
+
+
+class FormatError(BadInput):
+    """A weight file that is truncated, lies about its sizes, or has a format we do not read."""
+
+
+class DigestMismatch(BadInput):
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(f'digest mismatch, expected "{expected}", got "{actual}"')
+        self.expected = expected
+        self.actual = actual
+
+
+class CapabilityMissing(BadInput):
+    """The model lacks what the request needs, such as chat, tools or thinking."""
+
+
+class PromptTooLong(BadInput):
+    """The prompt does not fit the context window and may not be shortened."""
+
+
+class NotFound(OllaError):
+    """Nothing is stored under that name or digest."""
+
+
+class ModelNotFound(NotFound):
+    """`text` replaces the usual sentence where a route has its own (spec/api.md section 9)."""
+
+    def __init__(self, name: str, text: str | None = None) -> None:
+        super().__init__(text or f"model '{name}' not found")
+        self.name = name
+
+
+class BlobNotFound(NotFound):
+    def __init__(self, digest: str) -> None:
+        super().__init__(f'blob "{digest}" not found')
+        self.digest = digest
+
+
+class StoreError(OllaError):
+    """The store on disk refused: no space, no permission, or a broken manifest."""
+
+
+class BlobCorrupt(StoreError):
+    """Stored or downloaded bytes that do not hash to their digest."""
+
+
+class SourceError(OllaError):
+    """A place models come from refused or broke."""
+
+
+class SourceNotFound(SourceError):
+    """The source has no such model. Clients match on the sentence."""
+
+    def __init__(self) -> None:
+        super().__init__("pull model manifest: file does not exist")
+
+
+class ServerBusy(OllaError):
+    def __init__(self) -> None:
+        super().__init__("server busy, please try again.  maximum pending requests exceeded")
+
+
+class RunnerError(OllaError):
+    """The runner could not load the model or answer the request."""
+
+
+class OutOfMemory(RunnerError):
+    """The model or the request needs more memory than there is."""
+
+
+class RunnerDied(RunnerError):
+    def __init__(self) -> None:
+        super().__init__(
+            "model runner has unexpectedly stopped, this may be due to resource limitations "
+            "or an internal error, check ollama server logs for details"
+        )
+
+
+class ClientError(OllaError):
+    """The command line could not get an answer from the daemon."""
+
+
+class ServerUnreachable(ClientError):
+    """Nothing answers at the daemon's address."""
+
+
+class ApiError(ClientError):
+    """The daemon answered with an error.
+
+    `status` is 200 when the error came as a line of a stream that had begun.
+    """
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status

@@ -1,0 +1,1 @@
+"""The process boundary: the daemon's handles on its runners, and what both sides say."""

@@ -1,0 +1,191 @@
+"""Every message between the daemon and a runner, both ways, as tagged structs.
+
+A message is a msgpack map behind a 4-byte little-endian length. The runner reads `ToRunner` on
+its stdin and writes `FromRunner` on a private copy of its stdout, so whatever libraries print
+lands in the log. A runner serves one base model; adapters come with each request. End of file
+on stdin ends the runner. `id` is the daemon's number for a request; replies to it carry it.
+Neither side imports torch here.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import BinaryIO, cast
+
+import msgspec
+
+from olla.options import SamplingParams
+
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+LENGTH_BYTES = 4
+
+Files = dict[str, str]
+"""A model's or an adapter's files: name in its repository -> path of the blob."""
+
+
+class Load(msgspec.Struct, tag=True, frozen=True):
+    """The first message: which model to load, and how. Answered by LoadProgress*, Loaded or Failed.
+
+    `files` is `{"model.gguf": path}` or a repository's files (config.json, *.safetensors ...).
+    """
+
+    files: Files
+    dtype: str = "auto"
+    device: str = "auto"
+    num_threads: int = 0
+
+
+class Tokenize(msgspec.Struct, tag=True, frozen=True):
+    """Answered by Tokens or Failed. Special tokens written in the text are read as such."""
+
+    id: int
+    text: str
+    add_special_tokens: bool = False
+
+
+class Detokenize(msgspec.Struct, tag=True, frozen=True):
+    """Answered by Text or Failed."""
+
+    id: int
+    tokens: list[int]
+
+
+class Generate(msgspec.Struct, tag=True, frozen=True):
+    """Answered by Piece*, then Finished or Failed.
+
+    The prompt is `context` (token ids) followed by `prompt`. `num_predict` < 0 is no bound but
+    the window. `num_keep` and `shift` say what happens when the window of `num_ctx` is full:
+    shift drops the oldest tokens after the first `num_keep`, else the reply ends with "length".
+    """
+
+    id: int
+    prompt: str
+    num_ctx: int
+    sampling: SamplingParams
+    context: list[int] = []
+    add_special_tokens: bool = False
+    num_predict: int = -1
+    num_keep: int = 4
+    shift: bool = True
+    truncate: bool = True
+    stop: list[str] = []
+    adapters: list[Files] = []
+    want_context: bool = False
+
+
+class Cancel(msgspec.Struct, tag=True, frozen=True):
+    """The client of request `id` has gone; no reply comes for it after this has been read."""
+
+    id: int
+
+
+ToRunner = Load | Tokenize | Detokenize | Generate | Cancel
+
+
+class LoadProgress(msgspec.Struct, tag=True, frozen=True):
+    completed_bytes: int
+    total_bytes: int
+
+
+class Loaded(msgspec.Struct, tag=True, frozen=True):
+    """The model is ready. `bytes_on_device` counts weights on a GPU, 0 on the CPU."""
+
+    architecture: str
+    context_length: int
+    total_bytes: int
+    bytes_on_device: int
+    device: str
+    dtype: str
+    bos_token: str = ""
+    eos_token: str = ""
+
+
+class Tokens(msgspec.Struct, tag=True, frozen=True):
+    id: int
+    tokens: list[int]
+
+
+class Text(msgspec.Struct, tag=True, frozen=True):
+    id: int
+    text: str
+
+
+class Piece(msgspec.Struct, tag=True, frozen=True):
+    """Some more text of a reply: whole characters, never part of a stop string."""
+
+    id: int
+    text: str
+
+
+class Finished(msgspec.Struct, tag=True, frozen=True):
+    """The last word on a request. `reason` is "stop" or "length".
+
+    `context` holds the token ids of prompt and reply if they were asked for. `num_prompt_tokens`
+    counts those reused from the cache too; `num_cached_tokens` only those.
+    """
+
+    id: int
+    reason: str
+    num_prompt_tokens: int
+    prompt_ns: int
+    num_tokens: int
+    generation_ns: int
+    num_cached_tokens: int = 0
+    context: list[int] = []
+
+
+class FailureKind(StrEnum):
+    """Which error of olla.errors a failure is on the daemon's side."""
+
+    BAD_INPUT = "bad_input"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    OUT_OF_MEMORY = "out_of_memory"
+    RUNNER = "runner"
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """Request `id` (0: the load) cannot be answered; `text` is fit to show a user."""
+
+    id: int
+    kind: FailureKind
+    text: str
+
+
+FromRunner = LoadProgress | Loaded | Tokens | Text | Piece | Finished | Failed
+
+
+def encode(message: ToRunner | FromRunner) -> bytes:
+    """The bytes of one message, length first."""
+    body = msgspec.msgpack.encode(message)
+    return len(body).to_bytes(LENGTH_BYTES, "little") + body
+
+
+def decode_to_runner(body: bytes) -> ToRunner:
+    return cast(ToRunner, _TO_RUNNER.decode(body))
+
+
+def decode_from_runner(body: bytes) -> FromRunner:
+    return cast(FromRunner, _FROM_RUNNER.decode(body))
+
+
+def read_message(stream: BinaryIO) -> bytes | None:
+    """The body of the next message on a blocking stream; None at its end.
+
+    Raises:
+        EOFError: the stream ended inside a message.
+        ValueError: the length is past MAX_MESSAGE_BYTES; the stream cannot be trusted further.
+    """
+    head = stream.read(LENGTH_BYTES)
+    if not head:
+        return None
+    length = int.from_bytes(head, "little")
+    if length > MAX_MESSAGE_BYTES:
+        raise ValueError(f"message of {length} bytes")
+    body = stream.read(length)
+    if len(head) < LENGTH_BYTES or len(body) < length:
+        raise EOFError("the stream ended inside a message")
+    return body
+
+
+_TO_RUNNER: msgspec.msgpack.Decoder[ToRunner] = msgspec.msgpack.Decoder(ToRunner)
+_FROM_RUNNER: msgspec.msgpack.Decoder[FromRunner] = msgspec.msgpack.Decoder(FromRunner)

@@ -1,0 +1,179 @@
+"""Environment -> one frozen Settings. Nothing else in olla reads the environment.
+
+`OLLA_X` wins over `OLLAMA_X`. A value that cannot be used is refused with its name and the
+accepted form, never replaced in silence. The table is spec/cli.md section 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+from olla.durations import FOREVER, parse_duration
+from olla.errors import InvalidDuration, InvalidSetting
+
+DEFAULT_PORT = 11434
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+_FALSE = frozenset({"0", "f", "false", ""})
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the daemon listens, and where the command line finds it."""
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    scheme: str = "http"
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `[scheme://]host[:port][/path]`; a bad port becomes the default, as in Ollama."""
+        scheme, separator, rest = text.partition("://")
+        if not separator:
+            scheme, rest = "http", text
+        default = {"http": 80, "https": 443}.get(scheme) if separator else DEFAULT_PORT
+        hostport, _, path = rest.partition("/")
+        host, port = _split_port(hostport)
+        number = int(port) if port.isascii() and port.isdigit() else -1
+        return cls(
+            host=host if host or port else "127.0.0.1",
+            port=number if 0 <= number <= 65535 else (default or DEFAULT_PORT),
+            scheme=scheme,
+            path=f"/{path}".rstrip("/"),
+        )
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.connect_host in {"localhost", "::1"} or self.connect_host.startswith("127.")
+
+    @property
+    def connect_host(self) -> str:
+        """The host a client dials: the wildcard addresses become loopback."""
+        wildcards = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+        return wildcards.get(self.host, self.host)
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.connect_host}]" if ":" in self.connect_host else self.connect_host
+        return f"{self.scheme}://{host}:{self.port}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, with the default that holds when the environment says nothing."""
+
+    home: Path
+    models: Path
+    address: Address = Address()
+    keep_alive_s: float = 300.0
+    load_timeout_s: float = 300.0
+    context_length: int = 0
+    max_loaded_models: int = 3
+    max_queue: int = 512
+    prune: bool = True
+    history: bool = True
+    autostart: bool = True
+    debug: bool = False
+    dtype: str = "auto"
+    device: str = "auto"
+    num_threads: int = 0
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """Read the environment.
+
+        Raises:
+            InvalidSetting: a variable whose value cannot be used.
+        """
+        env = _Environment(environ)
+        home = env.read("HOME", _path, Path("~/.olla").expanduser())
+        return cls(
+            address=env.read("HOST", Address.parse, Address()),
+            home=home,
+            models=env.read("MODELS", _path, home / "models"),
+            keep_alive_s=env.read("KEEP_ALIVE", _keep_alive, 300.0),
+            load_timeout_s=env.read("LOAD_TIMEOUT", _timeout, 300.0),
+            context_length=env.read("CONTEXT_LENGTH", _count, 0),
+            max_loaded_models=env.read("MAX_LOADED_MODELS", _count, 0) or 3,
+            max_queue=env.read("MAX_QUEUE", _count, 512),
+            prune=not env.read("NOPRUNE", _flag, False),
+            history=not env.read("NOHISTORY", _flag, False),
+            autostart=env.read("AUTOSTART", _flag, True),
+            debug=env.read("DEBUG", _flag, False),
+            dtype=env.read("DTYPE", _dtype, "auto"),
+            device=env.read("DEVICE", str, "auto"),
+            num_threads=env.read("NUM_THREADS", _count, 0),
+        )
+
+
+class _Environment:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def read(self, name: str, parse: Callable[[str], _T], default: _T) -> _T:
+        for variable in (f"OLLA_{name}", f"OLLAMA_{name}"):
+            text = self._environ.get(variable, "").strip().strip("\"'").strip()
+            if text:
+                try:
+                    return parse(text)
+                except ValueError as error:
+                    raise InvalidSetting(f"{variable}={text!r}: {error}") from error
+        return default
+
+
+def _split_port(hostport: str) -> tuple[str, str]:
+    """`[::1]:1`, `::1`, `host:1`, `:1` or `host` -> host, port text ("" when there is none)."""
+    if hostport.startswith("["):
+        host, _, rest = hostport[1:].partition("]")
+        return host, rest.removeprefix(":")
+    if hostport.count(":") > 1:
+        return hostport, ""
+    host, _, port = hostport.partition(":")
+    return host, port
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError("expected a whole number, 0 or more")
+    return int(text)
+
+
+def _flag(text: str) -> bool:
+    """Go's bools; any other text is true, as in Ollama."""
+    return text.lower() not in _FALSE
+
+
+def _dtype(text: str) -> str:
+    if text not in DTYPES:
+        raise ValueError(f"expected one of {', '.join(DTYPES)}")
+    return text
+
+
+def _keep_alive(text: str) -> float:
+    seconds = _seconds(text)
+    return FOREVER if seconds < 0 else seconds
+
+
+def _timeout(text: str) -> float:
+    seconds = _seconds(text)
+    return seconds if seconds > 0 else FOREVER
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(int(text))
+    except ValueError:
+        pass
+    try:
+        return parse_duration(text)
+    except InvalidDuration as error:
+        raise ValueError('expected seconds or a duration such as "5m"') from error
