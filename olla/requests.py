@@ -5,8 +5,10 @@ Knows no JSON and no HTTP. Times are nanoseconds, keep-alives seconds (math.inf 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from olla.messages import Message, Tool, ToolCall
 from olla.options import Options
@@ -60,6 +62,30 @@ class GenerateRequest(InferenceRequest):
     context: tuple[int, ...] = ()
     raw: bool = False
     images: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """How a new model is made. "" and empty mean "keep what `base` has".
+
+    `files` and `adapters`: relative path in the repository -> digest text of an uploaded blob.
+    `parameters` is a JSON object of options, stored as it is over those of `base`.
+    """
+
+    model: str
+    base: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    template: str = ""
+    system: str = ""
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+    quantize: str = ""
+    licenses: tuple[str, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
+    stream: bool = True
 
 
 @dataclass(frozen=True, slots=True)

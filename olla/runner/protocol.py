@@ -10,7 +10,7 @@ Neither side imports torch here.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import msgspec
 
@@ -161,11 +161,11 @@ def encode(message: ToRunner | FromRunner) -> bytes:
 
 
 def decode_to_runner(body: bytes) -> ToRunner:
-    return cast(ToRunner, _TO_RUNNER.decode(body))
+    return _TO_RUNNER.decode(body)
 
 
 def decode_from_runner(body: bytes) -> FromRunner:
-    return cast(FromRunner, _FROM_RUNNER.decode(body))
+    return _FROM_RUNNER.decode(body)
 
 
 def read_message(stream: BinaryIO) -> bytes | None:
