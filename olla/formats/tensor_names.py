@@ -1,0 +1,64 @@
+"""What GGUF calls a tensor -> what its Hugging Face checkpoint calls the same parameter.
+
+One canonical naming lets adapters (peft's) and decoders speak of a weight without knowing which
+file it came from. Knows names only, nothing about layouts or values. GGUF's names are those of
+llama.cpp's gguf-py (`MODEL_TENSOR`); one name can mean different norms in different families.
+"""
+
+from __future__ import annotations
+
+import re
+
+_TOP = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+    "output.bias": "lm_head.bias",
+}
+
+_BLOCK = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+_SANDWICH_NORMS = {
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+
+_FAMILY_BLOCKS = {
+    "llama": _BLOCK,
+    "qwen2": _BLOCK,
+    "qwen3": _BLOCK,
+    "granite": _BLOCK,
+    "smollm3": _BLOCK,
+    "phi3": {**_BLOCK, "ffn_up": "mlp.gate_up_proj"},
+    "gemma2": {**_BLOCK, **_SANDWICH_NORMS},
+    "gemma3": {**_BLOCK, **_SANDWICH_NORMS},
+    "olmo2": {**_BLOCK, **_SANDWICH_NORMS},
+}
+
+_BLOCK_NAME = re.compile(r"blk\.(\d+)\.([a-z_]+)\.(weight|bias)")
+
+
+def hf_name(architecture: str, gguf_name: str) -> str | None:
+    """The parameter's Hugging Face name; None for a tensor or a family that has none here."""
+    blocks = _FAMILY_BLOCKS.get(architecture)
+    if blocks is None:
+        return None
+    match = _BLOCK_NAME.fullmatch(gguf_name)
+    if match is None:
+        return _TOP.get(gguf_name)
+    module = blocks.get(match[2])
+    return None if module is None else f"model.layers.{match[1]}.{module}.{match[3]}"
