@@ -12,6 +12,7 @@ from olla.errors import InvalidDuration
 
 NANOSECONDS = 1_000_000_000
 FOREVER = math.inf
+LONGEST_S = (2**63 - 1) / NANOSECONDS  # Go counts nanoseconds in an int64: 292 years
 
 _UNITS = {
     "ns": 1e-9,
@@ -23,7 +24,7 @@ _UNITS = {
     "m": 60.0,
     "h": 3600.0,
 }
-_TERM = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)?", re.ASCII)
+_TERM = re.compile(r"(\d+\.?\d*|\.\d+)([^\d.]*)", re.ASCII)
 
 
 def parse_duration(text: str) -> float:
@@ -44,10 +45,10 @@ def parse_duration(text: str) -> float:
         term = _TERM.match(rest, position)
         if term is None:
             raise InvalidDuration(f'time: invalid duration "{text}"')
-        if term[2] is None:
-            raise InvalidDuration(f'time: missing unit in duration "{text}"')
-        total += float(term[1]) * _UNITS[term[2]]
+        total += float(term[1]) * _seconds_per(term[2], text)
         position = term.end()
+    if total > LONGEST_S:
+        raise InvalidDuration(f'time: invalid duration "{text}"')
     return sign * total
 
 
@@ -63,13 +64,12 @@ def parse_keep_alive(value: object) -> float | None:
         kinds = {bool: "bool", dict: "map[string]interface {}", list: "[]interface {}"}
         kind = kinds.get(type(value), type(value).__name__)
         raise InvalidDuration(f"Unsupported type: '{kind}'")
-    try:
-        seconds = parse_duration(value) if isinstance(value, str) else float(value)
-    except OverflowError as error:
-        raise InvalidDuration(f'time: invalid duration "{value}"') from error
-    if math.isnan(seconds):
-        raise InvalidDuration(f'time: invalid duration "{value}"')
-    return FOREVER if seconds < 0 else seconds
+    return keep_alive(parse_duration(value) if isinstance(value, str) else value)
+
+
+def keep_alive(seconds: float) -> float:
+    """A number of seconds as a keep-alive: negative, or past what a duration holds, is FOREVER."""
+    return float(seconds) if 0 <= seconds <= LONGEST_S else FOREVER
 
 
 def format_duration(nanoseconds: int) -> str:
@@ -88,6 +88,14 @@ def format_duration(nanoseconds: int) -> str:
     if minutes >= 60:
         text = f"{minutes // 60}h{text}"
     return text
+
+
+def _seconds_per(unit: str, text: str) -> float:
+    if not unit:
+        raise InvalidDuration(f'time: missing unit in duration "{text}"')
+    if unit not in _UNITS:
+        raise InvalidDuration(f'time: unknown unit "{unit}" in duration "{text}"')
+    return _UNITS[unit]
 
 
 def _trim(nanoseconds: int, size: int) -> str:

@@ -8,6 +8,7 @@ spec/modelfile.md section 3.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -71,6 +72,7 @@ DEPRECATED_PARAMETERS = frozenset(
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
+_NUMERAL = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")  # Python reads "1_0" and " 1" too
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +175,12 @@ def parse_parameter(name: str, text: str) -> int | float | bool | str:
 
 
 def _parse_number(kind: Kind, text: str) -> int | float:
-    noun = "int" if kind is Kind.INTEGER else "float"
+    noun, read = ("int", int) if kind is Kind.INTEGER else ("float", float)
     try:
-        value = int(text, 10) if kind is Kind.INTEGER else float(text)
+        value = read(text) if _NUMERAL.fullmatch(text) else math.nan
     except ValueError as error:
         raise InvalidOption(f"invalid {noun} value [{text}]") from error
-    if not math.isfinite(value) or not _INT_MIN <= value <= _INT_MAX:
+    if not _INT_MIN <= value <= _INT_MAX:
         raise InvalidOption(f"invalid {noun} value [{text}]")
     return value
 

@@ -6,18 +6,21 @@ accepted form, never replaced in silence. The table is spec/cli.md section 8.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-from olla.durations import FOREVER, parse_duration
+from olla.durations import FOREVER, keep_alive, parse_duration
 from olla.errors import InvalidDuration, InvalidSetting
 
 DEFAULT_PORT = 11434
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-_FALSE = frozenset({"0", "f", "false", ""})
+_FALSE = frozenset({"0", "f", "false"})
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_LOOPBACK = re.compile(r"localhost|::1|127(\.[0-9]+){3}")
 _T = TypeVar("_T")
 
 
@@ -33,6 +36,8 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `[scheme://]host[:port][/path]`; a bad port becomes the default, as in Ollama."""
+        if text == "ollama.com":
+            text = "https://ollama.com"
         scheme, separator, rest = text.partition("://")
         if not separator:
             scheme, rest = "http", text
@@ -49,7 +54,7 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        return self.connect_host in {"localhost", "::1"} or self.connect_host.startswith("127.")
+        return _LOOPBACK.fullmatch(self.connect_host) is not None
 
     @property
     def connect_host(self) -> str:
@@ -159,8 +164,7 @@ def _dtype(text: str) -> str:
 
 
 def _keep_alive(text: str) -> float:
-    seconds = _seconds(text)
-    return FOREVER if seconds < 0 else seconds
+    return keep_alive(_seconds(text))
 
 
 def _timeout(text: str) -> float:
@@ -169,10 +173,8 @@ def _timeout(text: str) -> float:
 
 
 def _seconds(text: str) -> float:
-    try:
-        return float(int(text))
-    except ValueError:
-        pass
+    if _INTEGER.fullmatch(text):
+        return float(text)
     try:
         return parse_duration(text)
     except InvalidDuration as error:

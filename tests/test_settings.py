@@ -1,0 +1,179 @@
+"""Settings: every variable, both prefixes, and what happens to values that cannot be used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from olla.durations import FOREVER
+from olla.errors import InvalidSetting
+from olla.settings import Address, Settings
+
+SETTINGS_PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
+
+
+class RecordingEnvironment(Mapping[str, str]):
+    """An empty environment that remembers which variables were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __getitem__(self, name: str) -> str:
+        self.asked.append(name)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def variables() -> list[str]:
+    environ = RecordingEnvironment()
+    Settings.from_env(environ)
+    return environ.asked
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("", "http://127.0.0.1:11434"),
+        ("1.2.3.4", "http://1.2.3.4:11434"),
+        ("1.2.3.4:80", "http://1.2.3.4:80"),
+        ("localhost:1234", "http://localhost:1234"),
+        (":66000", "http://127.0.0.1:11434"),
+        (":-1", "http://127.0.0.1:11434"),
+        ("1.2.3.4:x", "http://1.2.3.4:11434"),
+        ("::1", "http://[::1]:11434"),
+        ("[::1]", "http://[::1]:11434"),
+        ("[::1]:1234", "http://[::1]:1234"),
+        ("http://1.2.3.4", "http://1.2.3.4:80"),
+        ("https://1.2.3.4", "https://1.2.3.4:443"),
+        ("https://example.com/ollama", "https://example.com:443/ollama"),
+        ("https://example.com:8443/ollama/", "https://example.com:8443/ollama"),
+        ("example.com/ollama", "http://example.com:11434/ollama"),
+        ("ollama.com", "https://ollama.com:443"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("[::]:1234", "http://[::1]:1234"),
+    ],
+)
+def test_a_host_is_read_into_the_url_that_a_client_dials(text: str, url: str) -> None:
+    assert Settings.from_env({"OLLAMA_HOST": text}).address.url == url
+
+
+def test_a_bare_port_binds_every_address() -> None:
+    address = Address.parse(":1234")
+
+    assert (address.host, address.port) == ("", 1234)
+    assert address.connect_host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("text", ["", "localhost", "127.0.0.1", "127.9.9.9:1", "::1", ":80"])
+def test_addresses_of_this_machine_are_loopback(text: str) -> None:
+    assert Settings.from_env({"OLLA_HOST": text}).address.is_loopback
+
+
+@pytest.mark.parametrize("text", ["1.2.3.4", "example.com", "127.example.com", "ollama.com"])
+def test_other_addresses_are_not_loopback(text: str) -> None:
+    assert not Settings.from_env({"OLLA_HOST": text}).address.is_loopback
+
+
+@given(st.text(max_size=40))
+def test_any_host_gives_a_port_that_can_be_dialled(text: str) -> None:
+    assert 0 <= Address.parse(text).port <= 65535
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    settings = Settings.from_env({})
+
+    home = Path("~/.olla").expanduser()
+    assert settings == Settings(home=home, models=home / "models")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("HOME", "/h", "home", Path("/h")),
+        ("HOME", "/h", "models", Path("/h/models")),
+        ("MODELS", "/m", "models", Path("/m")),
+        ("MODELS", "m", "models", Path.cwd() / "m"),
+        ("MODELS", "~/m", "models", Path("~/m").expanduser()),
+        ("KEEP_ALIVE", "10m", "keep_alive_s", 600.0),
+        ("KEEP_ALIVE", "60", "keep_alive_s", 60.0),
+        ("KEEP_ALIVE", "0", "keep_alive_s", 0.0),
+        ("KEEP_ALIVE", "-1", "keep_alive_s", FOREVER),
+        ("KEEP_ALIVE", "-1s", "keep_alive_s", FOREVER),
+        ("KEEP_ALIVE", "9" * 400, "keep_alive_s", FOREVER),
+        ("LOAD_TIMEOUT", "30s", "load_timeout_s", 30.0),
+        ("LOAD_TIMEOUT", "0", "load_timeout_s", FOREVER),
+        ("LOAD_TIMEOUT", "-1", "load_timeout_s", FOREVER),
+        ("CONTEXT_LENGTH", "8192", "context_length", 8192),
+        ("MAX_LOADED_MODELS", "2", "max_loaded_models", 2),
+        ("MAX_LOADED_MODELS", "0", "max_loaded_models", 3),
+        ("MAX_QUEUE", "10", "max_queue", 10),
+        ("NOPRUNE", "1", "prune", False),
+        ("NOPRUNE", "0", "prune", True),
+        ("NOHISTORY", "true", "history", False),
+        ("AUTOSTART", "0", "autostart", False),
+        ("AUTOSTART", "F", "autostart", False),
+        ("DEBUG", "1", "debug", True),
+        ("DEBUG", "2", "debug", True),
+        ("DEBUG", "false", "debug", False),
+        ("DTYPE", "float32", "dtype", "float32"),
+        ("DEVICE", "cpu", "device", "cpu"),
+        ("NUM_THREADS", "4", "num_threads", 4),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["OLLA_", "OLLAMA_"])
+def test_each_variable_is_read_under_both_prefixes(
+    prefix: str, name: str, text: str, field: str, value: object
+) -> None:
+    assert getattr(Settings.from_env({prefix + name: text}), field) == value
+
+
+def test_our_own_prefix_wins() -> None:
+    environ = {"OLLA_MAX_QUEUE": "1", "OLLAMA_MAX_QUEUE": "2"}
+
+    assert Settings.from_env(environ).max_queue == 1
+
+
+@pytest.mark.parametrize("text", [" 7 ", '"7"', "'7'", '" 7 "'])
+def test_blanks_and_quotes_round_a_value_are_dropped(text: str) -> None:
+    assert Settings.from_env({"OLLA_MAX_QUEUE": text}).max_queue == 7
+
+
+@pytest.mark.parametrize("text", ["", "  ", '""'])
+def test_an_empty_value_is_no_value(text: str) -> None:
+    assert Settings.from_env({"OLLA_MAX_QUEUE": text, "OLLAMA_MAX_QUEUE": "9"}).max_queue == 9
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "error"),
+    [
+        ("OLLA_MAX_QUEUE", "many", "expected a whole number, 0 or more"),
+        ("OLLAMA_MAX_QUEUE", "-1", "expected a whole number, 0 or more"),
+        ("OLLA_CONTEXT_LENGTH", "4k", "expected a whole number, 0 or more"),
+        ("OLLA_KEEP_ALIVE", "soon", 'expected seconds or a duration such as "5m"'),
+        ("OLLA_LOAD_TIMEOUT", "5x", 'expected seconds or a duration such as "5m"'),
+        ("OLLA_DTYPE", "int8", "expected one of auto, float32, bfloat16, float16"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_by_name(
+    variable: str, text: str, error: str
+) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_env({variable: text})
+
+    assert str(caught.value) == f"{variable}={text!r}: {error}"
+
+
+def test_the_table_of_the_settings_page_is_what_is_read() -> None:
+    rows = re.findall(r"^\| `(\w+)`, `(\w+)` \|", SETTINGS_PAGE.read_text("utf-8"), re.MULTILINE)
+
+    assert [name for row in rows for name in row] == variables()
