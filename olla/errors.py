@@ -7,11 +7,15 @@ OllaError
 │   ├── FormatError                           a weight file that is broken or not supported
 │   ├── DigestMismatch                        uploaded bytes that do not hash to their digest
 │   ├── CapabilityMissing                     the model cannot do what was asked
-│   └── PromptTooLong                         the prompt does not fit the context window
+│   ├── PromptTooLong                         the prompt does not fit the context window
+│   └── BodyTooLarge                          a request body past the daemon's limit
 ├── NotFound ── ModelNotFound, BlobNotFound   nothing is stored under that name or digest
 ├── StoreError ── BlobCorrupt                 the store on disk refused, or holds broken bytes
 ├── SourceError ── SourceNotFound             the far end refused or broke
+├── CloudDisabled                             what only Ollama's cloud could answer
+├── SignInRequired                            an account that olla has no use for
 ├── ServerBusy                                too many requests wait already
+├── ServerStopping                            the daemon is on its way out
 ├── RunnerError ── OutOfMemory, RunnerDied    the runner refused or is gone
 └── ClientError ── ServerUnreachable, ApiError    what the command line meets
 """
@@ -78,6 +82,11 @@ class PromptTooLong(BadInput):
     """The prompt does not fit the context window and may not be shortened."""
 
 
+class BodyTooLarge(BadInput):
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"request body is larger than {limit_bytes // 2**20} MiB")
+
+
 class NotFound(OllaError):
     """Nothing is stored under that name or digest."""
 
@@ -115,9 +124,24 @@ class SourceNotFound(SourceError):
         super().__init__("pull model manifest: file does not exist")
 
 
+class CloudDisabled(OllaError):
+    def __init__(self, operation: str) -> None:
+        super().__init__(f"ollama cloud is disabled: {operation}")
+
+
+class SignInRequired(OllaError):
+    def __init__(self) -> None:
+        super().__init__("unauthorized")
+
+
 class ServerBusy(OllaError):
     def __init__(self) -> None:
         super().__init__("server busy, please try again.  maximum pending requests exceeded")
+
+
+class ServerStopping(OllaError):
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down")
 
 
 class RunnerError(OllaError):

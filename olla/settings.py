@@ -80,6 +80,7 @@ class Settings:
     context_length: int = 0
     max_loaded_models: int = 3
     max_queue: int = 512
+    origins: tuple[str, ...] = ()
     prune: bool = True
     history: bool = True
     autostart: bool = True
@@ -106,6 +107,7 @@ class Settings:
             context_length=env.read("CONTEXT_LENGTH", _count, 0),
             max_loaded_models=env.read("MAX_LOADED_MODELS", _count, 0) or 3,
             max_queue=env.read("MAX_QUEUE", _count, 512),
+            origins=env.read("ORIGINS", _origins, ()),
             prune=not env.read("NOPRUNE", _flag, False),
             history=not env.read("NOHISTORY", _flag, False),
             autostart=env.read("AUTOSTART", _flag, True),
@@ -155,6 +157,13 @@ def _count(text: str) -> int:
 def _flag(text: str) -> bool:
     """Go's bools; any other text is true, as in Ollama."""
     return text.lower() not in _FALSE
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    entries = tuple(entry.strip() for entry in text.split(",") if entry.strip())
+    if not all("://" in entry or "*" in entry for entry in entries):
+        raise ValueError('expected origins such as "http://host:port", with "*" for any text')
+    return entries
 
 
 def _dtype(text: str) -> str:
