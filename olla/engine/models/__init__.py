@@ -1,0 +1,1 @@
+"""Architectures: what is computed in a forward pass, given weights and a cache."""

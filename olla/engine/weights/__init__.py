@@ -1,0 +1,1 @@
+"""Checkpoints: files -> a Hugging Face style config, tensors and a tokenizer."""

@@ -1,0 +1,68 @@
+"""Attention of a mixed batch: each sequence's new tokens over its own past, on any device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    scale: float,
+    sliding_window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """Causal grouped-query attention of one sequence.
+
+    Args:
+        queries: (num_tokens, num_heads, head_dim), the newest tokens.
+        keys, values: (num_kv_heads, length, head_dim), past and new tokens.
+        sliding_window: how many tokens back a token sees, itself included; 0 all.
+        softcap: scores become `softcap * tanh(score / softcap)`; 0 leaves them.
+
+    Returns:
+        (num_tokens, num_heads * head_dim).
+    """
+    num_tokens, num_heads, head_dim = queries.shape
+    if num_tokens == 1 and sliding_window:
+        keys, values = keys[:, -sliding_window:], values[:, -sliding_window:]
+    num_kv_heads, length, _ = keys.shape
+    # The heads that share a key head stand side by side, so a key head's group of queries is a
+    # plain batched matrix product over it, with no copy of keys.
+    groups = num_heads // num_kv_heads
+    grouped = queries.transpose(0, 1).reshape(num_kv_heads, groups * num_tokens, head_dim)
+    mask = None
+    if num_tokens > 1:
+        mask = causal_mask(num_tokens, length, sliding_window, queries.device)
+        mask = mask.repeat(groups, 1)
+    if softcap:
+        mixed = _attend_softcapped(grouped, keys, values, mask, scale, softcap)
+    else:
+        mixed = functional.scaled_dot_product_attention(
+            grouped[None], keys[None], values[None], attn_mask=mask, scale=scale
+        )[0]
+    heads_first = mixed.reshape(num_heads, num_tokens, head_dim)
+    return heads_first.transpose(0, 1).reshape(num_tokens, num_heads * head_dim)
+
+
+def causal_mask(num_tokens: int, length: int, sliding_window: int, device: torch.device) -> Tensor:
+    """(num_tokens, length) bool: which of `length` tokens the last `num_tokens` may see."""
+    columns = torch.arange(length, device=device)
+    rows = columns[length - num_tokens :, None]
+    mask = columns <= rows
+    if sliding_window:
+        mask &= columns > rows - sliding_window
+    return mask
+
+
+def _attend_softcapped(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float, cap: float
+) -> Tensor:
+    scores = cap * torch.tanh((queries @ keys.transpose(1, 2)) * (scale / cap))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return torch.softmax(scores.float(), dim=-1).to(values.dtype) @ values

@@ -1,0 +1,116 @@
+"""Files -> a model ready to compute, on the device and in the precision that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from olla.engine.models.decoder import Decoder
+from olla.engine.models.families import decoder_config
+from olla.engine.weights.checkpoint import Checkpoint, CheckpointParameters, SpecialTokens
+from olla.engine.weights.gguf import GgufCheckpoint
+from olla.engine.weights.safetensors import SafetensorsCheckpoint
+from olla.errors import BadInput, OutOfMemory
+
+OnProgress = Callable[[int, int], None]
+"""Told the bytes read so far and the bytes of all weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    decoder: Decoder
+    tokenizer: Tokenizer
+    special_tokens: SpecialTokens
+    device: torch.device
+    dtype: torch.dtype
+    num_bytes: int
+
+
+def load_model(
+    files: Mapping[str, str], dtype: str, device: str, num_threads: int, on_progress: OnProgress
+) -> LoadedModel:
+    """Load a GGUF file (`{"model.gguf": path}`) or a Hugging Face repository's files.
+
+    Args:
+        num_threads: CPU threads to compute with; 0 leaves it to torch.
+
+    Raises:
+        FormatError: the files are broken or of a kind that olla does not run.
+        BadInput: there is no such device.
+        OutOfMemory: the weights do not fit.
+    """
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    place = choose_device(device)
+    kind = choose_dtype(dtype, place)
+    checkpoint = open_checkpoint(files)
+    reading = _Reading(checkpoint.total_bytes, on_progress)
+    parameters = CheckpointParameters(checkpoint, kind, place, reading.on_read)
+    try:
+        decoder = Decoder(decoder_config(checkpoint.config), parameters)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        size = checkpoint.total_bytes / 2**30
+        raise OutOfMemory(
+            f"model requires more system memory than is available on {place}: "
+            f"its weights alone are {size:.1f} GiB"
+        ) from error
+    tokenizer = checkpoint.tokenizer()
+    return LoadedModel(
+        decoder=decoder,
+        tokenizer=tokenizer,
+        special_tokens=checkpoint.special_tokens(tokenizer),
+        device=place,
+        dtype=kind,
+        num_bytes=decoder.num_bytes,
+    )
+
+
+def open_checkpoint(files: Mapping[str, str]) -> Checkpoint:
+    paths = {name: Path(path) for name, path in files.items()}
+    gguf = [path for name, path in paths.items() if name.endswith(".gguf")]
+    return GgufCheckpoint(gguf[0]) if gguf else SafetensorsCheckpoint(paths)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is the first GPU, else the CPU.
+
+    Raises:
+        BadInput: there is none of that name.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"OLLA_DEVICE={name}: this machine has no such device") from error
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The precision called `name`; "auto" is bfloat16 where the hardware computes in it."""
+    if name != "auto":
+        return {
+            "float32": torch.float32,
+            "bfloat16": torch.bfloat16,
+            "float16": torch.float16,
+        }[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    has_bfloat16 = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+class _Reading:
+    def __init__(self, total_bytes: int, on_progress: OnProgress) -> None:
+        self._total_bytes = total_bytes
+        self._completed_bytes = 0
+        self._on_progress = on_progress
+
+    def on_read(self, num_bytes: int) -> None:
+        self._completed_bytes += num_bytes
+        self._on_progress(self._completed_bytes, self._total_bytes)

@@ -1,0 +1,334 @@
+"""The lean decoder: RMSNorm, rotary positions, grouped-query attention, gated MLP.
+
+One small module for every family in families.py; they differ only by DecoderConfig. It computes
+a ragged batch: the new tokens of many sequences in one flat row of tokens, each sequence with its
+own cache. Parameters carry Hugging Face names (`model.layers.0.self_attn.q_proj.weight` ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from olla.engine.attention import attend
+from olla.engine.kv_cache import SequenceCache
+from olla.engine.linear import AdapterRows, Delta, Linear
+from olla.engine.models.config import DecoderConfig, LayerConfig, NormPlacement, QkNorm
+from olla.engine.models.rope import Rope, rotate
+from olla.errors import FormatError
+
+RopeTables = tuple[Tensor, Tensor]
+
+
+class Parameters(Protocol):
+    """Where parameters come from: tensors by name, already on their device and of their dtype."""
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor: ...
+
+    def take_optional(self, name: str, shape: tuple[int, ...]) -> Tensor | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The tokens [start, end) of a batch, which belong to the sequence with this cache."""
+
+    cache: SequenceCache
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's work.
+
+    tokens, positions: (num_tokens,) int64. logit_rows: (num_logits,) int64, the tokens whose
+    successor is wanted. adapters: which rows use which adapter.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    spans: Sequence[Span]
+    logit_rows: Tensor
+    adapters: Sequence[AdapterRows] = ()
+
+
+class RMSNorm:
+    """Scales each row to unit mean square, computed in float32 as the reference does."""
+
+    def __init__(self, weight: Tensor, eps: float, adds_one: bool) -> None:
+        self._weight = weight.float() + 1.0 if adds_one else weight
+        self._adds_one = adds_one
+        self._eps = eps
+
+    def __call__(self, states: Tensor) -> Tensor:
+        wide = states.float()
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self._eps)
+        # Gemma multiplies in float32 and then narrows; Llama narrows first.
+        if self._adds_one:
+            return (normed * self._weight).to(states.dtype)
+        return self._weight * normed.to(states.dtype)
+
+
+class Decoder:
+    """A model of the lean family, loaded."""
+
+    def __init__(self, config: DecoderConfig, parameters: Parameters) -> None:
+        shape = (config.vocab_size, config.hidden_size)
+        self.config = config
+        self._embedding = parameters.take("model.embed_tokens.weight", shape)
+        # Narrowed first, as the reference keeps the factor in the model's dtype.
+        self._embedding_scale = self._embedding.new_tensor(config.embedding_scale)
+        factors = parameters.take_optional("rope_freqs.weight", (config.head_dim // 2,))
+        device = self._embedding.device
+        self._rope = Rope(config.rope, config.head_dim, device, factors)
+        self._local_rope = Rope(config.local_rope, config.head_dim, device)
+        self._blocks = [Block(config, index, parameters) for index in range(len(config.layers))]
+        self._norm = _norm(config, parameters, "model.norm", config.hidden_size)
+        head = parameters.take_optional("lm_head.weight", shape)
+        self._head = Linear(self._embedding if head is None else head)
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (num_logits, vocab_size) float32; the caches hold the batch's tokens after."""
+        states = self._embedding[batch.tokens] * self._embedding_scale
+        for span in batch.spans:
+            span.cache.reserve(span.end - span.start)
+        tables = self._rope.tables(batch.positions, states.dtype)
+        local_tables = self._local_rope.tables(batch.positions, states.dtype)
+        for block, layer in zip(self._blocks, self.config.layers, strict=True):
+            states = block(states, batch, local_tables if layer.uses_local_rope else tables)
+        for span in batch.spans:
+            span.cache.advance(span.end - span.start)
+        logits = self._head(self._norm(states[batch.logit_rows])).float()
+        logits *= self.config.logit_scale
+        cap = self.config.logit_softcap
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    def new_cache(self) -> SequenceCache:
+        """An empty cache for one more sequence."""
+        return SequenceCache(
+            num_layers=len(self._blocks),
+            num_kv_heads=self.config.num_kv_heads,
+            head_dim=self.config.head_dim,
+            dtype=self._embedding.dtype,
+            device=self._embedding.device,
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the matrices; a head tied to the embedding counts once."""
+        matrices = {self._head.weight, self._embedding}
+        linears = [linear for block in self._blocks for linear in block.linears]
+        return sum(m.nbytes for m in matrices) + sum(linear.num_bytes for linear in linears)
+
+    def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
+        """Lay a low-rank pair over one projection, such as `model.layers.0.self_attn.q_proj`.
+
+        Args:
+            a: (rank, in_features). b: (out_features, rank), with the adapter's scale in it.
+
+        Raises:
+            FormatError: the model has no such projection, or the shapes are not its.
+        """
+        prefix, _, rest = module.removeprefix("model.layers.").partition(".")
+        if not prefix.isdigit() or int(prefix) >= len(self._blocks):
+            raise FormatError(f"the base model has no module {module}")
+        linear, start, end = self._blocks[int(prefix)].projection(rest)
+        fits = a.shape[1] == linear.weight.shape[1] and b.shape[0] == end - start
+        if not fits or a.shape[0] != b.shape[1]:
+            raise FormatError(
+                f"adapter for {module} is {tuple(a.shape)} and {tuple(b.shape)}, "
+                f"the base is {(end - start, linear.weight.shape[1])}"
+            )
+        like = linear.weight
+        delta = Delta(start, end, a.to(like), b.to(like))
+        linear.deltas.setdefault(adapter, []).append(delta)
+
+    def remove_adapter(self, adapter: int) -> None:
+        """Take an adapter off every projection."""
+        for block in self._blocks:
+            for linear in block.linears:
+                linear.deltas.pop(adapter, None)
+
+
+class Block:
+    """One layer: attention, then a gated MLP, each added to what came in."""
+
+    def __init__(self, config: DecoderConfig, index: int, parameters: Parameters) -> None:
+        prefix = f"model.layers.{index}"
+        hidden = config.hidden_size
+        pre, post = _norm_names(config.norm_placement)
+        self._residual_scale = config.residual_scale
+        self._pre = [_norm(config, parameters, f"{prefix}.{name}", hidden) for name in pre]
+        self._post = [_norm(config, parameters, f"{prefix}.{name}", hidden) for name in post]
+        self._attention = Attention(config, config.layers[index], index, parameters)
+        self._mlp = MLP(config, f"{prefix}.mlp", parameters)
+        self._projections = {
+            **{f"self_attn.{name}": where for name, where in self._attention.projections.items()},
+            **{f"mlp.{name}": where for name, where in self._mlp.projections.items()},
+        }
+
+    def __call__(self, states: Tensor, batch: Batch, tables: RopeTables) -> Tensor:
+        mixed = self._attention(self._before(0, states), batch, tables)
+        states = states + self._after(0, mixed)
+        mixed = self._mlp(self._before(1, states), batch.adapters)
+        return states + self._after(1, mixed)
+
+    def projection(self, name: str) -> tuple[Linear, int, int]:
+        """The linear that holds projection `name`, and its output columns in it."""
+        if name not in self._projections:
+            raise FormatError(f"the base model has no projection {name}")
+        return self._projections[name]
+
+    @property
+    def linears(self) -> set[Linear]:
+        return {linear for linear, _, _ in self._projections.values()}
+
+    def _before(self, half: int, states: Tensor) -> Tensor:
+        return self._pre[half](states) if self._pre else states
+
+    def _after(self, half: int, states: Tensor) -> Tensor:
+        states = self._post[half](states) if self._post else states
+        return states if self._residual_scale == 1.0 else states * self._residual_scale
+
+
+class Attention:
+    """Queries, keys and values from one fused projection."""
+
+    def __init__(
+        self, config: DecoderConfig, layer: LayerConfig, index: int, parameters: Parameters
+    ) -> None:
+        prefix = f"model.layers.{index}.self_attn"
+        head_dim, hidden = config.head_dim, config.hidden_size
+        self._config, self._layer, self._index = config, layer, index
+        self._scale = config.attention_scale or head_dim**-0.5
+        q_size, kv_size = config.num_heads * head_dim, config.num_kv_heads * head_dim
+        self._sizes = [q_size, kv_size, kv_size]
+        parts = {"q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size}
+        self._qkv, self.projections = _fused(parameters, prefix, "qkv_proj", parts, hidden)
+        self._out, out = _fused(parameters, prefix, "o_proj", {"o_proj": hidden}, q_size)
+        self.projections.update(out)
+        self._q_norm, self._k_norm = _qk_norms(config, parameters, prefix)
+
+    def __call__(self, states: Tensor, batch: Batch, tables: RopeTables) -> Tensor:
+        projected = self._qkv(states, batch.adapters)
+        queries, keys, values = torch.split(projected, self._sizes, dim=-1)
+        queries, keys = self._normed(queries, keys)
+        if self._layer.uses_rope:
+            queries, keys = rotate(queries, tables), rotate(keys, tables)
+        values = self._heads(values)
+        mixed = [self._attend(span, queries, keys, values) for span in batch.spans]
+        return self._out(mixed[0] if len(mixed) == 1 else torch.cat(mixed), batch.adapters)
+
+    def _normed(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        if self._q_norm is None or self._k_norm is None:
+            return self._heads(queries), self._heads(keys)
+        if self._config.qk_norm is QkNorm.FULL:
+            return self._heads(self._q_norm(queries)), self._heads(self._k_norm(keys))
+        return self._q_norm(self._heads(queries)), self._k_norm(self._heads(keys))
+
+    def _heads(self, states: Tensor) -> Tensor:
+        return states.reshape(states.shape[0], -1, self._config.head_dim)
+
+    def _attend(self, span: Span, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        new = slice(span.start, span.end)
+        all_keys, all_values = span.cache.append(self._index, keys[new], values[new])
+        return attend(
+            queries[new],
+            all_keys,
+            all_values,
+            scale=self._scale,
+            sliding_window=self._layer.sliding_window,
+            softcap=self._config.attention_softcap,
+        )
+
+
+class MLP:
+    """`down(activation(gate(x)) * up(x))`, gate and up in one fused projection."""
+
+    def __init__(self, config: DecoderConfig, prefix: str, parameters: Parameters) -> None:
+        hidden, size = config.hidden_size, config.intermediate_size
+        parts = {"gate_proj": size, "up_proj": size}
+        self._gate_up, self.projections = _fused(parameters, prefix, "gate_up_proj", parts, hidden)
+        self._down, down = _fused(parameters, prefix, "down_proj", {"down_proj": hidden}, size)
+        self.projections.update(down)
+        self._activation = _ACTIVATIONS[config.activation]
+
+    def __call__(self, states: Tensor, adapters: Sequence[AdapterRows]) -> Tensor:
+        gate, up = self._gate_up(states, adapters).chunk(2, dim=-1)
+        return self._down(self._activation(gate) * up, adapters)
+
+
+def _gelu_tanh(states: Tensor) -> Tensor:
+    return functional.gelu(states, approximate="tanh")
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu_tanh": _gelu_tanh,
+}
+
+
+def _norm(config: DecoderConfig, parameters: Parameters, name: str, size: int) -> RMSNorm:
+    weight = parameters.take(f"{name}.weight", (size,))
+    return RMSNorm(weight, config.norm_eps, config.norm_adds_one)
+
+
+def _norm_names(placement: NormPlacement) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The norms before and after attention and MLP, by their names in the checkpoint."""
+    names = {
+        NormPlacement.PRE: (("input_layernorm", "post_attention_layernorm"), ()),
+        NormPlacement.POST: ((), ("post_attention_layernorm", "post_feedforward_layernorm")),
+        NormPlacement.SANDWICH: (
+            ("input_layernorm", "pre_feedforward_layernorm"),
+            ("post_attention_layernorm", "post_feedforward_layernorm"),
+        ),
+    }
+    return names[placement]
+
+
+def _qk_norms(
+    config: DecoderConfig, parameters: Parameters, prefix: str
+) -> tuple[RMSNorm | None, RMSNorm | None]:
+    if config.qk_norm is QkNorm.NONE:
+        return None, None
+    full = config.qk_norm is QkNorm.FULL
+    q_size = config.num_heads * config.head_dim if full else config.head_dim
+    k_size = config.num_kv_heads * config.head_dim if full else config.head_dim
+    return (
+        _norm(config, parameters, f"{prefix}.q_norm", q_size),
+        _norm(config, parameters, f"{prefix}.k_norm", k_size),
+    )
+
+
+def _fused(
+    parameters: Parameters, prefix: str, fused: str, parts: dict[str, int], in_features: int
+) -> tuple[Linear, dict[str, tuple[Linear, int, int]]]:
+    """Read projections that share an input as one Linear.
+
+    A checkpoint may hold them fused already (Phi-3), under the name `fused`.
+
+    Returns:
+        The Linear, and for each projection's name (the fused one too) its place in it.
+    """
+    total = sum(parts.values())
+    weight = parameters.take_optional(f"{prefix}.{fused}.weight", (total, in_features))
+    if weight is not None:
+        bias = parameters.take_optional(f"{prefix}.{fused}.bias", (total,))
+        linear = Linear(weight, bias)
+    else:
+        linear = Linear.fuse(
+            [parameters.take(f"{prefix}.{n}.weight", (s, in_features)) for n, s in parts.items()],
+            [parameters.take_optional(f"{prefix}.{n}.bias", (s,)) for n, s in parts.items()],
+        )
+    places = {fused: (linear, 0, total)}
+    start = 0
+    for name, size in parts.items():
+        places[name] = (linear, start, start + size)
+        start += size
+    return linear, places

@@ -1,0 +1,203 @@
+"""The families that the lean decoder computes, told apart by one table.
+
+A family is a function from config.json to the settings in which it departs from Llama. To add
+one, add a function and a line in `_FAMILIES`; tests/engine/test_families.py holds each against
+its transformers class. Facts are from each family's reference modelling code in transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from olla.engine.models.config import (
+    DecoderConfig,
+    LayerConfig,
+    NormPlacement,
+    QkNorm,
+    RopeConfig,
+    read_count,
+    read_number,
+)
+from olla.errors import FormatError
+
+Config = Mapping[str, Any]
+Settings = dict[str, Any]
+
+
+def decoder_config(config: Config) -> DecoderConfig:
+    """Read a config.json whose `model_type` is in the table.
+
+    Raises:
+        FormatError: an unknown family, or a setting that is missing, wrong or not supported.
+    """
+    family = config.get("model_type")
+    depart = _FAMILIES.get(family) if isinstance(family, str) else None
+    if depart is None:
+        known = ", ".join(sorted(_FAMILIES))
+        raise FormatError(f'unsupported architecture "{family}"; olla runs {known}')
+    heads = read_count(config, "num_attention_heads")
+    hidden = read_count(config, "hidden_size")
+    settings: Settings = {
+        "architecture": family,
+        "vocab_size": read_count(config, "vocab_size"),
+        "hidden_size": hidden,
+        "intermediate_size": read_count(config, "intermediate_size"),
+        "num_heads": heads,
+        "num_kv_heads": read_count(config, "num_key_value_heads", heads),
+        "head_dim": read_count(config, "head_dim", max(hidden // heads, 1)),
+        "context_length": read_count(config, "max_position_embeddings", 2048),
+        "norm_eps": read_number(config, "rms_norm_eps", 1e-6),
+        "rope": _rope(config),
+        "local_rope": _rope(config),
+        "layers": (LayerConfig(),) * read_count(config, "num_hidden_layers"),
+    }
+    settings.update(depart(config))
+    return _checked(DecoderConfig(**settings))
+
+
+def _checked(config: DecoderConfig) -> DecoderConfig:
+    if config.num_heads % config.num_kv_heads:
+        raise FormatError(
+            f"config.json: {config.num_heads} attention heads cannot share "
+            f"{config.num_kv_heads} key-value heads"
+        )
+    if config.head_dim % 2:
+        raise FormatError(f"config.json: head_dim must be even, not {config.head_dim}")
+    return config
+
+
+def _rope(config: Config, layer_type: str = "full_attention") -> RopeConfig:
+    """Rotary settings, as `rope_parameters` (transformers 5) or `rope_theta`/`rope_scaling`."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if layer_type in rope:
+        rope = rope[layer_type]
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind not in {"default", "linear", "llama3"}:
+        raise FormatError(f'unsupported rotary scaling "{kind}"; olla has default, linear, llama3')
+    merged = {**config, **rope}
+    return RopeConfig(
+        theta=read_number(merged, "rope_theta", 10_000.0),
+        scaling=kind,
+        factor=read_number(rope, "factor", 1.0),
+        low_freq_factor=read_number(rope, "low_freq_factor", 1.0),
+        high_freq_factor=read_number(rope, "high_freq_factor", 4.0),
+        original_context_length=read_count(rope, "original_max_position_embeddings", 8192),
+        rotary_fraction=read_number(merged, "partial_rotary_factor", 1.0),
+    )
+
+
+def _llama(config: Config) -> Settings:
+    return {}
+
+
+def _sliding_everywhere(config: Config) -> Settings:
+    """Mistral and Phi-3: one window for all layers, if any."""
+    window = config.get("sliding_window") or 0
+    num_layers = read_count(config, "num_hidden_layers")
+    return {"layers": (LayerConfig(sliding_window=window),) * num_layers}
+
+
+def _qwen2(config: Config) -> Settings:
+    if not config.get("use_sliding_window"):
+        return {}
+    first = read_count(config, "max_window_layers", 28)
+    window = read_count(config, "sliding_window")
+    return {
+        "layers": tuple(
+            LayerConfig(sliding_window=window if index >= first else 0)
+            for index in range(read_count(config, "num_hidden_layers"))
+        )
+    }
+
+
+def _qwen3(config: Config) -> Settings:
+    return {
+        **_qwen2(config),
+        "qk_norm": QkNorm.HEAD,
+        "head_dim": read_count(config, "head_dim", 128),
+    }
+
+
+def _smollm3(config: Config) -> Settings:
+    """Some layers see no positions at all (`no_rope_layers`: 1 rotates, 0 does not)."""
+    num_layers = read_count(config, "num_hidden_layers")
+    interval = read_count(config, "no_rope_layer_interval", 4)
+    rotates = config.get("no_rope_layers") or [
+        int((index + 1) % interval != 0) for index in range(num_layers)
+    ]
+    return {"layers": tuple(LayerConfig(uses_rope=bool(flag)) for flag in rotates[:num_layers])}
+
+
+def _granite(config: Config) -> Settings:
+    return {
+        "attention_scale": read_number(config, "attention_multiplier", 1.0),
+        "embedding_scale": read_number(config, "embedding_multiplier", 1.0),
+        "residual_scale": read_number(config, "residual_multiplier", 1.0),
+        "logit_scale": 1.0 / read_number(config, "logits_scaling", 1.0),
+    }
+
+
+def _olmo2(config: Config) -> Settings:
+    return {"qk_norm": QkNorm.FULL, "norm_placement": NormPlacement.POST}
+
+
+def _gemma2(config: Config) -> Settings:
+    scale = read_number(config, "query_pre_attn_scalar", 256.0)
+    return {
+        "activation": "gelu_tanh",
+        "norm_placement": NormPlacement.SANDWICH,
+        "norm_adds_one": True,
+        "head_dim": read_count(config, "head_dim", 256),
+        "attention_scale": scale**-0.5,
+        "attention_softcap": read_number(config, "attn_logit_softcapping", 0.0),
+        "logit_softcap": read_number(config, "final_logit_softcapping", 0.0),
+        "embedding_scale": read_count(config, "hidden_size") ** 0.5,
+        "layers": _sliding_pattern(config, default_period=2),
+    }
+
+
+def _gemma3(config: Config) -> Settings:
+    """Sliding layers rotate with a base of their own and without scaling."""
+    if "sliding_attention" in (config.get("rope_parameters") or {}):
+        local = _rope(config, "sliding_attention")
+    else:
+        local = RopeConfig(theta=read_number(config, "rope_local_base_freq", 10_000.0))
+    return {
+        **_gemma2(config),
+        "qk_norm": QkNorm.HEAD,
+        "local_rope": local,
+        "layers": _sliding_pattern(config, default_period=6, local_rope=True),
+    }
+
+
+def _sliding_pattern(
+    config: Config, default_period: int, local_rope: bool = False
+) -> tuple[LayerConfig, ...]:
+    """Every `period`-th layer sees everything, the others a window."""
+    num_layers = read_count(config, "num_hidden_layers")
+    period = read_count(config, "sliding_window_pattern", default_period)
+    window = read_count(config, "sliding_window", 4096)
+    types = config.get("layer_types") or [
+        "full_attention" if (index + 1) % period == 0 else "sliding_attention"
+        for index in range(num_layers)
+    ]
+    slides = [kind == "sliding_attention" for kind in types[:num_layers]]
+    return tuple(
+        LayerConfig(sliding_window=window if sliding else 0, uses_local_rope=sliding and local_rope)
+        for sliding in slides
+    )
+
+
+_FAMILIES: Mapping[str, Callable[[Config], Settings]] = {
+    "llama": _llama,
+    "mistral": _sliding_everywhere,
+    "phi3": _sliding_everywhere,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "smollm3": _smollm3,
+    "granite": _granite,
+    "olmo2": _olmo2,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3,
+}

@@ -1,0 +1,134 @@
+"""Logits -> the next token of every sequence in the batch, in one pass over all rows.
+
+The filters run in llama.cpp's default order (llama.cpp, tools/completion/README.md): penalties,
+top-k, typical-p, top-p, min-p, temperature. Every row has its own parameters and its own random
+number, so a row's result does not depend on which other rows are there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence as Rows
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from olla.options import SamplingParams
+
+_COLDEST = 1e-6
+
+
+class SamplingRow(NamedTuple):
+    """What one row is sampled by.
+
+    `history`: the sequence's tokens so far, oldest first. `uniform`: a number in [0, 1).
+    """
+
+    params: SamplingParams
+    history: Rows[int]
+    uniform: float
+
+
+def sample(logits: Tensor, rows: Rows[SamplingRow]) -> list[int]:
+    """Draw the next token of every row.
+
+    Args:
+        logits: (num_rows, vocab_size), float32. Overwritten.
+        rows: one for each row; temperature 0 or less takes the likeliest token.
+    """
+    for index, row in enumerate(rows):
+        penalize(logits[index], row.params, row.history)
+    if all(row.params.temperature <= 0 for row in rows):
+        return [int(token) for token in logits.argmax(dim=-1).tolist()]
+    width = max(_top_k(row.params, logits.shape[1]) for row in rows)
+    values, tokens = logits.topk(width, dim=-1)
+    params = _columns(rows, logits.shape[1], logits.device)
+    values = _filter(values, params)
+    # Relative to the largest, so that no temperature overflows.
+    heated = (values - values.amax(dim=-1, keepdim=True)) / params["temperature"]
+    probabilities = torch.softmax(heated, dim=-1)
+    places = _draw(probabilities, params["uniform"])
+    return [int(token) for token in tokens.gather(1, places).squeeze(1).tolist()]
+
+
+def penalize(logits: Tensor, params: SamplingParams, history: Rows[int]) -> None:
+    """Lower, in place, the logits (vocab_size,) of tokens among the last `repeat_last_n`.
+
+    Repeated tokens' logits are divided by repeat_penalty when positive and multiplied when
+    negative; then presence_penalty is subtracted once and frequency_penalty for each occurrence.
+    """
+    is_off = params.repeat_penalty == 1.0
+    is_off = is_off and not params.presence_penalty and not params.frequency_penalty
+    if params.repeat_last_n == 0 or is_off:
+        return
+    recent = history if params.repeat_last_n < 0 else history[-params.repeat_last_n :]
+    counts = Counter(recent)
+    if not counts:
+        return
+    tokens = torch.tensor(list(counts), device=logits.device)
+    times = torch.tensor(list(counts.values()), device=logits.device, dtype=logits.dtype)
+    seen = logits[tokens]
+    seen = torch.where(seen > 0, seen / params.repeat_penalty, seen * params.repeat_penalty)
+    logits[tokens] = seen - params.presence_penalty - params.frequency_penalty * times
+
+
+def _top_k(params: SamplingParams, vocab_size: int) -> int:
+    if params.temperature <= 0:
+        return 1
+    return min(params.top_k, vocab_size) if params.top_k > 0 else vocab_size
+
+
+def _columns(rows: Rows[SamplingRow], vocab_size: int, device: torch.device) -> dict[str, Tensor]:
+    """Each parameter as a column (num_rows, 1). Greedy rows keep one token at any temperature."""
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
+
+    params = [row.params for row in rows]
+    return {
+        "top_k": column([_top_k(p, vocab_size) for p in params]),
+        "typical_p": column([p.typical_p for p in params]),
+        "top_p": column([p.top_p for p in params]),
+        "min_p": column([p.min_p for p in params]),
+        "temperature": column([max(p.temperature, _COLDEST) for p in params]),
+        "uniform": column([row.uniform for row in rows]),
+    }
+
+
+def _filter(values: Tensor, params: dict[str, Tensor]) -> Tensor:
+    """Set to -inf what the filters remove. `values` (num_rows, width) stand in falling order."""
+    places = torch.arange(values.shape[1], device=values.device)
+    values = values.masked_fill(places >= params["top_k"], float("-inf"))
+    if bool((params["typical_p"] < 1).any()):
+        values = _typical(values, params["typical_p"])
+    probabilities = torch.softmax(values, dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    # The likeliest token always stays, whatever the parameters say.
+    removed = (params["top_p"] < 1) & (before >= params["top_p"])
+    values = values.masked_fill(removed & (probabilities < probabilities.amax(1, True)), -torch.inf)
+    floor = probabilities.amax(dim=-1, keepdim=True) * params["min_p"]
+    removed = (params["min_p"] > 0) & (probabilities < floor)
+    return values.masked_fill(removed & (probabilities < probabilities.amax(1, True)), -torch.inf)
+
+
+def _typical(values: Tensor, typical_p: Tensor) -> Tensor:
+    """Keep the tokens whose surprise is nearest the expected one, until they sum to typical_p."""
+    log_probabilities = torch.log_softmax(values, dim=-1)
+    probabilities = log_probabilities.exp()
+    surprise = -log_probabilities
+    entropy = (probabilities * surprise.masked_fill(probabilities == 0, 0)).sum(-1, keepdim=True)
+    distance = (surprise - entropy).abs()
+    order = distance.argsort(dim=-1)
+    ordered = probabilities.gather(1, order)
+    removed_in_order = ordered.cumsum(dim=-1) - ordered >= typical_p
+    removed_in_order[:, 0] = False
+    removed = torch.zeros_like(removed_in_order).scatter(1, order, removed_in_order)
+    return values.masked_fill(removed & (typical_p < 1), float("-inf"))
+
+
+def _draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The first place (num_rows, 1) at which the running sum passes `uniform`."""
+    sums = probabilities.double().cumsum(dim=-1)
+    target = uniform.double() * sums[:, -1:]
+    return torch.searchsorted(sums, target, right=True).clamp(max=probabilities.shape[1] - 1)

@@ -1,0 +1,149 @@
+"""SafetensorsCheckpoint: the files of a Hugging Face repository.
+
+Files come as a mapping of their names to paths, since in the store they are blobs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from olla.engine.weights.checkpoint import SpecialTokens
+from olla.errors import FormatError
+from olla.formats.safetensors import SafetensorsTensor, read_safetensors
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+class TensorFiles:
+    """Tensors of several safetensors files by name, read through memory maps."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._where: dict[str, tuple[Path, SafetensorsTensor]] = {}
+        self._maps: dict[Path, Tensor] = {}
+        for path in paths:
+            for tensor in read_safetensors(path).tensors:
+                self._where[tensor.name] = (path, tensor)
+
+    def __iter__(self) -> Any:
+        return iter(self._where)
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(tensor.size_bytes for _, tensor in self._where.values())
+
+    def read(self, name: str) -> tuple[Tensor, int] | None:
+        """A tensor that shares the file's pages, and its bytes; None when there is none.
+
+        Raises:
+            FormatError: not of floating point.
+        """
+        found = self._where.get(name)
+        if found is None:
+            return None
+        path, tensor = found
+        dtype = _DTYPES.get(tensor.dtype)
+        if dtype is None:
+            raise FormatError(f"{name}: cannot read weights of type {tensor.dtype}")
+        raw = self._map(path)[tensor.offset : tensor.offset + tensor.size_bytes]
+        # A copy, since a file may place a tensor off its type's alignment.
+        return raw.clone().view(dtype).reshape(tensor.shape), tensor.size_bytes
+
+    def _map(self, path: Path) -> Tensor:
+        if path not in self._maps:
+            size = path.stat().st_size
+            self._maps[path] = torch.from_file(str(path), size=size, dtype=torch.uint8)
+        return self._maps[path]
+
+
+class SafetensorsCheckpoint:
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        """Open a repository.
+
+        Raises:
+            FormatError: a file is missing or broken.
+        """
+        self._files = files
+        self.config = read_json(files, "config.json")
+        self._tensors = TensorFiles(
+            [path for name, path in sorted(files.items()) if name.endswith(".safetensors")]
+        )
+
+    @property
+    def total_bytes(self) -> int:
+        return self._tensors.total_bytes
+
+    def read(self, name: str) -> tuple[Tensor, int] | None:
+        return self._tensors.read(name)
+
+    def tokenizer(self) -> Tokenizer:
+        """The repository's tokenizer.json.
+
+        Raises:
+            FormatError: it is missing or cannot be read.
+        """
+        path = self._files.get("tokenizer.json")
+        if path is None:
+            raise FormatError(
+                "the model has no tokenizer.json; save it again with a fast tokenizer"
+            )
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as error:
+            raise FormatError(f"tokenizer.json cannot be read: {error}") from error
+
+    def special_tokens(self, tokenizer: Tokenizer) -> SpecialTokens:
+        settings = read_json(self._files, "tokenizer_config.json", required=False)
+        generation = read_json(self._files, "generation_config.json", required=False)
+        bos_token, eos_token = (_content(settings.get(f"{kind}_token")) for kind in ("bos", "eos"))
+        ends = {tokenizer.token_to_id(eos_token)} if eos_token else set()
+        for config in (self.config, generation):
+            ids = config.get("eos_token_id")
+            ends |= set(ids) if isinstance(ids, list) else {ids}
+        # What the tokenizer puts before an empty text tells whether it adds a first token.
+        added = tokenizer.encode("").ids
+        bos_id = tokenizer.token_to_id(bos_token) if bos_token else None
+        return SpecialTokens(
+            bos_id=bos_id if bos_id is not None and added[:1] == [bos_id] else None,
+            end_ids=frozenset(end for end in ends if isinstance(end, int)),
+            bos_token=bos_token,
+            eos_token=eos_token,
+        )
+
+
+def read_json(files: Mapping[str, Path], name: str, required: bool = True) -> dict[str, Any]:
+    """A JSON object among the files; empty when it is absent and not required.
+
+    Raises:
+        FormatError: missing, not JSON or not an object.
+    """
+    path = files.get(name)
+    if path is None:
+        if required:
+            raise FormatError(f"the model has no {name}")
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{name} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{name} is not a JSON object")
+    return value
+
+
+def _content(token: object) -> str:
+    """A token of tokenizer_config.json: text, or an object that has it as `content`."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else ""

@@ -1,0 +1,203 @@
+"""The child: messages in, engine steps, messages out.
+
+One thread reads and tokenizes, the main thread steps the engine. The process ends when its stdin
+does, whatever it is doing: the daemon is gone or wants it gone, and it holds nothing worth saving.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from io import FileIO
+from typing import BinaryIO
+
+import msgspec
+
+from olla.engine.engine import Engine
+from olla.engine.loading import LoadedModel, load_model
+from olla.errors import BadInput, OllaError, OutOfMemory, PromptTooLong
+from olla.runner.protocol import (
+    Cancel,
+    Detokenize,
+    Failed,
+    FailureKind,
+    FromRunner,
+    Generate,
+    Load,
+    Loaded,
+    LoadProgress,
+    Text,
+    Tokenize,
+    Tokens,
+    ToRunner,
+    decode_to_runner,
+    encode,
+    read_message,
+)
+
+_PROGRESS_EVERY_S = 0.1
+
+_log = logging.getLogger("olla.runner")
+
+Work = tuple[Generate, list[int]] | Cancel
+
+
+def main() -> int:
+    # The libraries we load print to stdout as they please. The daemon reads messages there,
+    # so messages take a private copy of fd 1, and fd 1 becomes stderr, which is the log.
+    replies = FileIO(os.dup(1), "wb")
+    os.dup2(2, 1)
+    # Ctrl-C in the daemon's terminal reaches us too; the daemon decides when we end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    outbox = Outbox(replies)
+    try:
+        return serve(sys.stdin.buffer, outbox)
+    except Exception:  # noqa: BLE001 - the last chance to log why the process ends
+        _log.exception("event=crash")
+        return 1
+
+
+class Outbox:
+    """Writes whole messages from any thread."""
+
+    def __init__(self, stream: FileIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, *messages: FromRunner) -> None:
+        data = b"".join(encode(message) for message in messages)
+        with self._lock:
+            while data:
+                data = data[self._stream.write(data) or 0 :]
+
+
+def serve(requests: BinaryIO, outbox: Outbox) -> int:
+    """Load the model that the first message names, then answer until stdin ends."""
+    body = read_message(requests)
+    first = None if body is None else decode_to_runner(body)
+    if not isinstance(first, Load):
+        return 0
+    inbox: queue.SimpleQueue[ToRunner] = queue.SimpleQueue()
+    threading.Thread(target=read_until_end, args=(requests, inbox), daemon=True).start()
+    try:
+        model = load(first, outbox)
+    except OllaError as error:
+        outbox.send(failure(0, error))
+        return 1
+    engine = Engine(model)
+    work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+    threading.Thread(target=tokenize, args=(engine, inbox, work, outbox), daemon=True).start()
+    run(engine, work, outbox)
+    return 0
+
+
+def read_until_end(requests: BinaryIO, inbox: queue.SimpleQueue[ToRunner]) -> None:
+    """Pass messages on; end the process when there are no more."""
+    try:
+        while (body := read_message(requests)) is not None:
+            inbox.put(decode_to_runner(body))
+    except (EOFError, ValueError, msgspec.MsgspecError):
+        _log.exception("event=bad_message")
+    finally:
+        os._exit(0)
+
+
+def load(request: Load, outbox: Outbox) -> LoadedModel:
+    """Load the model, telling the daemon how far it is."""
+    started = time.monotonic()
+    last_report = 0.0
+
+    def on_progress(completed_bytes: int, total_bytes: int) -> None:
+        nonlocal last_report
+        if time.monotonic() - last_report > _PROGRESS_EVERY_S:
+            last_report = time.monotonic()
+            outbox.send(LoadProgress(completed_bytes, total_bytes))
+
+    model = load_model(
+        request.files, request.dtype, request.device, request.num_threads, on_progress
+    )
+    config = model.decoder.config
+    outbox.send(
+        Loaded(
+            architecture=config.architecture,
+            context_length=config.context_length,
+            total_bytes=model.num_bytes,
+            bytes_on_device=0 if model.device.type == "cpu" else model.num_bytes,
+            device=str(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            bos_token=model.special_tokens.bos_token,
+            eos_token=model.special_tokens.eos_token,
+        )
+    )
+    seconds = time.monotonic() - started
+    _log.info(
+        "event=loaded architecture=%s device=%s dtype=%s bytes=%d seconds=%.2f",
+        config.architecture, model.device, model.dtype, model.num_bytes, seconds,
+    )  # fmt: skip
+    return model
+
+
+def tokenize(
+    engine: Engine,
+    inbox: queue.SimpleQueue[ToRunner],
+    work: queue.SimpleQueue[Work],
+    outbox: Outbox,
+) -> None:
+    """Answer what needs no forward pass, and pass the rest on in order."""
+    while True:
+        message = inbox.get()
+        try:
+            if isinstance(message, Tokenize):
+                tokens = engine.encode(message.text, message.add_special_tokens)
+                outbox.send(Tokens(message.id, tokens))
+            elif isinstance(message, Detokenize):
+                outbox.send(Text(message.id, engine.decode(message.tokens)))
+            elif isinstance(message, Generate):
+                special = message.add_special_tokens and not message.context
+                work.put((message, message.context + engine.encode(message.prompt, special)))
+            elif isinstance(message, Cancel):
+                work.put(message)
+        except OllaError as error:
+            outbox.send(failure(getattr(message, "id", 0), error))
+
+
+def run(engine: Engine, work: queue.SimpleQueue[Work], outbox: Outbox) -> None:
+    """Step while there is something to do; between steps, take in what has come."""
+    while True:
+        while not engine.has_work or not work.empty():
+            take(engine, work.get(), outbox)
+        messages = engine.step()
+        if messages:
+            outbox.send(*messages)
+
+
+def take(engine: Engine, item: Work, outbox: Outbox) -> None:
+    if isinstance(item, Cancel):
+        engine.cancel(item.id)
+        return
+    request, tokens = item
+    try:
+        engine.add(request, tokens)
+    except OllaError as error:
+        outbox.send(failure(request.id, error))
+
+
+def failure(request_id: int, error: OllaError) -> Failed:
+    """What the daemon is told of an error; it raises the same kind on its side."""
+    kinds = {
+        PromptTooLong: FailureKind.PROMPT_TOO_LONG,
+        OutOfMemory: FailureKind.OUT_OF_MEMORY,
+        BadInput: FailureKind.BAD_INPUT,
+    }
+    found = [kind for error_class, kind in kinds.items() if isinstance(error, error_class)]
+    return Failed(request_id, found[0] if found else FailureKind.RUNNER, str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
