@@ -1,0 +1,137 @@
+"""Request bodies as Go's encoding/json reads them: one object, its fields by name in any case.
+
+Knows JSON and the words of Go's errors, but no request. Unknown fields are ignored, null is
+"not set", the last of two equal names wins, and what follows the first value is not read.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn, TypeVar
+
+from olla.errors import BadInput
+
+_T = TypeVar("_T")
+_WHITESPACE = " \t\r\n"
+
+
+class Fields:
+    """The fields of one JSON object; `where` is its place in Go's words, for the errors."""
+
+    def __init__(self, values: dict[str, Any], where: str) -> None:
+        self._values = {name.lower(): value for name, value in values.items()}
+        self._where = where
+
+    def raw(self, name: str) -> Any:
+        """The value as it stands; None when it is absent or null."""
+        return self._values.get(name.lower())
+
+    def text(self, name: str) -> str:
+        return self._read(name, str, "string", "")
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        return self._read(name, bool, "bool", default)
+
+    def integer(self, name: str) -> int:
+        return self._read(name, int, "int", 0)
+
+    def object(self, name: str, go_type: str = "map[string]interface {}") -> dict[str, Any]:
+        return self._read(name, dict, go_type, {})
+
+    def child(self, name: str, go_type: str) -> Fields:
+        return Fields(self.object(name, go_type), f"{self._where}.{name}")
+
+    def objects(self, name: str, go_type: str) -> tuple[Fields, ...]:
+        where = f"{self._where}.{name}"
+        return tuple(Fields(item, where) for item in self._items(name, dict, go_type))
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        return self._items(name, str, "string")
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        return self._items(name, int, "int")
+
+    def text_map(self, name: str) -> dict[str, str]:
+        values = self.object(name, "map[string]string")
+        return {key: self._expect(name, value, str, "string") for key, value in values.items()}
+
+    def _items(self, name: str, kind: type[_T], go_type: str) -> tuple[_T, ...]:
+        items: list[Any] = self._read(name, list, f"[]{go_type}", [])
+        return tuple(self._expect(name, item, kind, go_type) for item in items)
+
+    def _read(self, name: str, kind: type[_T], go_type: str, default: _T) -> _T:
+        value = self.raw(name)
+        return default if value is None else self._expect(name, value, kind, go_type)
+
+    def _expect(self, name: str, value: Any, kind: type[_T], go_type: str) -> _T:
+        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return value
+        raise BadInput(
+            f"json: cannot unmarshal {_kind(value)} into Go struct field "
+            f"{self._where}.{name} of type {go_type}"
+        )
+
+
+def parse_fields(body: bytes, struct: str) -> Fields:
+    """Read the object that `body` starts with; `struct` is the Go name of the request's type.
+
+    Raises:
+        BadInput: no body, no JSON, or JSON that is not an object.
+    """
+    text = body.decode("utf-8", errors="replace")  # as Go does
+    start = len(text) - len(text.lstrip(_WHITESPACE))
+    if start == len(text):
+        raise BadInput("missing request body")
+    value = _decode(text, start)
+    if value is None:
+        return Fields({}, struct)
+    if not isinstance(value, dict):
+        raise BadInput(f"json: cannot unmarshal {_kind(value)} into Go value of type api.{struct}")
+    return Fields(value, struct)
+
+
+def _decode(text: str, start: int) -> Any:
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    try:
+        value, end = decoder.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        raise BadInput(_syntax_error(text, error)) from error
+    except ValueError as error:  # Python reads no integer of more than 4300 digits
+        raise BadInput("json: number out of range") from error
+    except RecursionError as error:
+        raise BadInput("exceeded max depth") from error
+    return _without_surrogates(value) if "\\u" in text[start:end] else value
+
+
+def _syntax_error(text: str, error: json.JSONDecodeError) -> str:
+    if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
+        return "unexpected EOF"
+    character = text[error.pos]
+    if error.msg == "Expecting value":
+        return f"invalid character '{character}' looking for beginning of value"
+    return f"invalid character '{character}' at offset {error.pos}"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise BadInput(f"invalid character '{name[0]}' looking for beginning of value")
+
+
+def _without_surrogates(value: Any) -> Any:
+    """A lone half of a surrogate pair cannot be written as UTF-8; Go reads it as U+FFFD."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return value
+
+
+def _kind(value: Any) -> str:
+    """What Go calls a JSON value; numbers are quoted."""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int | float):
+        return f"number {json.dumps(value)}"
+    kinds: dict[type, str] = {str: "string", list: "array", dict: "object"}
+    return kinds.get(type(value), "null")

@@ -1,0 +1,256 @@
+"""Ollama's replies: values -> JSON objects, with the fields that stay away when empty.
+
+Which fields are always there is spec/api.md section 13. Knows neither HTTP nor the store: what
+a reply says about a stored model comes in as ModelSummary.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from olla.durations import LONGEST_S, NANOSECONDS
+from olla.messages import Message, ToolCall
+from olla.requests import ChatChunk, Progress, Timings
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """What lists and `show` say about a stored model. `digest` is bare hex."""
+
+    name: str
+    digest: str
+    modified_at: datetime
+    size_bytes: int
+    format: str
+    family: str
+    families: tuple[str, ...]
+    parameter_size: str
+    quantization_level: str
+    context_length: int
+    embedding_length: int
+    capabilities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """What `show` says about a stored model. `modelfile` and `template` are texts as they stand."""
+
+    summary: ModelSummary
+    parent_model: str
+    modelfile: str
+    template: str
+    system: str
+    licenses: Sequence[str]
+    parameters: Mapping[str, Any]
+    messages: Sequence[Message]
+    requires: str
+    info: Mapping[str, Any]
+    tensors: Sequence[Json]
+
+
+def encode(value: Any) -> bytes:
+    """Compact JSON."""
+    return msgspec.json.encode(value)
+
+
+def chat_to_json(chunk: ChatChunk, model: str) -> Json:
+    message = {
+        "role": "assistant",
+        "content": chunk.content,
+        **_set(thinking=chunk.thinking, tool_calls=_tool_calls(chunk.tool_calls)),
+    }
+    return {
+        "model": model,
+        "created_at": format_utc(time.time_ns()),
+        "message": message,
+        **_end(chunk),
+    }
+
+
+def generate_to_json(chunk: ChatChunk, model: str) -> Json:
+    return {
+        "model": model,
+        "created_at": format_utc(time.time_ns()),
+        "response": chunk.content,
+        **_set(thinking=chunk.thinking, tool_calls=_tool_calls(chunk.tool_calls)),
+        **_end(chunk),
+    }
+
+
+def join_chunks(chunks: Sequence[ChatChunk]) -> ChatChunk:
+    """The chunks of a whole reply as one: texts and calls joined, the rest from the last."""
+    last = chunks[-1]
+    return ChatChunk(
+        content="".join(chunk.content for chunk in chunks),
+        thinking="".join(chunk.thinking for chunk in chunks),
+        tool_calls=tuple(call for chunk in chunks for call in chunk.tool_calls),
+        done_reason=last.done_reason,
+        timings=last.timings,
+        context=last.context,
+        rendered_prompt=last.rendered_prompt,
+    )
+
+
+def progress_to_json(progress: Progress) -> Json:
+    return {
+        "status": progress.status,
+        **_set(
+            digest=progress.digest,
+            total=progress.total_bytes,
+            completed=progress.completed_bytes,
+        ),
+    }
+
+
+def error_to_json(text: str) -> Json:
+    return {"error": text}
+
+
+def tags_to_json(models: Iterable[ModelSummary]) -> Json:
+    """Newest first, by whole seconds."""
+    newest = sorted(models, key=lambda model: int(model.modified_at.timestamp()), reverse=True)
+    return {"models": [_tag(model) for model in newest]}
+
+
+def loaded_to_json(
+    model: ModelSummary,
+    expires_at: datetime | None,
+    size_bytes: int,
+    vram_bytes: int,
+    context_length: int,
+) -> Json:
+    """An entry of `ps`; `expires_at` None is never, which Ollama shows as 292 years ahead."""
+    never = datetime.now(UTC) + timedelta(seconds=LONGEST_S)
+    return {
+        "name": model.name,
+        "model": model.name,
+        "size": size_bytes,
+        "digest": model.digest,
+        "details": _details(model),
+        "expires_at": format_local(expires_at or never),
+        "size_vram": vram_bytes,
+        "context_length": context_length,
+    }
+
+
+def show_to_json(model: ModelDescription) -> Json:
+    summary = model.summary
+    return {
+        "modelfile": model.modelfile,
+        "details": {**_details(summary), "parent_model": model.parent_model},
+        "model_info": model.info,
+        "modified_at": format_local(summary.modified_at),
+        **_set(
+            license="\n".join(model.licenses),
+            parameters=format_parameters(model.parameters),
+            template=model.template,
+            system=model.system,
+            requires=model.requires,
+            messages=[{"role": m.role, "content": m.content} for m in model.messages],
+            tensors=model.tensors,
+            capabilities=summary.capabilities,
+        ),
+    }
+
+
+def format_parameters(parameters: Mapping[str, Any]) -> str:
+    """One line for each value, sorted by name: the name in 30 columns, the value as a literal."""
+    lines = [
+        f"{name:<30} {_literal(value)}"
+        for name, values in sorted(parameters.items())
+        for value in (values if isinstance(values, list) else [values])
+    ]
+    return "\n".join(lines)
+
+
+def format_utc(nanoseconds: int) -> str:
+    """A time since the epoch as Go's RFC3339Nano: no zeros at the end of the fraction."""
+    seconds, fraction = divmod(nanoseconds, NANOSECONDS)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    digits = f"{fraction:09d}".rstrip("0")
+    return f"{text}.{digits}Z" if digits else f"{text}Z"
+
+
+def format_local(moment: datetime) -> str:
+    """RFC 3339 with the offset of this machine's time zone."""
+    text = moment.astimezone().isoformat()
+    return text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
+
+
+def _set(**values: Any) -> Json:
+    return {name: value for name, value in values.items() if value}
+
+
+def _end(chunk: ChatChunk) -> Json:
+    """What only the last chunk has, behind `done`."""
+    if chunk.rendered_prompt is not None:
+        debug = {"rendered_template": chunk.rendered_prompt}
+        return {"done": False, "_debug_info": debug}
+    if chunk.done_reason is None:
+        return {"done": False}
+    return {
+        "done": True,
+        "done_reason": chunk.done_reason,
+        **_set(context=chunk.context),
+        **_timings(chunk.timings),
+    }
+
+
+def _timings(timings: Timings) -> Json:
+    return _set(
+        total_duration=timings.total_ns,
+        load_duration=timings.load_ns,
+        prompt_eval_count=timings.num_prompt_tokens,
+        prompt_eval_duration=timings.prompt_ns,
+        eval_count=timings.num_tokens,
+        eval_duration=timings.generation_ns,
+    )
+
+
+def _tool_calls(calls: Sequence[ToolCall]) -> list[Json]:
+    return [
+        {
+            **_set(id=call.id),
+            "function": {"index": index, "name": call.name, "arguments": call.arguments},
+        }
+        for index, call in enumerate(calls)
+    ]
+
+
+def _tag(model: ModelSummary) -> Json:
+    lengths = _set(context_length=model.context_length, embedding_length=model.embedding_length)
+    return {
+        "name": model.name,
+        "model": model.name,
+        "modified_at": format_local(model.modified_at),
+        "size": model.size_bytes,
+        "digest": model.digest,
+        "details": {**_details(model), **lengths},
+        **_set(capabilities=model.capabilities),
+    }
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _details(model: ModelSummary) -> Json:
+    return {
+        "parent_model": "",
+        "format": model.format,
+        "family": model.family,
+        "families": model.families or None,
+        "parameter_size": model.parameter_size,
+        "quantization_level": model.quantization_level,
+    }

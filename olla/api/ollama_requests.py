@@ -1,0 +1,234 @@
+"""Ollama's requests: JSON bodies -> values (spec/api.md sections 3 to 7).
+
+Knows neither HTTP nor the store. Every wrong type is refused here, before anything runs.
+Ignored, as in Ollama: `insecure`, `username`, `password` (pull), `template` (show), and the
+`items` of tools. Refused by name, since a reply without them would be a wrong one: `format`,
+`logprobs`, `remote_host`, `info`, `draft_files`, `draft_quantize`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from olla.api.json_fields import Fields, parse_fields
+from olla.durations import parse_keep_alive
+from olla.errors import BadInput, InvalidDigest
+from olla.messages import Message, Tool, ToolCall
+from olla.options import Options
+from olla.requests import ChatRequest, CreateRequest, GenerateRequest
+
+MAX_TOP_LOGPROBS = 20
+
+_THINK_LEVELS = ("high", "medium", "low", "max")
+_LEVELS = ", ".join(f'"{level}"' for level in _THINK_LEVELS)
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
+
+
+@dataclass(frozen=True, slots=True)
+class ShowRequest:
+    """`system` and `options` are laid over the model's in the Modelfile that comes back."""
+
+    model: str
+    verbose: bool = False
+    system: str = ""
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRequest:
+    source: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    model: str
+    stream: bool = True
+
+
+def chat_from_json(body: bytes) -> ChatRequest:
+    fields = parse_fields(body, "ChatRequest")
+    return ChatRequest(
+        **_inference(fields),
+        messages=_messages(fields),
+        tools=tuple(_tool(tool) for tool in fields.objects("tools", "api.Tool")),
+    )
+
+
+def generate_from_json(body: bytes) -> GenerateRequest:
+    fields = parse_fields(body, "GenerateRequest")
+    return GenerateRequest(
+        **_inference(fields),
+        prompt=fields.text("prompt"),
+        suffix=fields.text("suffix"),
+        system=fields.text("system"),
+        template=fields.text("template"),
+        context=fields.integers("context"),
+        raw=fields.flag("raw"),
+        images=_images(fields),
+    )
+
+
+def create_from_json(body: bytes) -> CreateRequest:
+    fields = parse_fields(body, "CreateRequest")
+    _refuse(fields, ("remote_host", "info", "draft_files", "draft_quantize"))
+    parameters = fields.object("parameters")
+    Options.from_json(parameters)
+    return CreateRequest(
+        model=_model(fields),
+        base=fields.text("from"),
+        files=_files(fields, "files"),
+        adapters=_files(fields, "adapters"),
+        template=fields.text("template"),
+        system=fields.text("system"),
+        renderer=fields.text("renderer"),
+        parser=fields.text("parser"),
+        requires=fields.text("requires"),
+        quantize=fields.text("quantize") or fields.text("quantization"),
+        licenses=_licenses(fields),
+        parameters=parameters,
+        messages=_messages(fields),
+        stream=fields.flag("stream", default=True),
+    )
+
+
+def show_from_json(body: bytes) -> ShowRequest:
+    fields = parse_fields(body, "ShowRequest")
+    return ShowRequest(
+        model=_model(fields),
+        verbose=fields.flag("verbose"),
+        system=fields.text("system"),
+        options=Options.from_json(fields.object("options")),
+    )
+
+
+def copy_from_json(body: bytes) -> CopyRequest:
+    fields = parse_fields(body, "CopyRequest")
+    return CopyRequest(source=fields.text("source"), destination=fields.text("destination"))
+
+
+def pull_from_json(body: bytes) -> PullRequest:
+    fields = parse_fields(body, "PullRequest")
+    return PullRequest(model=_model(fields), stream=fields.flag("stream", default=True))
+
+
+def delete_from_json(body: bytes) -> str:
+    """The name of the model, as the client spelt it."""
+    return _model(parse_fields(body, "DeleteRequest"))
+
+
+def _model(fields: Fields) -> str:
+    model, old_name = fields.text("model"), fields.text("name")
+    return model or old_name
+
+
+def _inference(fields: Fields) -> dict[str, Any]:
+    """What chat and generate have in common."""
+    if not 0 <= fields.integer("top_logprobs") <= MAX_TOP_LOGPROBS:
+        raise BadInput(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}")
+    _check_format(fields.raw("format"))
+    _refuse(fields, ("format", "logprobs", "top_logprobs"))
+    return {
+        "model": fields.text("model"),
+        "stream": fields.flag("stream", default=True),
+        "options": Options.from_json(fields.object("options")),
+        "keep_alive_s": parse_keep_alive(fields.raw("keep_alive")),
+        "think": _think(fields.raw("think")),
+        "truncate": fields.flag("truncate", default=True),
+        "shift": None if fields.raw("shift") is None else fields.flag("shift"),
+        "debug_render_only": fields.flag("_debug_render_only"),
+    }
+
+
+def _refuse(fields: Fields, names: Iterable[str]) -> None:
+    for name in names:
+        if fields.raw(name):  # "", 0, false and {} ask for nothing
+            raise BadInput(f'"{name}" is not supported by this server')
+
+
+def _check_format(value: object) -> None:
+    if value not in (None, "", "json") and not isinstance(value, dict):
+        raw = json.dumps(value, ensure_ascii=False)
+        raise BadInput(f'invalid format: {raw}; expected "json" or a valid JSON Schema object')
+
+
+def _think(value: object) -> bool | str | None:
+    if value is None or isinstance(value, bool):
+        return value
+    if not isinstance(value, str):
+        raise BadInput(f"think must be a boolean or string ({_LEVELS}, true, or false)")
+    if value not in _THINK_LEVELS:
+        raise BadInput(f'invalid think value: "{value}" (must be {_LEVELS}, true, or false)')
+    return value
+
+
+def _messages(fields: Fields) -> tuple[Message, ...]:
+    return tuple(_message(message) for message in fields.objects("messages", "api.Message"))
+
+
+def _message(fields: Fields) -> Message:
+    return Message(
+        role=fields.text("role").lower(),
+        content=fields.text("content"),
+        thinking=fields.text("thinking"),
+        images=_images(fields),
+        tool_calls=tuple(_tool_call(c) for c in fields.objects("tool_calls", "api.ToolCall")),
+        tool_name=fields.text("tool_name"),
+        tool_call_id=fields.text("tool_call_id"),
+    )
+
+
+def _tool_call(fields: Fields) -> ToolCall:
+    function = fields.child("function", "api.ToolCallFunction")
+    return ToolCall(
+        name=function.text("name"),
+        arguments=function.object("arguments", "api.ToolCallFunctionArguments"),
+        id=fields.text("id"),
+    )
+
+
+def _tool(fields: Fields) -> Tool:
+    function = fields.child("function", "api.ToolFunction")
+    return Tool(
+        name=function.text("name"),
+        description=function.text("description"),
+        parameters=function.object("parameters", "api.ToolFunctionParameters"),
+    )
+
+
+def _images(fields: Fields) -> tuple[bytes, ...]:
+    return tuple(_image(index, text) for index, text in enumerate(fields.texts("images")))
+
+
+def _image(index: int, text: str) -> bytes:
+    text = text.replace("\r", "").replace("\n", "")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        stray = _NOT_BASE64.search(text)
+        position = stray.start() if stray else len(text)
+        raise BadInput(f"images[{index}]: illegal base64 data at input byte {position}") from error
+
+
+def _files(fields: Fields, name: str) -> dict[str, str]:
+    files = fields.text_map(name)
+    for path, digest in files.items():
+        if any(part in {"", ".", ".."} for part in path.split("/")):
+            raise BadInput("file path must be relative")
+        if not digest:
+            raise InvalidDigest(digest)
+    return files
+
+
+def _licenses(fields: Fields) -> tuple[str, ...]:
+    """One text, or a list of them."""
+    if isinstance(fields.raw("license"), list):
+        return fields.texts("license")
+    text = fields.text("license")
+    return (text,) if text else ()
