@@ -71,7 +71,7 @@ EXCEPTIONS = {
 """What single modules may import beyond what their area may."""
 
 LAZY = {
-    "cli": ("cli", "server"),
+    "cli": ("cli", "client", "server"),
     "engine": ("engine", "torch", "transformers", "safetensors"),
     "runner.__main__": ("engine",),
 }
