@@ -71,7 +71,7 @@ EXCEPTIONS = {
 """What single modules may import beyond what their area may."""
 
 LAZY = {
-    "cli": ("cli", "client", "server"),
+    "cli": ("cli", "client", "server", "rich", "prompt_toolkit"),
     "engine": ("engine", "torch", "transformers", "safetensors"),
     "runner.__main__": ("engine",),
 }

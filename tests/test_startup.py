@@ -40,14 +40,8 @@ def test_what_is_slow_to_import_is_not_imported(module: str, unwanted: set[str])
 
 def test_help_is_printed_without_what_is_slow_to_import() -> None:
     code = (
-        "import sys\n"
-        "from olla.cli import main\n"
-        "sys.argv = ['olla', '--help']\n"
-        "try:\n"
-        "    main()\n"
-        "except SystemExit:\n"
-        "    pass\n"
-        "print(*sorted(sys.modules), file=sys.stderr)\n"
+        "import sys; from olla.cli import main; main(['--help']);"
+        "print(*sorted(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
 
