@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -108,17 +108,26 @@ class _Cursor:
         value: int = _U64.unpack_from(*self.advance(8))[0]
         return value
 
-    def raw_string(self) -> bytearray:
-        length = self.u64()
-        data, start = self.advance(length)
-        return data[start : start + length]
-
-    def string(self) -> str:
-        return self.raw_string().decode("utf-8", "replace")
+    def strings(self, count: int) -> tuple[str, ...]:
+        """`count` strings in a row, in one loop: vocabularies have hundreds of thousands."""
+        values = []
+        data, position, unpack = self._data, self.position, _U64.unpack_from
+        for _ in range(count):
+            start = position + 8
+            if start > len(data):
+                self._fill(start)
+            position = start + unpack(data, start - 8)[0]
+            if position > len(data):
+                self._fill(position)
+            values.append(data[start:position].decode("utf-8", "replace"))
+        self.position = position
+        return tuple(values)
 
     def identifier(self) -> str:
+        length = self.u64()
+        data, start = self.advance(length)
         try:
-            return self.raw_string().decode("utf-8")
+            return data[start : start + length].decode("utf-8")
         except UnicodeDecodeError as error:
             raise FormatError("invalid GGUF file: a name is not UTF-8 text") from error
 
@@ -165,7 +174,7 @@ def _read_metadata(cursor: _Cursor, num_entries: int) -> dict[str, MetadataValue
 
 def _read_value(cursor: _Cursor, type_code: int) -> MetadataValue:
     if type_code == _STRING:
-        return cursor.string()
+        return cursor.strings(1)[0]
     if type_code == _ARRAY:
         return _read_array(cursor)
     return _read_scalars(cursor, type_code, 1)[0]
@@ -176,14 +185,9 @@ def _read_array(cursor: _Cursor) -> tuple[MetadataScalar, ...]:
     if type_code == _ARRAY:
         raise FormatError("GGUF arrays of arrays are not supported")
     if type_code == _STRING:
-        count = cursor.count(8, "strings")
-        return _repeat(cursor.string, count)
+        return cursor.strings(cursor.count(8, "strings"))
     width = struct.calcsize(_scalar_format(type_code))
     return _read_scalars(cursor, type_code, cursor.count(width, "array elements"))
-
-
-def _repeat(read: Callable[[], str], count: int) -> tuple[str, ...]:
-    return tuple([read() for _ in range(count)])
 
 
 def _read_scalars(cursor: _Cursor, type_code: int, count: int) -> tuple[MetadataScalar, ...]:

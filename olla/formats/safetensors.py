@@ -17,6 +17,7 @@ from olla.errors import FormatError
 
 MAX_HEADER_BYTES = 100_000_000
 _LENGTH_BYTES = 8
+_MAX_DIMENSIONS = 32  # torch's own bound is 64; the product must stay small enough to compute
 
 _DTYPE_BITS = {
     "BOOL": 8,
@@ -135,6 +136,8 @@ def _tensor(name: str, entry: object, data_start: int) -> SafetensorsTensor:
 def _sizes(name: str, entry: object) -> tuple[int, ...]:
     if not isinstance(entry, list):
         raise _broken(f"tensor {name!r} lacks a shape or a place")
+    if len(entry) > _MAX_DIMENSIONS:
+        raise _broken(f"tensor {name!r} has {len(entry)} dimensions")
     if not all(type(size) is int and 0 <= size < 2**63 for size in entry):
         raise _broken(f"tensor {name!r} has a size that is not a whole number")
     return tuple(entry)

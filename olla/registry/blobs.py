@@ -1,0 +1,167 @@
+"""BlobStore: content addressed by its digest, one file each in `blobs/`.
+
+Knows nothing about manifests. Invariant: a file gets its digest's name only after all its bytes
+were hashed, agreed, and reached the disk; what is half written has another name, and its writer
+keeps it locked so that no one clears it away meanwhile.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from olla.errors import BlobNotFound, DigestMismatch, InvalidDigest, StoreError
+from olla.registry.digest import Digest
+from olla.registry.disk import TEMPORARY_PREFIX, disk_errors, publish, try_lock
+
+MAX_SMALL_BLOB_BYTES = 64 * 1024 * 1024
+STALE_S = 3600.0
+
+_log = logging.getLogger(__name__)
+
+
+class BlobStore:
+    def __init__(self, root: Path) -> None:
+        """`root` is the store's; the blobs lie in `root/blobs`."""
+        self.directory = root / "blobs"
+
+    def path(self, digest: Digest) -> Path:
+        """Where the blob is, or would be."""
+        return self.directory / digest.file_name
+
+    def has(self, digest: Digest) -> bool:
+        with disk_errors(f"cannot read blob {digest}"):
+            return self.path(digest).is_file()
+
+    def size_bytes(self, digest: Digest) -> int:
+        """
+        Raises:
+            BlobNotFound: there is no such blob.
+        """
+        with disk_errors(f"cannot read blob {digest}"):
+            try:
+                return self.path(digest).stat().st_size
+            except FileNotFoundError as error:
+                raise BlobNotFound(str(digest)) from error
+
+    def read(self, digest: Digest) -> bytes:
+        """The bytes of a small blob: a config, a template; never weights.
+
+        Raises:
+            BlobNotFound: there is no such blob.
+            StoreError: it is larger than such a blob may be.
+        """
+        size = self.size_bytes(digest)
+        if size > MAX_SMALL_BLOB_BYTES:
+            raise StoreError(f"blob {digest} has {size} bytes, too many for what it should be")
+        with disk_errors(f"cannot read blob {digest}"):
+            try:
+                return self.path(digest).read_bytes()
+            except FileNotFoundError as error:
+                raise BlobNotFound(str(digest)) from error
+
+    def put(self, data: bytes) -> Digest:
+        with self.writer() as writer:
+            writer.write(data)
+            return writer.commit()
+
+    def writer(self, expected: Digest | None = None) -> BlobWriter:
+        """For `with`: what is written becomes a blob at `commit`, and is gone without it."""
+        return BlobWriter(self, expected)
+
+    def remove(self, digest: Digest) -> None:
+        with disk_errors(f"cannot remove blob {digest}"):
+            self.path(digest).unlink(missing_ok=True)
+
+    def rename_old_names(self) -> None:
+        """Old stores name blobs `sha256:<hex>`, which Windows forbids."""
+        for path in self._files():
+            if path.name.startswith("sha256:"):
+                with suppress(InvalidDigest):
+                    path.rename(self.path(Digest.parse(path.name)))
+
+    def remove_stale(self, needed: Collection[Digest]) -> int:
+        """Remove what is old, not needed and not being written; return how many files.
+
+        Files that are no blobs, such as what broken transfers left, go when they are as old. A
+        download of a blob that is needed has that blob's name at its front, and stays.
+        """
+        names = {digest.file_name for digest in needed}
+        removed = 0
+        for path in self._files():
+            if path.name[: len("sha256-") + 64] not in names and _remove_if_stale(path):
+                _log.info("removed stale blob file=%s", path.name)
+                removed += 1
+        return removed
+
+    def _files(self) -> list[Path]:
+        if not self.directory.is_dir():
+            return []
+        return sorted(path for path in self.directory.iterdir() if path.is_file())
+
+
+class BlobWriter:
+    """Writes one blob, hashing as it goes. Made by `BlobStore.writer`; used once, in `with`."""
+
+    def __init__(self, store: BlobStore, expected: Digest | None) -> None:
+        self._store = store
+        self._expected = expected
+        self._hash = hashlib.sha256()
+        self._file: BinaryIO
+        self._path: Path
+
+    def __enter__(self) -> Self:
+        with disk_errors("cannot write to the model store"):
+            self._store.directory.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=self._store.directory)
+            self._path = Path(name)
+            self._file = os.fdopen(descriptor, "wb")
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        return self
+
+    def write(self, chunk: bytes) -> None:
+        self._hash.update(chunk)
+        with disk_errors("cannot write blob"):
+            self._file.write(chunk)
+
+    def commit(self) -> Digest:
+        """Keep what was written.
+
+        Raises:
+            DigestMismatch: it is not what was expected; nothing is kept.
+        """
+        digest = Digest(self._hash.hexdigest())
+        if self._expected is not None and digest != self._expected:
+            raise DigestMismatch(str(self._expected), str(digest))
+        with disk_errors(f"cannot write blob {digest}"):
+            publish(self._file, self._path, self._store.path(digest))
+        return digest
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with suppress(OSError):  # of bytes that nobody wants any more, or of a full disk again
+            self._path.unlink(missing_ok=True)
+            self._file.close()
+
+
+def _remove_if_stale(path: Path) -> bool:
+    # In a tree shared with Ollama, files of another user stay.
+    with suppress(FileNotFoundError, PermissionError), path.open("rb") as file:
+        age_s = time.time() - os.fstat(file.fileno()).st_mtime
+        if age_s > STALE_S and try_lock(file):
+            path.unlink()
+            return True
+    return False

@@ -1,0 +1,59 @@
+"""Capability: what a model can do, judged by its templates (spec/modelfile.md section 8).
+
+Looks at texts and at what headers say; renders nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+
+from olla.registry.weights import WeightsHeader
+
+_SPLITS_AT_THINKING = re.compile(r"split\(\s*['\"]</think>['\"]\s*\)")
+_GO_FIELD = re.compile(r"\.([A-Za-z]+)")
+_GO_ACTION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+
+
+class Capability(StrEnum):
+    COMPLETION = "completion"
+    TOOLS = "tools"
+    INSERT = "insert"
+    VISION = "vision"
+    EMBEDDING = "embedding"
+    THINKING = "thinking"
+    IMAGE = "image"
+    AUDIO = "audio"
+
+
+def weights_capabilities(header: WeightsHeader) -> Iterator[Capability]:
+    if header.embeds:
+        yield Capability.EMBEDDING
+    if header.generates:
+        yield Capability.COMPLETION
+    if header.sees:
+        yield Capability.VISION
+    if header.hears:
+        yield Capability.AUDIO
+
+
+def jinja_capabilities(template: str) -> Iterator[Capability]:
+    if "tools" in template or "tool_call" in template:
+        yield Capability.TOOLS
+    writes_thinking = "<think>" in template and "</think>" in template
+    # A template that cuts the thinking out of old turns itself shows a model that thinks.
+    cuts_thinking = _SPLITS_AT_THINKING.search(template) and "reasoning_content" not in template
+    if writes_thinking or cuts_thinking:
+        yield Capability.THINKING
+
+
+def go_capabilities(template: str) -> Iterator[Capability]:
+    actions = " ".join(_GO_ACTION.findall(template))
+    fields = {name.lower() for name in _GO_FIELD.findall(actions)}
+    if "tools" in fields:
+        yield Capability.TOOLS
+    if "suffix" in fields:
+        yield Capability.INSERT
+    if "thinking" in fields:
+        yield Capability.THINKING

@@ -1,0 +1,296 @@
+"""Model: a manifest resolved and read; everything a model says about itself.
+
+The small layers are read at once, the weights' headers only when something asks for what they
+say. Knows where blobs lie, never how they got there. Invariant: every name in `files` and
+`adapters` is a clean relative path, whatever the manifest says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from olla.errors import StoreError
+from olla.formats.gguf import read_gguf
+from olla.messages import Message
+from olla.names import ModelName
+from olla.options import Options
+from olla.registry.blobs import BlobStore
+from olla.registry.capabilities import (
+    Capability,
+    go_capabilities,
+    jinja_capabilities,
+    weights_capabilities,
+)
+from olla.registry.digest import Digest
+from olla.registry.manifest import (
+    Layer,
+    Manifest,
+    MediaType,
+    ModelConfig,
+    parse_config,
+    parse_json,
+    parse_manifest,
+)
+from olla.registry.weights import (
+    GGUF_NAME,
+    InfoValue,
+    TensorInfo,
+    WeightsHeader,
+    WeightsHeaders,
+    format_parameter_count,
+    gguf_info,
+    read_header,
+)
+
+__all__ = ["Capability", "Model", "read_model"]
+
+GGUF_ADAPTER_NAME = "adapter.gguf"
+_REPOSITORY_TYPES = (MediaType.FILE, MediaType.JSON, MediaType.TENSOR)
+_GPT_OSS = frozenset({"gptoss", "gpt-oss"})
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A stored model.
+
+    `template` is Go template text, `chat_template` the Jinja text of the weights; "" is none.
+    `parameters` is the JSON object as it is stored, `options` what it means. `weights_key` is
+    equal for models that share base weights, and "" without weights.
+    """
+
+    name: ModelName
+    digest: Digest
+    modified_at: datetime
+    manifest: Manifest
+    config: ModelConfig
+    template: str
+    system: str
+    parameters: Mapping[str, Any]
+    messages: tuple[Message, ...]
+    licenses: tuple[str, ...]
+    files: Mapping[str, Path]
+    adapters: tuple[Mapping[str, Path], ...]
+    projectors: tuple[Path, ...]
+    weights_key: str
+    headers: WeightsHeaders = field(repr=False, compare=False)
+
+    @property
+    def header(self) -> WeightsHeader:
+        return self.headers.read(self.weights_key, self.files)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.manifest.size_bytes
+
+    @property
+    def options(self) -> Options:
+        """
+        Raises:
+            InvalidOption: a stored parameter has the wrong type.
+        """
+        return Options.from_json(self.parameters)
+
+    @property
+    def chat_template(self) -> str:
+        return self.header.chat_template
+
+    @property
+    def architecture(self) -> str:
+        return self.header.architecture
+
+    @property
+    def context_length(self) -> int:
+        """What the model was made for, in tokens; 0 if nothing says."""
+        return self.config.context_length or self.header.number(
+            f"{self.architecture}.context_length"
+        )
+
+    @property
+    def embedding_length(self) -> int:
+        return self.config.embedding_length or self.header.number(
+            f"{self.architecture}.embedding_length"
+        )
+
+    @property
+    def parameter_count(self) -> int:
+        return self.header.parameter_count
+
+    @property
+    def parameter_size(self) -> str:
+        """The number of parameters as users know it, such as "8.0B"."""
+        if self.config.model_type or not self.parameter_count:
+            return self.config.model_type
+        return format_parameter_count(self.parameter_count)
+
+    @property
+    def quantization_level(self) -> str:
+        return self.config.file_type or self.header.file_type
+
+    @property
+    def parent(self) -> str:
+        """The model or file that the weights came from."""
+        layers = self.manifest.layers_of(MediaType.MODEL, MediaType.FILE)
+        return layers[0].source if layers else ""
+
+    @property
+    def capabilities(self) -> tuple[Capability, ...]:
+        return tuple(dict.fromkeys(self._capabilities()))
+
+    def info(self, verbose: bool = False) -> Mapping[str, InfoValue]:
+        """What `show` calls model_info; `verbose` adds arrays such as the vocabulary.
+
+        Raises:
+            FormatError, OSError: the weights cannot be read; only when `verbose`.
+        """
+        return read_header(self.files, verbose=True).info if verbose else self.header.info
+
+    def projector_info(self, verbose: bool = False) -> Mapping[str, InfoValue]:
+        """The same of the first projector; empty if there is none.
+
+        Raises:
+            FormatError, OSError: it cannot be read.
+        """
+        return gguf_info(read_gguf(self.projectors[0]), verbose) if self.projectors else {}
+
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        return self.header.tensors
+
+    def _capabilities(self) -> Iterator[Capability]:
+        known = set(Capability)
+        yield from (Capability(name) for name in self.config.capabilities if name in known)
+        yield from weights_capabilities(self.header)
+        yield from jinja_capabilities(self.chat_template)
+        if self.projectors:
+            yield Capability.VISION
+        if not self.chat_template:
+            yield from go_capabilities(self.template)
+        if self.config.model_family in _GPT_OSS:
+            yield Capability.THINKING
+
+
+def read_model(
+    name: ModelName,
+    manifest: bytes,
+    modified_at: datetime,
+    blobs: BlobStore,
+    headers: WeightsHeaders | None = None,
+) -> Model:
+    """Read a manifest and its small layers.
+
+    Raises:
+        BlobNotFound: a small layer is not in the store.
+        StoreError: the manifest or a small layer is broken.
+    """
+    parsed = parse_manifest(manifest)
+    texts = _Texts(parsed, blobs)
+    parameters = texts.json_of(MediaType.PARAMS, dict)
+    return Model(
+        name=name,
+        digest=Digest.of(manifest),
+        modified_at=modified_at,
+        manifest=parsed,
+        config=parse_config(blobs.read(parsed.config.digest)),
+        template=texts.text_of(MediaType.TEMPLATE, MediaType.PROMPT),
+        system=texts.text_of(MediaType.SYSTEM),
+        parameters=parameters,
+        messages=tuple(_message(entry) for entry in texts.json_of(MediaType.MESSAGES, list)),
+        licenses=texts.all_of(MediaType.LICENSE),
+        files=_files(parsed, blobs),
+        adapters=_adapters(parsed, blobs),
+        projectors=tuple(
+            blobs.path(layer.digest) for layer in parsed.layers_of(MediaType.PROJECTOR)
+        ),
+        weights_key=_weights_key(parsed),
+        headers=headers or WeightsHeaders(),
+    )
+
+
+class _Texts:
+    """The small layers of a manifest, read from the store."""
+
+    def __init__(self, manifest: Manifest, blobs: BlobStore) -> None:
+        self._manifest = manifest
+        self._blobs = blobs
+
+    def all_of(self, *media_types: str) -> tuple[str, ...]:
+        return tuple(
+            self._blobs.read(layer.digest).decode("utf-8", "replace")
+            for layer in self._manifest.layers_of(*media_types)
+        )
+
+    def text_of(self, *media_types: str) -> str:
+        texts = self.all_of(*media_types)
+        return texts[-1] if texts else ""
+
+    def json_of(self, media_type: MediaType, shape: type) -> Any:
+        layers = self._manifest.layers_of(media_type)
+        if not layers:
+            return shape()
+        what = f"{media_type.rpartition('.')[2]} layer"
+        document = parse_json(self._blobs.read(layers[-1].digest), what)
+        if not isinstance(document, shape):
+            raise StoreError(f"broken {what}: it is not a JSON {shape.__name__}")
+        return document
+
+
+def _message(entry: object) -> Message:
+    """A turn of the example dialogue; Ollama stores no more of it than role and content."""
+    if isinstance(entry, dict):
+        role, content = entry.get("role"), entry.get("content")
+        if isinstance(role, str) and isinstance(content, str):
+            return Message(role=role, content=content)
+    raise StoreError("broken messages layer: a message lacks its role or content")
+
+
+def _files(manifest: Manifest, blobs: BlobStore) -> Mapping[str, Path]:
+    weights = manifest.layers_of(MediaType.MODEL)
+    if weights:
+        return {GGUF_NAME: blobs.path(weights[0].digest)}
+    return {
+        _file_name(layer): blobs.path(layer.digest)
+        for layer in manifest.layers_of(*_REPOSITORY_TYPES)
+    }
+
+
+def _file_name(layer: Layer) -> str:
+    # Ollama keeps each tensor in a safetensors file of its own, named after the tensor.
+    suffix = ".safetensors" if layer.media_type == MediaType.TENSOR else ""
+    return _clean_name(layer.name + suffix)
+
+
+def _clean_name(name: str) -> str:
+    """`name`, which becomes a path on disk; manifests come from anywhere."""
+    path = PurePosixPath(name)
+    is_clean = str(path) == name != "." and not path.is_absolute() and ".." not in path.parts
+    if not is_clean or not name.isprintable() or "\\" in name:
+        raise StoreError(f"broken manifest: {name!r} is not a clean relative path")
+    return name
+
+
+def _adapters(manifest: Manifest, blobs: BlobStore) -> tuple[Mapping[str, Path], ...]:
+    ggufs = [
+        {GGUF_ADAPTER_NAME: blobs.path(layer.digest)}
+        for layer in manifest.layers_of(MediaType.ADAPTER)
+    ]
+    peft: dict[int, dict[str, Path]] = {}
+    for layer in manifest.layers_of(MediaType.ADAPTER_FILE):
+        index, _, name = layer.name.partition("/")
+        if not (index.isascii() and index.isdigit()):
+            raise StoreError(f"broken manifest: {layer.name!r} has no adapter's number")
+        peft.setdefault(int(index), {})[_clean_name(name)] = blobs.path(layer.digest)
+    return (*ggufs, *(peft[index] for index in sorted(peft)))
+
+
+def _weights_key(manifest: Manifest) -> str:
+    weights = manifest.layers_of(MediaType.MODEL)
+    if weights:
+        return str(weights[0].digest)
+    files = manifest.layers_of(*_REPOSITORY_TYPES)
+    if not files:
+        return ""
+    lines = sorted(f"{layer.name} {layer.digest}\n" for layer in files)
+    return str(Digest.of("".join(lines).encode("utf-8", "replace")))

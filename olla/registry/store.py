@@ -1,0 +1,253 @@
+"""ModelStore: names on disk, in Ollama's layout (spec/registry.md section 2).
+
+Reading takes no lock: manifests are replaced whole, and a reader whose blobs were removed
+under it looks again. Changes are made one at a time, across threads and processes (see `disk`).
+Invariant: a manifest is written after its blobs, and a blob is removed only when no manifest
+names it and nobody holds it. All methods block and raise StoreError when the disk refuses.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from olla.errors import BlobNotFound, InvalidName, ModelNotFound, StoreError
+from olla.names import ModelName
+from olla.registry.blobs import BlobStore
+from olla.registry.digest import Digest
+from olla.registry.disk import (
+    TEMPORARY_PREFIX,
+    Hold,
+    StoreLocks,
+    disk_errors,
+    sync_directory,
+    write_atomically,
+)
+from olla.registry.manifest import parse_manifest
+from olla.registry.model import Model, read_model
+from olla.registry.weights import WeightsHeaders
+
+_NAME_PARTS = 4
+_DIGESTS = re.compile(rb"sha256[:-]([0-9a-fA-F]{64})")
+
+_log = logging.getLogger(__name__)
+
+
+class ModelStore:
+    def __init__(self, root: Path, prune: bool = True) -> None:
+        """`root` need not exist. Without `prune`, blobs go only when a model is deleted."""
+        self.blobs = BlobStore(root)
+        self._manifests = root / "manifests"
+        self._locks = StoreLocks(root)
+        self._headers = WeightsHeaders()
+        self._prune = prune
+
+    def resolve(self, name: ModelName) -> Model:
+        """Find a model, whatever case its name is in.
+
+        Raises:
+            ModelNotFound: there is none of that name.
+            StoreError: its manifest or one of its small layers is broken or missing.
+        """
+        with disk_errors(f"cannot read model {name}"):
+            return self._read(self._find(name))
+
+    def find(self, name: ModelName) -> ModelName:
+        """`name` in the spelling of the store, as far as something there differs only in case."""
+        with disk_errors("cannot read the model store"):
+            return self._find(name)
+
+    def list(self) -> tuple[Model, ...]:
+        """Every model that can be read, the newest first."""
+        with disk_errors("cannot read the model store"):
+            models = [model for name in self._names() if (model := self._read_or_warn(name))]
+        return tuple(sorted(models, key=lambda model: -int(model.modified_at.timestamp())))
+
+    def put(self, name: ModelName, manifest: bytes) -> None:
+        """Make `name` stand for this manifest, whose blobs are all in the store.
+
+        Raises:
+            StoreError: it is no manifest, or one of its blobs is not there.
+        """
+        with self._changing(f"cannot write model {name}"):
+            self._put(self._find(name), manifest)
+
+    def copy(self, source: ModelName, destination: ModelName) -> None:
+        """Let `destination` stand for what `source` does.
+
+        Raises:
+            ModelNotFound: there is no `source`.
+        """
+        with self._changing(f"cannot copy model {source}"):
+            found = self._find(source)
+            manifest = self._manifest(found)
+            target = self._find(destination)
+            if target != found:
+                self._put(target, manifest)
+
+    def delete(self, name: ModelName) -> None:
+        """Remove a model, and the blobs that nothing else needs.
+
+        Raises:
+            ModelNotFound: there is none of that name.
+        """
+        with self._changing(f"cannot delete model {name}"):
+            path = self._path(self._find(name))
+            removed = _digests(self._manifest(name, path))
+            needed = self._needed(besides=path)
+            path.unlink()
+            self._remove_empty(path.parent)
+            self._remove_blobs(removed - needed)
+
+    def prune(self) -> int:
+        """Clean up as the server does at its start; return how many blob files were removed.
+
+        With a broken manifest in the store nothing is removed, as nobody knows what it needs.
+        """
+        with self._changing("cannot prune the model store"):
+            self.blobs.rename_old_names()
+            if not self._prune or self._has_broken_manifest():
+                return 0
+            self._remove_leftovers()
+            return self.blobs.remove_stale(self._needed())
+
+    def hold(self) -> AbstractContextManager[Hold]:
+        """For `with`: blobs added to the hold stay, whoever deletes or prunes meanwhile."""
+        return self._locks.hold()
+
+    @contextmanager
+    def _changing(self, action: str) -> Iterator[None]:
+        with disk_errors(action), self._locks.exclusive():
+            yield
+
+    def _find(self, name: ModelName) -> ModelName:
+        if self._path(name).is_file():
+            return name
+        closest = max(self._names(), key=lambda stored: _likeness(stored, name), default=name)
+        same, _ = _likeness(closest, name)
+        return ModelName(*closest.path.parts[:same], *name.path.parts[same:], scheme=name.scheme)
+
+    def _names(self) -> Iterator[ModelName]:
+        for path in self._paths():
+            try:
+                yield ModelName.from_path(PurePosixPath(path.relative_to(self._manifests)))
+            except InvalidName:
+                _log.warning("not a model name file=%s", path)
+
+    def _paths(self) -> list[Path]:
+        """Every file where a manifest may be. Directories may vanish while we look."""
+        paths = [self._manifests]
+        for _ in range(_NAME_PARTS):
+            paths = [entry for path in paths for entry in _entries(path)]
+        return [path for path in paths if path.is_file()]
+
+    def _path(self, name: ModelName) -> Path:
+        return self._manifests / name.path
+
+    def _read(self, name: ModelName) -> Model:
+        path = self._path(name)
+        while True:
+            data = self._manifest(name, path)
+            try:
+                changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).astimezone()
+                return read_model(name, data, changed, self.blobs, self._headers)
+            except FileNotFoundError:
+                continue  # deleted since we read it: the next look says so
+            except BlobNotFound as error:
+                if self._manifest(name, path) == data:
+                    raise StoreError(f"model {name} is broken: {error}") from error
+
+    def _read_or_warn(self, name: ModelName) -> Model | None:
+        try:
+            return self._read(name)
+        except ModelNotFound:
+            return None
+        except (StoreError, OSError) as error:
+            _log.warning("skipped model name=%s error=%s", name.full, error)
+            return None
+
+    def _manifest(self, name: ModelName, path: Path | None = None) -> bytes:
+        try:
+            return (path or self._path(name)).read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ModelNotFound(name.short) from error
+
+    def _put(self, name: ModelName, manifest: bytes) -> None:
+        for layer in parse_manifest(manifest).blobs:
+            self._check_blob(layer.digest, layer.size_bytes)
+        path = self._path(name)
+        unused: frozenset[Digest] = frozenset()
+        if self._prune and path.is_file():
+            unused = _digests(path.read_bytes()) - self._needed(besides=path) - _digests(manifest)
+        write_atomically(path, manifest)
+        self._remove_blobs(unused)
+
+    def _check_blob(self, digest: Digest, size_bytes: int) -> None:
+        try:
+            stored_bytes = self.blobs.size_bytes(digest)
+        except BlobNotFound as error:
+            raise StoreError(f"cannot write manifest: {error}") from error
+        if stored_bytes != size_bytes:
+            raise StoreError(
+                f"cannot write manifest: blob {digest} has {stored_bytes} bytes, not {size_bytes}"
+            )
+
+    def _needed(self, besides: Path | None = None) -> frozenset[Digest]:
+        """Blobs that a manifest names, broken ones too as far as they go, or that are held."""
+        needed: set[Digest] = set(self._locks.held())
+        for path in self._paths():
+            if path != besides:
+                needed |= _digests(path.read_bytes())
+        return frozenset(needed)
+
+    def _remove_blobs(self, digests: frozenset[Digest]) -> None:
+        for digest in digests:
+            self.blobs.remove(digest)
+
+    def _has_broken_manifest(self) -> bool:
+        for name in self._names():
+            try:
+                parse_manifest(self._manifest(name))
+            except StoreError as error:
+                _log.warning("nothing is pruned name=%s error=%s", name.full, error)
+                return True
+        return False
+
+    def _remove_leftovers(self) -> None:
+        """What a process that died while it wrote left among the manifests."""
+        for path in sorted(self._manifests.rglob("*"), reverse=True):
+            if path.name.startswith(TEMPORARY_PREFIX):
+                path.unlink()
+            elif path.is_dir():
+                self._remove_empty(path)
+
+    def _remove_empty(self, directory: Path) -> None:
+        """Remove a directory and those it lies in, up to `manifests`, as far as they are empty."""
+        with suppress(OSError):  # ENOTEMPTY: where this ends
+            while directory != self._manifests:
+                directory.rmdir()
+                directory = directory.parent
+        sync_directory(directory)
+
+
+def _likeness(stored: ModelName, name: ModelName) -> tuple[int, int]:
+    """How many parts of two names agree from the left when case is ignored, and when it is not."""
+    pairs = list(zip(stored.path.parts, name.path.parts, strict=True))
+    folded = [left.lower() == right.lower() for left, right in pairs]
+    same = folded.index(False) if False in folded else len(folded)
+    return same, sum(left == right for left, right in pairs[:same])
+
+
+def _entries(directory: Path) -> list[Path]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(directory.iterdir())
+    return []
+
+
+def _digests(manifest: bytes) -> frozenset[Digest]:
+    """Every digest in a manifest, even one that is broken elsewhere."""
+    return frozenset(Digest(match.decode().lower()) for match in _DIGESTS.findall(manifest))
