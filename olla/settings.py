@@ -84,6 +84,7 @@ class Settings:
     prune: bool = True
     history: bool = True
     autostart: bool = True
+    colour: bool = True
     debug: bool = False
     dtype: str = "auto"
     device: str = "auto"
@@ -111,6 +112,7 @@ class Settings:
             prune=not env.read("NOPRUNE", _flag, False),
             history=not env.read("NOHISTORY", _flag, False),
             autostart=env.read("AUTOSTART", _flag, True),
+            colour=not environ.get("NO_COLOR"),  # https://no-color.org
             debug=env.read("DEBUG", _flag, False),
             dtype=env.read("DTYPE", _dtype, "auto"),
             device=env.read("DEVICE", str, "auto"),

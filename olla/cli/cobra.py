@@ -1,0 +1,197 @@
+"""click, speaking as Ollama's command line does: its flags, argument counts and error texts.
+
+Knows nothing about any one command. Scripts match on these texts (spec/cli.md section 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
+
+import click
+
+# How each command's help explains the environment; olla/settings.py reads it.
+ENVIRONMENT: Mapping[str, str] = {
+    "OLLA_HOST": "Address of the server (default 127.0.0.1:11434)",
+    "OLLA_HOME": "Folder of the models, the history and the logs (default ~/.olla)",
+    "OLLA_MODELS": "Folder of the models (default $OLLA_HOME/models)",
+    "OLLA_AUTOSTART": "0: never start the server in the background",
+    "OLLA_NOHISTORY": "1: do not keep what is typed at the prompt",
+    "OLLA_KEEP_ALIVE": 'How long models stay loaded (default "5m")',
+    "OLLA_LOAD_TIMEOUT": 'How long loading a model may take (default "5m")',
+    "OLLA_CONTEXT_LENGTH": "Context length unless a model or request says otherwise",
+    "OLLA_MAX_LOADED_MODELS": "Most models loaded at once (default 3)",
+    "OLLA_MAX_QUEUE": "Most requests that may wait (default 512)",
+    "OLLA_ORIGINS": "Origins, beside those on this machine, whose web pages may ask",
+    "OLLA_NOPRUNE": "1: do not remove unused files when the server starts",
+    "OLLA_DTYPE": "Precision of the computation: auto, float32, bfloat16, float16",
+    "OLLA_DEVICE": 'Device that models run on, such as "cpu" or "cuda:0"',
+    "OLLA_NUM_THREADS": "CPU threads of a runner (default: every core)",
+    "OLLA_DEBUG": "1: log more",
+    "NO_COLOR": "1: no colours",
+}
+CLIENT_ENVIRONMENT = ("OLLA_HOST", "OLLA_HOME", "OLLA_AUTOSTART")
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Arity:
+    """How many arguments a command takes, and how it says that the count is wrong."""
+
+    least: int
+    most: int | None
+
+    def complaint(self, given: int) -> str:
+        """Why `given` arguments are refused; "" when they are not."""
+        if self.least <= given and (self.most is None or given <= self.most):
+            return ""
+        if self.most == self.least:
+            return f"accepts {self.least} arg(s), received {given}"
+        if given < self.least:
+            return f"requires at least {self.least} arg(s), only received {given}"
+        return f"accepts at most {self.most} arg(s), received {given}"
+
+
+def exactly(count: int) -> Arity:
+    return Arity(least=count, most=count)
+
+
+def at_least(count: int) -> Arity:
+    return Arity(least=count, most=None)
+
+
+def at_most(count: int) -> Arity:
+    return Arity(least=0, most=count)
+
+
+class Command(click.Command):
+    """A command that counts its arguments itself. Its click arguments are never required."""
+
+    def __init__(
+        self,
+        *args: Any,
+        arity: Arity,
+        environment: tuple[str, ...],
+        bare: Mapping[str, str],
+        **kwargs: Any,
+    ) -> None:
+        kwargs["context_settings"] = {**_CONTEXT, "allow_extra_args": True}
+        super().__init__(*args, **kwargs)
+        self._arity = arity
+        self._environment = environment
+        self._bare = bare
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, list(self._fill_bare(args)))
+        given = len(ctx.args) + sum(
+            _count(ctx.params[param.name])
+            for param in self.params
+            if isinstance(param, click.Argument) and param.name
+        )
+        complaint = self._arity.complaint(given)
+        if complaint:
+            raise click.UsageError(complaint, ctx)
+        return rest
+
+    def _fill_bare(self, args: Sequence[str]) -> Iterator[str]:
+        """`--think` -> `--think=true`: such a flag takes a value only when one is attached."""
+        end = args.index("--") if "--" in args else len(args)
+        for position, arg in enumerate(args):
+            is_bare = position < end and arg in self._bare
+            yield f"{arg}={self._bare[arg]}" if is_bare else arg
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_environment(self._environment, formatter)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandPlace:
+    """Where a command is, as `module:attribute`, and its line in the help of the group."""
+
+    target: str
+    summary: str
+
+
+class Group(click.Group):
+    """The root command: imports the one command that runs, and has aliases help does not list."""
+
+    def __init__(
+        self,
+        *args: Any,
+        places: Mapping[str, CommandPlace],
+        aliases: Mapping[str, str],
+        **kwargs: Any,
+    ) -> None:
+        kwargs["context_settings"] = _CONTEXT
+        super().__init__(*args, **kwargs)
+        self._places = places
+        self._aliases = aliases
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._places)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = self._places.get(self._aliases.get(cmd_name, cmd_name))
+        if place is None:
+            return None
+        module, _, attribute = place.target.partition(":")
+        found = getattr(import_module(module), attribute)
+        assert isinstance(found, click.Command)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:
+            raise click.UsageError(f'unknown command "{args[0]}" for "{ctx.info_name}"', ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.summary) for name, place in self._places.items()])
+
+
+def command(
+    name: str,
+    arity: Arity,
+    environment: tuple[str, ...] = CLIENT_ENVIRONMENT,
+    bare: Mapping[str, str] = MappingProxyType({}),
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """`bare`: the value of each option that may stand without one."""
+    return click.command(name, cls=Command, arity=arity, environment=environment, bare=bare)
+
+
+def error_text(error: click.ClickException) -> str:
+    """What Ollama's command line would say."""
+    match error:
+        case click.NoSuchOption(option_name=name):
+            return f"unknown flag: {name}" if name.startswith("--") else _unknown_short(name)
+        case click.BadOptionUsage(option_name=name, ctx=ctx) if not _is_flag(ctx, name):
+            short = "" if name.startswith("--") else f"'{name[1:]}' in "
+            return f"flag needs an argument: {short}{name}"
+        case _:
+            return error.format_message()
+
+
+def _unknown_short(name: str) -> str:
+    return f"unknown shorthand flag: '{name[1:]}' in {name}"
+
+
+def _is_flag(ctx: click.Context | None, name: str) -> bool:
+    return ctx is not None and any(
+        isinstance(param, click.Option) and param.is_flag and name in param.opts
+        for param in ctx.command.params
+    )
+
+
+def _count(value: object) -> int:
+    return len(value) if isinstance(value, tuple) else int(value is not None)
+
+
+def _write_environment(names: tuple[str, ...], formatter: click.HelpFormatter) -> None:
+    if names:
+        with formatter.section("Environment"):
+            formatter.write_dl([(name, ENVIRONMENT[name]) for name in names])

@@ -1,0 +1,163 @@
+"""`olla create`: a Modelfile, or --from and --adapter, into the daemon's create request.
+
+Paths become blobs here, hashed and uploaded: the daemon never opens a path that a caller names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import click
+
+from olla.cli.cobra import command, exactly
+from olla.cli.daemon import connect
+from olla.cli.terminal import Show, progress_bars
+from olla.client import Client
+from olla.errors import BadInput, InvalidName
+from olla.modelfile.files import collect_adapter, collect_files, expand
+from olla.modelfile.parse import Command, CommandName, Modelfile, parse_modelfile
+from olla.names import ModelName
+from olla.requests import CreateRequest, Progress
+from olla.settings import Settings
+
+_DEFAULT_FILE = "Modelfile"
+_CHUNK_BYTES = 1 << 20
+_PATH_STARTS = ("/", "./", "../", "~")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The request but for its blobs, and the files on disk that become them."""
+
+    request: CreateRequest
+    files: Mapping[str, Path] = field(default_factory=dict)
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+
+
+@command("create", exactly(1))
+@click.argument("model", required=False)
+@click.option("-f", "--file", metavar="PATH", help='Modelfile to read (default "Modelfile").')
+@click.option("--from", "base", metavar="BASE", help="Model, file or folder, without a Modelfile.")
+@click.option("--adapter", metavar="PATH", help="Adapter to lay over BASE: a folder of peft's.")
+@click.pass_obj
+def create(
+    settings: Settings, model: str, file: str | None, base: str | None, adapter: str | None
+) -> None:
+    """Create a model
+
+    From a Modelfile, or from BASE and an adapter. Weights are copied into the server's store.
+    """
+    _check_name(model)
+    if base or adapter:
+        modelfile, folder = _from_options(file, base, adapter), Path.cwd()
+    else:
+        modelfile, folder = _read_modelfile(file)
+    for warning in modelfile.warnings:
+        click.echo(warning, err=True)
+    recipe = read_recipe(model, modelfile, folder)
+    client = connect(settings)
+    with progress_bars() as show:
+        for progress in client.create(_upload(client, recipe, show)):
+            show(progress)
+
+
+def read_recipe(model: str, modelfile: Modelfile, folder: Path) -> Recipe:
+    """Find the files that FROM and ADAPTER mean; paths are relative to `folder`.
+
+    Raises:
+        BadInput: a path that does not exist, or is no model; a command that is not supported.
+    """
+    if modelfile.drafts:
+        raise BadInput("DRAFT is not supported")
+    base, files = "", dict[str, Path]()
+    for text in modelfile.bases:
+        path = expand(text, folder)
+        if path.exists():
+            files |= collect_files(path)
+        elif text.startswith(_PATH_STARTS):
+            raise BadInput(f"{text}: no such file or directory")
+        else:
+            base = text
+    adapter = modelfile.adapter
+    adapters = collect_adapter(expand(adapter, folder)) if adapter else {}
+    return Recipe(_request(model, base, modelfile), files, adapters)
+
+
+def _request(model: str, base: str, modelfile: Modelfile) -> CreateRequest:
+    return CreateRequest(
+        model=model,
+        base=base,
+        template=modelfile.template,
+        system=modelfile.system,
+        renderer=modelfile.renderer,
+        parser=modelfile.parser,
+        requires=modelfile.requires,
+        licenses=modelfile.licenses,
+        parameters=modelfile.parameters,
+        messages=modelfile.messages,
+    )
+
+
+def _check_name(model: str) -> None:
+    try:
+        ModelName.parse(model)
+    except InvalidName as error:
+        raise BadInput(f"invalid model name: {model}") from error
+
+
+def _from_options(file: str | None, base: str | None, adapter: str | None) -> Modelfile:
+    if file:
+        raise click.UsageError("--file cannot be used with --from or --adapter")
+    if not base:
+        raise click.UsageError("--adapter needs --from, the model that it was made for")
+    commands = [Command(CommandName.MODEL, base)]
+    if adapter:
+        commands.append(Command(CommandName.ADAPTER, adapter))
+    return Modelfile(tuple(commands))
+
+
+def _read_modelfile(file: str | None) -> tuple[Modelfile, Path]:
+    """The Modelfile and its folder; without one, whatever model the current folder holds."""
+    path = Path(file or _DEFAULT_FILE).absolute()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        if file:
+            raise BadInput("specified Modelfile wasn't found") from error
+        return Modelfile((Command(CommandName.MODEL, "."),)), path.parent
+    return parse_modelfile(data), path.parent
+
+
+def _upload(client: Client, recipe: Recipe, show: Show) -> CreateRequest:
+    """Bring every file to the daemon; the request names them by digest."""
+    show(Progress("gathering model components"))
+
+    def upload(paths: Mapping[str, Path]) -> dict[str, str]:
+        return {name: _upload_file(client, path, show) for name, path in paths.items()}
+
+    return replace(recipe.request, files=upload(recipe.files), adapters=upload(recipe.adapters))
+
+
+def _upload_file(client: Client, path: Path, show: Show) -> str:
+    size_bytes = path.stat().st_size
+    digest = _hash_file(path, size_bytes, show)
+
+    def report(sent_bytes: int) -> None:
+        show(Progress(f"copying file {digest}", digest, size_bytes, sent_bytes))
+
+    client.upload_blob(digest, path, report)
+    return digest
+
+
+def _hash_file(path: Path, size_bytes: int, show: Show) -> str:
+    sha256 = hashlib.sha256()
+    hashed_bytes = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            sha256.update(chunk)
+            hashed_bytes += len(chunk)
+            show(Progress(f"hashing {path.name}", "", size_bytes, hashed_bytes))
+    return f"sha256:{sha256.hexdigest()}"

@@ -1,0 +1,124 @@
+"""The commands about stored and running models that answer at once: list, ps, stop, cp, rm."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+
+from olla.cli.cobra import at_least, at_most, command, exactly
+from olla.cli.daemon import connect
+from olla.cli.terminal import waiting
+from olla.cli.text import format_columns, format_size, format_time
+from olla.client import Client
+from olla.client.replies import ListedModel, RunningModel
+from olla.errors import ApiError
+from olla.settings import Settings
+
+
+@command("list", at_most(1))
+@click.argument("prefix", required=False)
+@click.pass_obj
+def list_models(settings: Settings, prefix: str | None) -> None:
+    """List the models
+
+    With PREFIX, only those whose name starts with it. Also: olla ls.
+    """
+    wanted = (prefix or "").lower()
+    models = connect(settings).list()
+    rows = [_list_row(model) for model in models if model.name.lower().startswith(wanted)]
+    _show_table(("NAME", "ID", "SIZE", "MODIFIED"), rows)
+
+
+@command("ps", at_most(1))
+@click.argument("prefix", required=False)
+@click.pass_obj
+def ps(settings: Settings, prefix: str | None) -> None:
+    """List the running models
+
+    With PREFIX, only those whose name starts with it.
+    """
+    models = connect(settings).running()
+    rows = [_ps_row(model) for model in models if model.name.startswith(prefix or "")]
+    _show_table(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows)
+
+
+@command("stop", exactly(1))
+@click.argument("model", required=False)
+@click.pass_obj
+def stop(settings: Settings, model: str) -> None:
+    """Take a running model out of memory"""
+    client = connect(settings)
+    try:
+        with waiting():
+            client.unload(model)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        raise ApiError(f'couldn\'t find model "{model}" to stop', error.status) from error
+
+
+@command("cp", exactly(2))
+@click.argument("source", required=False)
+@click.argument("destination", required=False)
+@click.pass_obj
+def cp(settings: Settings, source: str, destination: str) -> None:
+    """Copy a model"""
+    connect(settings).copy(source, destination)
+    click.echo(f"copied '{source}' to '{destination}'")
+
+
+@command("rm", at_least(1))
+@click.argument("models", nargs=-1, metavar="MODEL...")
+@click.pass_obj
+def rm(settings: Settings, models: tuple[str, ...]) -> None:
+    """Remove models"""
+    client = connect(settings)
+    for model in models:
+        _unload_quietly(client, model)
+        client.delete(model)
+        click.echo(f"deleted '{model}'")
+
+
+def _unload_quietly(client: Client, model: str) -> None:
+    try:
+        client.unload(model)
+    except ApiError as error:
+        if error.status != 404:
+            click.echo(f"Warning: unable to stop model '{model}'", err=True)
+
+
+def _list_row(model: ListedModel) -> tuple[str, ...]:
+    size = "-" if model.is_remote else format_size(model.size_bytes)
+    modified = format_time(model.modified_at, datetime.now(UTC))
+    return (model.name, model.digest[:12], size, modified)
+
+
+def _ps_row(model: RunningModel) -> tuple[str, ...]:
+    now = datetime.now(UTC)
+    until = "Stopping..." if model.expires_at < now else format_time(model.expires_at, now)
+    return (
+        model.name,
+        model.digest[:12],
+        format_size(model.size_bytes),
+        format_processor(model.size_bytes, model.vram_bytes),
+        str(model.context_length),
+        until,
+    )
+
+
+def format_processor(size_bytes: int, vram_bytes: int) -> str:
+    """Where the model is: `100% CPU`, `100% GPU`, or `48%/52% CPU/GPU`."""
+    if vram_bytes == 0:
+        return "100% CPU"
+    if vram_bytes > size_bytes:
+        return "Unknown"
+    if vram_bytes == size_bytes:
+        return "100% GPU"
+    cpu = round((size_bytes - vram_bytes) / size_bytes * 100)
+    return f"{cpu}%/{100 - cpu}% CPU/GPU"
+
+
+def _show_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    for line in format_columns([header, *rows]):
+        click.echo(line)

@@ -1,0 +1,144 @@
+"""The prompt: entries come in, replies go out, the conversation grows. On prompt_toolkit.
+
+The only module that imports it, and imported only when a person is at the terminal. A reply
+that is interrupted or fails leaves the conversation as it was before the question.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import click
+from prompt_toolkit import PromptSession
+from prompt_toolkit.history import History
+
+from olla.cli.reply import View, show_reply
+from olla.cli.slash import TRIPLE_QUOTE, Conversation, run_slash
+from olla.cli.terminal import waiting
+from olla.client import Client
+from olla.client.replies import ReplySettings, ShownModel
+from olla.errors import ClientError
+from olla.messages import Message
+from olla.settings import Settings
+
+NUM_HISTORY_LINES = 100
+
+_PROMPT, _CONTINUATION = ">>> ", "... "
+_GREY = "fg:ansibrightblack"
+
+
+def converse(
+    client: Client, reply: ReplySettings, shown: ShownModel, view: View, settings: Settings
+) -> None:
+    """Load the model and talk until the person leaves."""
+    with waiting():
+        client.load(reply)
+    _show_stored(shown)
+    conversation = Conversation(client, reply, view, keeps_history=settings.history)
+    reader = EntryReader(settings.home / "history", lambda: conversation.keeps_history)
+    while (entry := reader.read()) is not None:
+        if not entry.startswith("/"):
+            _ask(conversation, entry)
+        elif not _obey(conversation, entry):
+            return
+
+
+def _show_stored(shown: ShownModel) -> None:
+    for message in shown.messages:
+        mark = _PROMPT if message.role == "user" else ""
+        click.echo(f"{mark}{message.content}" + ("" if mark else "\n"))
+
+
+def _obey(conversation: Conversation, entry: str) -> bool:
+    try:
+        return run_slash(conversation, entry)
+    except ClientError as error:
+        click.echo(f"error: {error}", err=True)
+        return True
+
+
+def _ask(conversation: Conversation, text: str) -> None:
+    messages = (*conversation.messages, Message("user", text))
+    try:
+        chunks = conversation.client.chat(conversation.settings, messages)
+        answer = show_reply(chunks, conversation.view)
+    except KeyboardInterrupt:
+        click.echo("\n")
+    except ClientError as error:
+        click.echo(f"error: {error}", err=True)
+    else:
+        conversation.messages = [*messages, Message("assistant", answer)]
+
+
+class EntryReader:
+    """Reads entries: a line, or the lines between triple quotes."""
+
+    def __init__(self, history: Path, is_kept: Callable[[], bool]) -> None:
+        self._session: PromptSession[str] = PromptSession(history=SavedHistory(history, is_kept))
+
+    def read(self) -> str | None:
+        """The next entry that is not blank; None when the person leaves."""
+        while True:
+            try:
+                entry = self._read_entry()
+            except KeyboardInterrupt:
+                if not self._session.default_buffer.text:
+                    click.echo("\nUse Ctrl + d or /bye to exit.")
+            except EOFError:
+                click.echo()
+                return None
+            else:
+                if entry:
+                    return entry
+
+    def _read_entry(self) -> str:
+        line = self._read_line(_PROMPT, "Send a message (/? for help)").strip()
+        opening, quoted = _split_quoted(line)
+        if quoted is None:
+            return line
+        while not quoted.endswith(TRIPLE_QUOTE):
+            quoted += "\n" + self._read_line(_CONTINUATION, "Press Enter to send").rstrip()
+        text = quoted.removesuffix(TRIPLE_QUOTE)
+        return f"{opening}{TRIPLE_QUOTE}{text}{TRIPLE_QUOTE}" if opening else text
+
+    def _read_line(self, prompt: str, placeholder: str) -> str:
+        return self._session.prompt(prompt, placeholder=[(_GREY, placeholder)])
+
+
+def _split_quoted(line: str) -> tuple[str, str | None]:
+    """What stands before the triple quotes that open an entry, and what follows them so far."""
+    for opening in ("", "/set system "):
+        if line.startswith(opening + TRIPLE_QUOTE):
+            return opening, line.removeprefix(opening + TRIPLE_QUOTE)
+    return "", None
+
+
+class SavedHistory(History):
+    """The last lines typed, one a line in a file that only its owner reads."""
+
+    def __init__(self, path: Path, is_kept: Callable[[], bool]) -> None:
+        super().__init__()
+        self._path = path
+        self._is_kept = is_kept
+
+    def load_history_strings(self) -> Iterable[str]:
+        return reversed(self._lines())
+
+    def store_string(self, string: str) -> None:
+        if not self._is_kept():
+            return
+        lines = [*self._lines(), *string.splitlines()][-NUM_HISTORY_LINES:]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # mkstemp makes the file 0600, and the rename leaves no moment without a history.
+        handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".history-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        Path(temporary).replace(self._path)
+
+    def _lines(self) -> list[str]:
+        if not self._path.exists():
+            return []
+        return self._path.read_text(encoding="utf-8", errors="replace").splitlines()

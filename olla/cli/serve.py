@@ -1,0 +1,62 @@
+"""`olla serve` and `olla shutdown`: the daemon in this process, and its end."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from olla.cli.cobra import command, exactly
+from olla.cli.daemon import POLL_S
+from olla.client import Client
+from olla.errors import ClientError
+from olla.settings import Settings
+
+STOP_TIMEOUT_S = 15.0
+_ENVIRONMENT = (
+    "OLLA_HOST",
+    "OLLA_HOME",
+    "OLLA_MODELS",
+    "OLLA_KEEP_ALIVE",
+    "OLLA_LOAD_TIMEOUT",
+    "OLLA_CONTEXT_LENGTH",
+    "OLLA_MAX_LOADED_MODELS",
+    "OLLA_MAX_QUEUE",
+    "OLLA_ORIGINS",
+    "OLLA_NOPRUNE",
+    "OLLA_DTYPE",
+    "OLLA_DEVICE",
+    "OLLA_NUM_THREADS",
+    "OLLA_DEBUG",
+)
+
+
+@command("serve", exactly(0), _ENVIRONMENT)
+@click.pass_obj
+def serve(settings: Settings) -> None:
+    """Start the server
+
+    It listens on OLLA_HOST until Ctrl-C or `olla shutdown`, and logs to stderr.
+    """
+    from olla.server.app import serve as serve_forever  # noqa: PLC0415 - aiohttp
+
+    serve_forever(settings)
+
+
+@command("shutdown", exactly(0), ("OLLA_HOST",))
+@click.pass_obj
+def shutdown(settings: Settings) -> None:
+    """Stop the server
+
+    Running replies end with an error. Returns when the address is free again.
+    """
+    client = Client(settings.address)
+    if not client.is_reachable():
+        click.echo("olla is not running")
+        return
+    client.shutdown()
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while client.is_reachable():
+        if time.monotonic() > deadline:
+            raise ClientError(f"olla still answers {STOP_TIMEOUT_S:.0f} seconds after the shutdown")
+        time.sleep(POLL_S)

@@ -1,0 +1,240 @@
+"""The commands of the prompt that begin with a slash, and the conversation that they change.
+
+Knows nothing about keys and lines: a whole entry comes in, text goes to stdout or stderr. The
+texts are spec/cli.md section 5.1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import click
+
+from olla.cli.reply import View
+from olla.cli.show import format_info
+from olla.client import Client
+from olla.client.replies import ReplySettings, ShownModel
+from olla.errors import InvalidOption
+from olla.messages import Message
+from olla.options import OPTION_SPECS, Kind, parse_parameter
+
+TRIPLE_QUOTE = '"""'
+
+_HELP = """\
+Available Commands:
+  /set            Set session variables
+  /show           Show model information
+  /clear          Clear session context
+  /bye            Exit
+  /?, /help       Help for a command
+  /? shortcuts    Help for keyboard shortcuts
+
+Use \""" to begin a multi-line message.
+"""
+_HELP_SET = """\
+Available Commands:
+  /set parameter ...     Set a parameter
+  /set system <string>   Set system message
+  /set history           Enable history
+  /set nohistory         Disable history
+  /set wordwrap          Enable wordwrap
+  /set nowordwrap        Disable wordwrap
+  /set format json       Enable JSON mode
+  /set noformat          Disable formatting
+  /set verbose           Show LLM stats
+  /set quiet             Disable LLM stats
+"""
+_HELP_SHOW = """\
+Available Commands:
+  /show info         Show details for this model
+  /show license      Show model license
+  /show modelfile    Show Modelfile for this model
+  /show parameters   Show parameters for this model
+  /show system       Show system message
+  /show template     Show prompt template
+"""
+_HELP_SHORTCUTS = """\
+Available keyboard shortcuts:
+  Ctrl + a            Move to the beginning of the line (Home)
+  Ctrl + e            Move to the end of the line (End)
+  Alt + b, Alt + f    Move back or forward by one word
+  Ctrl + k            Delete from the cursor to the end of the line
+  Ctrl + u            Delete from the cursor to the beginning of the line
+  Ctrl + w            Delete the word before the cursor
+  Ctrl + l            Clear the screen
+  Ctrl + c            Stop the model from responding
+  Ctrl + d            Exit (/bye)
+"""
+_HELPS = {"set": _HELP_SET, "show": _HELP_SHOW, "shortcuts": _HELP_SHORTCUTS}
+_NO_PARAMETERS = "No additional parameters were specified for this model."
+_EMPTY_PARTS = {
+    "license": "No license was specified for this model.",
+    "system": "No system message was specified for this model.",
+    "template": "No prompt template was specified for this model.",
+}
+
+
+@dataclass(slots=True)
+class Conversation:
+    """What was said, and what was set, at one prompt."""
+
+    client: Client
+    settings: ReplySettings
+    view: View
+    keeps_history: bool = True
+    system: str = ""
+    messages: list[Message] = field(default_factory=list)
+
+    def set_system(self, text: str) -> None:
+        """A system message directly before is replaced, so the last of several counts."""
+        self.system = text
+        if self.messages and self.messages[-1].role == "system":
+            self.messages.pop()
+        self.messages.append(Message("system", text))
+
+    def clear(self) -> None:
+        self.messages = [Message("system", self.system)] if self.system else []
+
+
+def run_slash(conversation: Conversation, entry: str) -> bool:
+    """Obey one entry; False when it ends the conversation."""
+    words = entry.split()
+    if entry.startswith(("/bye", "/exit")):
+        return False
+    for prefix, act in _COMMANDS.items():
+        if entry.startswith(prefix):
+            act(conversation, words[1:], entry)
+            return True
+    _unknown(words[0])
+    return True
+
+
+def _help(_conversation: Conversation, args: list[str], _entry: str) -> None:
+    _tell(_HELPS.get(args[0] if args else "", _HELP))
+
+
+def _clear(conversation: Conversation, _args: list[str], _entry: str) -> None:
+    conversation.clear()
+    click.echo("Cleared session context")
+
+
+def _set(conversation: Conversation, args: list[str], entry: str) -> None:
+    match args:
+        case []:
+            _tell(_HELP_SET)
+        case ["parameter", name, *values] if values:
+            _set_parameter(conversation, name, values)
+        case ["parameter", *_]:
+            _tell(_parameter_help())
+        case ["system", *texts]:
+            _set_system(conversation, entry if texts else "")
+        case ["history" | "nohistory" as mode]:
+            conversation.keeps_history = mode == "history"
+        case ["format", *formats]:
+            _set_format(conversation, formats)
+        case ["noformat"]:
+            conversation.settings = replace(conversation.settings, format=None)
+            click.echo("Disabled format.")
+        case [mode, *_] if mode in _VIEWS:
+            name, value = _VIEWS[mode]
+            conversation.view = replace(conversation.view, **{name: value})
+            click.echo(f"Set '{mode}' mode.")
+        case [unknown, *_]:
+            _unknown(f"/set {unknown}")
+
+
+_VIEWS = {
+    "wordwrap": ("word_wrap", True),
+    "nowordwrap": ("word_wrap", False),
+    "verbose": ("verbose", True),
+    "quiet": ("verbose", False),
+}
+
+
+def _set_parameter(conversation: Conversation, name: str, values: list[str]) -> None:
+    try:
+        value: object = parse_parameter(name, values[0])
+    except InvalidOption as error:
+        click.echo(f"Couldn't set parameter: {json.dumps(str(error), ensure_ascii=False)}")
+        return
+    if OPTION_SPECS[name].kind is Kind.STRINGS:
+        value = values
+    options = {**conversation.settings.options, name: value}
+    conversation.settings = replace(conversation.settings, options=options)
+    click.echo(f"Set parameter '{name}' to '{', '.join(values)}'")
+
+
+def _set_system(conversation: Conversation, entry: str) -> None:
+    text = entry.partition("system")[2].strip()
+    if not text:
+        _tell(_HELP_SET)
+        return
+    if text.startswith(TRIPLE_QUOTE):
+        text = text.removeprefix(TRIPLE_QUOTE).removesuffix(TRIPLE_QUOTE)
+    conversation.set_system(text)
+    click.echo("Set system message.")
+
+
+def _set_format(conversation: Conversation, formats: list[str]) -> None:
+    if formats != ["json"]:
+        click.echo("Invalid or missing format. For 'json' mode use '/set format json'")
+        return
+    conversation.settings = replace(conversation.settings, format="json")
+    click.echo("Set format to 'json' mode.")
+
+
+def _show(conversation: Conversation, args: list[str], _entry: str) -> None:
+    part = args[0] if args else ""
+    if part not in {"info", "modelfile", "parameters", *_EMPTY_PARTS}:
+        _unknown(f"/show {part}") if part else _tell(_HELP_SHOW)
+        return
+    shown = conversation.client.show(conversation.settings.model)
+    if part == "info":
+        _tell(format_info(shown))
+    elif part == "parameters":
+        click.echo("\n".join(_parameter_lines(conversation, shown)))
+    elif part == "system":
+        click.echo(conversation.system or shown.system or _EMPTY_PARTS[part])
+    else:
+        click.echo(getattr(shown, part) or _EMPTY_PARTS.get(part, ""))
+
+
+def _parameter_lines(conversation: Conversation, shown: ShownModel) -> list[str]:
+    options = conversation.settings.options
+    model = shown.parameters.splitlines() or [_NO_PARAMETERS]
+    user = [f"{name:<30} {value}" for name, value in options.items()] or [_NO_PARAMETERS]
+    return [
+        "Model defined parameters:",
+        *(f"  {line}" for line in model),
+        "",
+        "User defined parameters:",
+        *(f"  {line}" for line in user),
+        "",
+    ]
+
+
+def _parameter_help() -> str:
+    rows = [
+        f"  /set parameter {name + ' <' + spec.kind + '>':<32} {spec.meaning}"
+        for name, spec in OPTION_SPECS.items()
+    ]
+    return "\n".join(["Available Parameters:", *rows, ""])
+
+
+def _unknown(text: str) -> None:
+    click.echo(f"Unknown command '{text}'. Type /? for help")
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)
+
+
+_COMMANDS: dict[str, Callable[[Conversation, list[str], str], None]] = {
+    "/?": _help,
+    "/help": _help,
+    "/clear": _clear,
+    "/set": _set,
+    "/show": _show,
+}

@@ -1,0 +1,238 @@
+"""The command line's client of the daemon, on http.client: no asyncio, no retries.
+
+Knows the daemon's JSON (spec/api.md) and nothing about the terminal. Every call opens its own
+connection and closes it when the call ends, so leaving a stream early tells the daemon at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+
+from olla import __version__
+from olla.client.replies import (
+    Json,
+    ListedModel,
+    ReplySettings,
+    RunningModel,
+    ShownModel,
+    Versions,
+    chunk_from_json,
+    create_to_json,
+    listed_from_json,
+    message_to_json,
+    progress_from_json,
+    running_from_json,
+    shown_from_json,
+)
+from olla.errors import ApiError, ClientError, ServerUnreachable
+from olla.messages import Message
+from olla.requests import ChatChunk, CreateRequest, Progress
+from olla.settings import Address
+
+CONNECT_TIMEOUT_S = 10.0
+UPLOAD_CHUNK_BYTES = 1 << 20
+
+
+class Client:
+    """Calls of the daemon at one address.
+
+    Every method raises ServerUnreachable when nothing answers, ApiError when the daemon refuses
+    and ClientError when the connection breaks.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    def is_reachable(self) -> bool:
+        """Whether something that speaks HTTP answers at the address."""
+        try:
+            with self._exchange("HEAD", "/") as response:
+                self._check(response)
+        except ServerUnreachable:
+            return False
+        return True
+
+    def versions(self) -> Versions:
+        reply = self._call("GET", "/api/version")
+        return Versions(api=reply.get("version", ""), olla=reply.get("olla", ""))
+
+    def list(self) -> tuple[ListedModel, ...]:
+        models = self._call("GET", "/api/tags").get("models") or ()
+        return tuple(listed_from_json(model) for model in models)
+
+    def running(self) -> tuple[RunningModel, ...]:
+        models = self._call("GET", "/api/ps").get("models") or ()
+        return tuple(running_from_json(model) for model in models)
+
+    def show(self, model: str, *, verbose: bool = False) -> ShownModel:
+        return shown_from_json(
+            self._call("POST", "/api/show", {"model": model, "verbose": verbose})
+        )
+
+    def copy(self, source: str, destination: str) -> None:
+        self._call("POST", "/api/copy", {"source": source, "destination": destination})
+
+    def delete(self, model: str) -> None:
+        self._call("DELETE", "/api/delete", {"model": model})
+
+    def shutdown(self) -> None:
+        self._call("POST", "/api/shutdown")
+
+    def load(self, settings: ReplySettings) -> None:
+        """Bring the model into memory, or take it out with a keep-alive of 0."""
+        for _ in self._stream("/api/generate", settings.to_json()):
+            pass
+
+    def unload(self, model: str) -> None:
+        self.load(ReplySettings(model, keep_alive=0))
+
+    def generate(self, settings: ReplySettings, prompt: str) -> Generator[ChatChunk, None, None]:
+        body = settings.to_json() | {"prompt": prompt}
+        return _until_done(self._stream("/api/generate", body))
+
+    def chat(
+        self, settings: ReplySettings, messages: tuple[Message, ...]
+    ) -> Generator[ChatChunk, None, None]:
+        body = settings.to_json() | {"messages": [message_to_json(turn) for turn in messages]}
+        return _until_done(self._stream("/api/chat", body))
+
+    def pull(self, model: str, *, insecure: bool = False) -> Iterator[Progress]:
+        body = {"model": model} | ({"insecure": True} if insecure else {})
+        return _until_success(self._stream("/api/pull", body))
+
+    def create(self, request: CreateRequest) -> Iterator[Progress]:
+        """Make a model of blobs that are uploaded already."""
+        return _until_success(self._stream("/api/create", create_to_json(request)))
+
+    def has_blob(self, digest: str) -> bool:
+        with self._exchange("HEAD", f"/api/blobs/{digest}") as response:
+            return response.status == 200
+
+    def upload_blob(self, digest: str, path: Path, on_progress: Callable[[int], None]) -> None:
+        """Send the file unless the daemon has it. `on_progress` is told the bytes sent so far."""
+        if self.has_blob(digest):
+            return
+        size_bytes = path.stat().st_size
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)}
+        chunks = _read_chunks(path, size_bytes, on_progress)
+        with self._exchange("POST", f"/api/blobs/{digest}", chunks, headers) as response:
+            if response.status >= 400:
+                raise ApiError(_error_text(response), response.status)
+
+    def _call(self, method: str, path: str, body: Json | None = None) -> Json:
+        with self._exchange(method, path, *_encode(body)) as response:
+            self._check(response)
+            data = response.read()
+        return _decode(data) if data else {}
+
+    def _stream(self, path: str, body: Json) -> Generator[Json, None, None]:
+        with self._exchange("POST", path, *_encode(body)) as response:
+            if response.status >= 400:
+                text = f"{response.status} {response.reason}: {_error_text(response)}"
+                raise ApiError(text, response.status)
+            for line in response:
+                reply = _decode(line)
+                if reply.get("error"):
+                    raise ApiError(str(reply["error"]), response.status)
+                yield reply
+
+    @staticmethod
+    def _check(response: HTTPResponse) -> None:
+        if response.status >= 400:
+            raise ApiError(_error_text(response) or response.reason, response.status)
+
+    @contextmanager
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[HTTPResponse]:
+        connection = self._connect()
+        headers = {"User-Agent": f"olla/{__version__}", **(headers or {})}
+        try:
+            # A daemon that refuses an upload may close before it has read all: its answer counts.
+            with suppress(BrokenPipeError):
+                connection.request(method, self._address.path + path, body, headers)
+            yield connection.getresponse()
+        except (HTTPException, OSError) as error:
+            raise ClientError(f"lost the connection to the olla server: {error}") from error
+        finally:
+            connection.close()
+
+    def _connect(self) -> HTTPConnection:
+        kind = HTTPSConnection if self._address.scheme == "https" else HTTPConnection
+        connection = kind(self._address.connect_host, self._address.port, timeout=CONNECT_TIMEOUT_S)
+        try:
+            connection.connect()
+        except OSError as error:
+            raise ServerUnreachable(
+                "could not connect to olla server, run 'olla serve' to start it"
+            ) from error
+        connection.sock.settimeout(None)  # a model may take minutes to load
+        return connection
+
+
+def _encode(body: Json | None) -> tuple[bytes | None, Mapping[str, str]]:
+    if body is None:
+        return None, {}
+    return json.dumps(body).encode(), {"Content-Type": "application/json"}
+
+
+def _decode(data: bytes) -> Json:
+    try:
+        reply = json.loads(data)
+    except ValueError as error:
+        raise ClientError("the olla server sent a reply that is not JSON") from error
+    if not isinstance(reply, dict):
+        raise ClientError("the olla server sent a reply that is not a JSON object")
+    return reply
+
+
+def _error_text(response: HTTPResponse) -> str:
+    data = response.read()
+    try:
+        return str(_decode(data).get("error", ""))
+    except ClientError:
+        return data.decode(errors="replace").strip()
+
+
+def _read_chunks(
+    path: Path, size_bytes: int, on_progress: Callable[[int], None]
+) -> Iterator[bytes]:
+    sent_bytes = 0
+    with path.open("rb") as file:
+        while sent_bytes < size_bytes:
+            chunk = file.read(min(UPLOAD_CHUNK_BYTES, size_bytes - sent_bytes))
+            if not chunk:
+                raise ClientError(f"{path} became shorter while it was uploaded")
+            yield chunk
+            sent_bytes += len(chunk)
+            on_progress(sent_bytes)
+
+
+def _until_done(replies: Generator[Json, None, None]) -> Generator[ChatChunk, None, None]:
+    """Chunks up to the last one; a reply that ends without it was cut off."""
+    with closing(replies):
+        for reply in replies:
+            yield chunk_from_json(reply)
+            if reply.get("done"):
+                return
+    raise ClientError("the olla server ended the reply early")
+
+
+def _until_success(replies: Generator[Json, None, None]) -> Iterator[Progress]:
+    """Reports up to the end; a transfer whose last word is not "success" was cut off."""
+    status = ""
+    with closing(replies):
+        for reply in replies:
+            progress = progress_from_json(reply)
+            status = progress.status
+            yield progress
+    if status != "success":
+        raise ClientError("the olla server ended the transfer early")

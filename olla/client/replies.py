@@ -1,0 +1,191 @@
+"""What the client's calls give and take, and its JSON (spec/api.md sections 3 to 7).
+
+Pure functions and frozen values: no connection. A field that the daemon left out is "" or empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from olla.messages import Message, ToolCall
+from olla.requests import ChatChunk, CreateRequest, DoneReason, Progress, Timings
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """`olla` is "" when another program that speaks the API answers."""
+
+    api: str
+    olla: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    name: str
+    digest: str
+    size_bytes: int
+    modified_at: datetime
+    is_remote: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunningModel:
+    name: str
+    digest: str
+    size_bytes: int
+    vram_bytes: int
+    context_length: int
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownModel:
+    """What `/api/show` tells; "" and empty where the daemon has nothing to say."""
+
+    license: str = ""
+    modelfile: str = ""
+    parameters: str = ""
+    template: str = ""
+    system: str = ""
+    requires: str = ""
+    remote_model: str = ""
+    remote_host: str = ""
+    family: str = ""
+    parameter_size: str = ""
+    quantization: str = ""
+    capabilities: tuple[str, ...] = ()
+    messages: tuple[Message, ...] = ()
+    model_info: Json = field(default_factory=dict)
+    projector_info: Json = field(default_factory=dict)
+    tensors: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReplySettings:
+    """What generate and chat have in common. None and empty leave it to the daemon."""
+
+    model: str
+    options: Json = field(default_factory=dict)
+    format: str | Json | None = None
+    think: bool | str | None = None
+    keep_alive: str | int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        values = {
+            "model": self.model,
+            "options": dict(self.options) or None,
+            "format": self.format,
+            "think": self.think,
+            "keep_alive": self.keep_alive,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def chunk_from_json(reply: Json) -> ChatChunk:
+    message: Json = reply.get("message") or {}
+    calls = message.get("tool_calls") or reply.get("tool_calls") or ()
+    reason = reply.get("done_reason")
+    return ChatChunk(
+        content=reply.get("response") or message.get("content") or "",
+        thinking=reply.get("thinking") or message.get("thinking") or "",
+        tool_calls=tuple(_tool_call_from_json(call["function"]) for call in calls),
+        done_reason=DoneReason(reason) if reason in set(DoneReason) else None,
+        timings=Timings(
+            total_ns=reply.get("total_duration", 0),
+            load_ns=reply.get("load_duration", 0),
+            num_prompt_tokens=reply.get("prompt_eval_count", 0),
+            prompt_ns=reply.get("prompt_eval_duration", 0),
+            num_tokens=reply.get("eval_count", 0),
+            generation_ns=reply.get("eval_duration", 0),
+        ),
+    )
+
+
+def _tool_call_from_json(function: Json) -> ToolCall:
+    return ToolCall(name=function.get("name", ""), arguments=function.get("arguments") or {})
+
+
+def message_to_json(message: Message) -> Json:
+    return {"role": message.role, "content": message.content}
+
+
+def progress_from_json(reply: Json) -> Progress:
+    return Progress(
+        status=reply.get("status", ""),
+        digest=reply.get("digest", ""),
+        total_bytes=reply.get("total", 0),
+        completed_bytes=reply.get("completed", 0),
+    )
+
+
+def listed_from_json(model: Json) -> ListedModel:
+    return ListedModel(
+        name=model["name"],
+        digest=model["digest"],
+        size_bytes=model["size"],
+        modified_at=datetime.fromisoformat(model["modified_at"]),
+        is_remote=bool(model.get("remote_model")),
+    )
+
+
+def running_from_json(model: Json) -> RunningModel:
+    return RunningModel(
+        name=model["name"],
+        digest=model["digest"],
+        size_bytes=model["size"],
+        vram_bytes=model["size_vram"],
+        context_length=model.get("context_length", 0),
+        expires_at=datetime.fromisoformat(model["expires_at"]),
+    )
+
+
+def shown_from_json(reply: Json) -> ShownModel:
+    details: Json = reply.get("details") or {}
+    texts = ("license", "modelfile", "parameters", "template", "system", "requires")
+    return ShownModel(
+        **{name: reply.get(name) or "" for name in (*texts, "remote_model", "remote_host")},
+        family=details.get("family") or "",
+        parameter_size=details.get("parameter_size") or "",
+        quantization=details.get("quantization_level") or "",
+        capabilities=tuple(reply.get("capabilities") or ()),
+        messages=tuple(
+            Message(role=turn["role"], content=turn["content"])
+            for turn in reply.get("messages") or ()
+        ),
+        model_info=reply.get("model_info") or {},
+        projector_info=reply.get("projector_info") or {},
+        tensors=tuple(
+            Tensor(name=tensor["name"], type=tensor["type"], shape=tuple(tensor["shape"]))
+            for tensor in reply.get("tensors") or ()
+        ),
+    )
+
+
+def create_to_json(request: CreateRequest) -> Json:
+    values = {
+        "model": request.model,
+        "from": request.base,
+        "files": dict(request.files),
+        "adapters": dict(request.adapters),
+        "template": request.template,
+        "system": request.system,
+        "renderer": request.renderer,
+        "parser": request.parser,
+        "requires": request.requires,
+        "license": list(request.licenses),
+        "parameters": dict(request.parameters),
+        "messages": [message_to_json(message) for message in request.messages],
+    }
+    return {name: value for name, value in values.items() if value}
