@@ -1,19 +1,19 @@
 """What a template may cost: processor time, the size of each value it makes, and of all together.
 
 Knows nothing about Jinja's syntax; olla.renderers.sandbox calls it wherever a template makes a
-value. Two things end a template. Time: a trace function looks at the thread's clock while Python
-code runs. Size: no value may grow past MAX_SIZE, so no single step in C, which a trace function
-cannot see, takes long. Nested lists count as often as they are reached, as `str` writes them.
+value. Two things end a template. Time: another thread interrupts it, between two steps of Python
+code. Size: no value may grow past MAX_SIZE, so no single step in C, which nothing interrupts,
+takes long. Nested lists count as often as they are reached, as `str` writes them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import re
-import sys
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, TypeVar
 
 from jinja2.utils import Namespace
@@ -24,54 +24,86 @@ MAX_TOTAL = 2**29
 MAX_WIDTH = 1000
 MAX_INT_BITS = 2**14
 ELEMENT_SIZE = 16
-EVENTS_PER_LOOK = 16
+REPEAT_SECONDS = 0.1
 
 _NAMESPACE_VALUES = "_Namespace__attrs"  # all other attributes of a namespace are the template's
 _LONG_NUMBER = re.compile(r"\d{4}")
 _NESTED_FIELD = re.compile(r"\{[^{}]*\{")
 _STAR_WIDTH = re.compile(r"%[^%a-zA-Z]*\*")
+_set_async_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _T = TypeVar("_T")
 
 
 class LimitReached(BaseException):
     """Not an Exception, so that nothing on the way up can take it for an ordinary failure."""
 
+    def __init__(self, text: str = f"it took longer than {MAX_SECONDS:g} s") -> None:
+        super().__init__(text)
+
 
 class Limits:
     """The account of one render."""
 
     def __init__(self) -> None:
-        self._deadline = time.thread_time() + MAX_SECONDS
+        self._deadline = time.monotonic() + MAX_SECONDS
         self._spent = 0
-        self._num_events = 0
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Look at the clock while the code of this block runs, in this thread only."""
-        before = sys.gettrace()
-        sys.settrace(self._trace)
+        """Raise LimitReached in the code of this block when its time is over."""
+        watcher = _Watcher()
+        watcher.start()
         try:
             yield
         finally:
-            sys.settrace(before)
+            watcher.stop()
 
     def charge(self, value: _T) -> _T:
         """`value`, once it has been found small enough."""
         self._spent += measure(value)
         if self._spent > MAX_TOTAL:
             raise LimitReached("it makes too much text")
-        self._look()
+        if time.monotonic() > self._deadline:
+            raise LimitReached
         return value
 
-    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
-        self._num_events += 1
-        if self._num_events % EVENTS_PER_LOOK == 0:
-            self._look()
-        return None if frame.f_code.co_filename == __file__ else self._trace
 
-    def _look(self) -> None:
-        if time.thread_time() > self._deadline:
-            raise LimitReached(f"it took longer than {MAX_SECONDS:g} s")
+class _Watcher:
+    """A thread that interrupts the one which made it, when the time is over and until it stops.
+
+    Unlike a trace function this costs a render nothing. It says so again and again, since an
+    exception that is raised inside a finalizer is lost. After `stop` none can come any more.
+    """
+
+    def __init__(self) -> None:
+        self._watched = ctypes.c_ulong(threading.get_ident())
+        self._lock = threading.Lock()
+        self._is_stopped = False
+        self._wake = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="template-watcher", daemon=True).start()
+
+    def stop(self) -> None:
+        try:
+            self._stop()
+        except LimitReached:  # it came just now; the next is REPEAT_SECONDS away
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._is_stopped = True
+            _set_async_exception(self._watched, None)
+        self._wake.set()
+
+    def _run(self) -> None:
+        seconds = MAX_SECONDS
+        while not self._wake.wait(seconds):
+            with self._lock:
+                if not self._is_stopped:
+                    _set_async_exception(self._watched, ctypes.py_object(LimitReached))
+            seconds = REPEAT_SECONDS
 
 
 def check_size(size: int) -> None:

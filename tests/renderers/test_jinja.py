@@ -81,12 +81,12 @@ HOSTILE = [
 
 @pytest.mark.parametrize(("template", "reason"), HOSTILE)
 def test_a_hostile_template_is_ended_within_two_seconds(template: str, reason: str) -> None:
-    started = time.thread_time()
+    started = time.monotonic()
 
     with pytest.raises(TemplateError) as caught:
         JinjaTemplate(template).render(HI)
 
-    assert time.thread_time() - started < 2
+    assert time.monotonic() - started < 2
     assert str(caught.value).startswith(f"template error: {reason}")
 
 
