@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -100,6 +101,7 @@ class ModelStore:
             removed = _digests(self._manifest(name, path))
             needed = self._needed(besides=path)
             path.unlink()
+            sync_directory(path.parent)
             self._remove_empty(path.parent)
             self._remove_blobs(removed - needed)
 
@@ -129,7 +131,8 @@ class ModelStore:
             return name
         closest = max(self._names(), key=lambda stored: _likeness(stored, name), default=name)
         same, _ = _likeness(closest, name)
-        return ModelName(*closest.path.parts[:same], *name.path.parts[same:], scheme=name.scheme)
+        parts = closest.path.parts[:same] + name.path.parts[same:]
+        return replace(ModelName.from_path(PurePosixPath(*parts)), scheme=name.scheme)
 
     def _names(self) -> Iterator[ModelName]:
         for path in self._paths():
@@ -138,12 +141,12 @@ class ModelStore:
             except InvalidName:
                 _log.warning("not a model name file=%s", path)
 
-    def _paths(self) -> list[Path]:
+    def _paths(self) -> tuple[Path, ...]:
         """Every file where a manifest may be. Directories may vanish while we look."""
-        paths = [self._manifests]
+        paths: tuple[Path, ...] = (self._manifests,)
         for _ in range(_NAME_PARTS):
-            paths = [entry for path in paths for entry in _entries(path)]
-        return [path for path in paths if path.is_file()]
+            paths = tuple(entry for path in paths for entry in _entries(path))
+        return tuple(path for path in paths if path.is_file())
 
     def _path(self, name: ModelName) -> Path:
         return self._manifests / name.path
@@ -212,7 +215,7 @@ class ModelStore:
         for name in self._names():
             try:
                 parse_manifest(self._manifest(name))
-            except StoreError as error:
+            except (StoreError, ModelNotFound) as error:
                 _log.warning("nothing is pruned name=%s error=%s", name.full, error)
                 return True
         return False
@@ -231,7 +234,6 @@ class ModelStore:
             while directory != self._manifests:
                 directory.rmdir()
                 directory = directory.parent
-        sync_directory(directory)
 
 
 def _likeness(stored: ModelName, name: ModelName) -> tuple[int, int]:
@@ -242,10 +244,10 @@ def _likeness(stored: ModelName, name: ModelName) -> tuple[int, int]:
     return same, sum(left == right for left, right in pairs[:same])
 
 
-def _entries(directory: Path) -> list[Path]:
+def _entries(directory: Path) -> tuple[Path, ...]:
     with suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(directory.iterdir())
-    return []
+        return tuple(sorted(directory.iterdir()))
+    return ()
 
 
 def _digests(manifest: bytes) -> frozenset[Digest]:
