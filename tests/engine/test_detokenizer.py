@@ -1,0 +1,61 @@
+"""Text comes out in whole characters, and all of it comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from olla.engine.detokenizer import REPLACEMENT, Detokenizer
+from olla.engine.loading import LoadedModel
+from tests.tiny_model import EOS, save_byte_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """One token for each byte, so every character but ASCII takes several."""
+    folder: Path = tmp_path_factory.mktemp("tokenizer")
+    save_byte_tokenizer(folder)
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def pieces(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
+    detokenizer = Detokenizer(tokenizer, prompt=[])
+    return [*(detokenizer.push(token) for token in tokens), detokenizer.finish()]
+
+
+@given(text=st.text())
+def test_the_pieces_make_the_text(tokenizer: Tokenizer, text: str) -> None:
+    assert "".join(pieces(tokenizer, tokenizer.encode(text).ids)) == text
+
+
+@given(text=st.text(alphabet="aé日👩"))
+def test_no_piece_holds_part_of_a_character(tokenizer: Tokenizer, text: str) -> None:
+    assert REPLACEMENT not in "".join(pieces(tokenizer, tokenizer.encode(text).ids))
+
+
+def test_a_character_that_is_never_finished_shows_as_a_replacement(tokenizer: Tokenizer) -> None:
+    half = tokenizer.encode("é").ids[:1]
+
+    assert pieces(tokenizer, half) == ["", REPLACEMENT]
+
+
+def test_bytes_that_are_no_text_do_not_hold_up_the_stream(tokenizer: Tokenizer) -> None:
+    stray = tokenizer.encode("é").ids[1:]
+
+    assert any(pieces(tokenizer, stray * 20)[:-1])
+
+
+def test_special_tokens_have_no_text(tokenizer: Tokenizer) -> None:
+    assert pieces(tokenizer, [EOS, *tokenizer.encode("a").ids, EOS]) == ["", "a", "", ""]
+
+
+@pytest.mark.weights
+def test_a_real_vocabulary_streams_what_it_decodes(smollm2: LoadedModel) -> None:
+    text = "naïve café — 日本語 👩‍👩‍👧‍👦, def f(x):\n    return x\n"
+    tokens = smollm2.tokenizer.encode(text, add_special_tokens=False).ids
+
+    assert "".join(pieces(smollm2.tokenizer, tokens)) == text

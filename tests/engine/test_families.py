@@ -1,0 +1,132 @@
+"""Each family of the lean decoder computes what its transformers class computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from olla.engine.kv_cache import SequenceCache
+from olla.engine.loading import load_model
+from olla.engine.models.decoder import Batch, Decoder, Span
+from olla.engine.models.families import decoder_config
+from olla.errors import FormatError
+from tests.tiny_model import SMALL, VOCAB_SIZE, save_tiny_model
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+FAMILIES: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {}),
+    ("llama", {"attention_bias": True, "tie_word_embeddings": True}),
+    ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 5000.0}}),
+    ("mistral", {"sliding_window": 16}),
+    ("qwen2", {}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}),
+    ("qwen3", {}),
+    ("smollm3", {"no_rope_layers": [1, 0]}),
+    ("phi3", {"original_max_position_embeddings": 512}),
+    ("granite", {"attention_multiplier": 0.2, "embedding_multiplier": 3.0,
+                 "residual_multiplier": 0.5, "logits_scaling": 2.0}),
+    ("olmo2", {}),
+    ("gemma2", {"sliding_window": 16, "query_pre_attn_scalar": 12}),
+    ("gemma3_text", {"sliding_window": 16, "num_hidden_layers": 6, "query_pre_attn_scalar": 12}),
+]  # fmt: skip
+
+
+def load_pair(folder: Path, family: str, settings: dict[str, Any]) -> tuple[Decoder, Any]:
+    files = save_tiny_model(folder, family, **settings)
+    loaded = load_model(files, "float32", "cpu", 0, lambda done, total: None)
+    reference = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    return loaded.decoder, reference
+
+
+def forward(decoder: Decoder, cache: SequenceCache, tokens: torch.Tensor) -> torch.Tensor:
+    start = cache.length
+    return decoder.forward(
+        Batch(
+            tokens=tokens,
+            positions=torch.arange(start, start + len(tokens)),
+            spans=[Span(cache, 0, len(tokens))],
+            logit_rows=torch.arange(len(tokens)),
+        )
+    )
+
+
+@pytest.mark.parametrize(("family", "settings"), FAMILIES)
+def test_logits_are_those_of_transformers(
+    tmp_path: Path, family: str, settings: dict[str, Any]
+) -> None:
+    decoder, reference = load_pair(tmp_path, family, settings)
+    tokens = torch.randint(0, VOCAB_SIZE - 3, (40,))
+
+    logits = forward(decoder, decoder.new_cache(), tokens)
+
+    with torch.inference_mode():
+        expected = reference(tokens[None]).logits[0]
+    assert (logits - expected).abs().max() <= 1e-3
+
+
+@pytest.mark.parametrize(("family", "settings"), FAMILIES)
+def test_a_prompt_in_pieces_gives_the_logits_of_the_whole(
+    tmp_path: Path, family: str, settings: dict[str, Any]
+) -> None:
+    files = save_tiny_model(tmp_path, family, **settings)
+    decoder = load_model(files, "float32", "cpu", 0, lambda done, total: None).decoder
+    tokens = torch.randint(0, VOCAB_SIZE - 3, (40,))
+    cache = decoder.new_cache()
+
+    pieces = [forward(decoder, cache, piece) for piece in torch.split(tokens, [23, 1, 15, 1])]
+
+    whole = forward(decoder, decoder.new_cache(), tokens)
+    assert (torch.cat(pieces) - whole).abs().max() <= 1e-3
+
+
+def test_a_sequence_does_not_see_the_others_of_its_batch(tmp_path: Path) -> None:
+    files = save_tiny_model(tmp_path)
+    decoder = load_model(files, "float32", "cpu", 0, lambda done, total: None).decoder
+    first, second = torch.randint(0, 256, (9,)), torch.randint(0, 256, (5,))
+
+    together = decoder.forward(
+        Batch(
+            tokens=torch.cat((first, second)),
+            positions=torch.cat((torch.arange(9), torch.arange(5))),
+            spans=[Span(decoder.new_cache(), 0, 9), Span(decoder.new_cache(), 9, 14)],
+            logit_rows=torch.tensor([8, 13]),
+        )
+    )
+
+    alone = [forward(decoder, decoder.new_cache(), tokens)[-1] for tokens in (first, second)]
+    assert (together - torch.stack(alone)).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "bert"}, 'unsupported architecture "bert"'),
+        ({"model_type": None}, 'unsupported architecture "None"'),
+        ({"hidden_size": "32"}, "hidden_size must be a positive whole number"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers must be a positive whole number"),
+        ({"num_key_value_heads": 3}, "cannot share 3 key-value heads"),
+        ({"head_dim": 7}, "head_dim must be even"),
+        ({"rms_norm_eps": "x"}, "rms_norm_eps must be a number"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, 'unsupported rotary scaling "yarn"'),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_refused(change: dict[str, Any], words: str) -> None:
+    config = {"model_type": "llama", **SMALL, **change}
+
+    with pytest.raises(FormatError, match=words):
+        decoder_config(config)
