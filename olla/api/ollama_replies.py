@@ -54,6 +54,7 @@ class ModelDescription:
     messages: Sequence[Message]
     requires: str
     info: Mapping[str, Any]
+    projector_info: Mapping[str, Any]
     tensors: Sequence[Json]
 
 
@@ -156,6 +157,7 @@ def show_to_json(model: ModelDescription) -> Json:
             system=model.system,
             requires=model.requires,
             messages=[{"role": m.role, "content": m.content} for m in model.messages],
+            projector_info=model.projector_info,
             tensors=model.tensors,
             capabilities=summary.capabilities,
         ),

@@ -49,6 +49,7 @@ DESCRIPTION = ModelDescription(
     messages=(),
     requires="",
     info={},
+    projector_info={},
     tensors=(),
 )
 LAST = ChatChunk(done_reason=DoneReason.LENGTH, timings=Timings(1, 2, 3, 4, 5, 6), context=(7, 8))
@@ -243,6 +244,7 @@ def test_show() -> None:
         messages=(Message("user", "hi"),),
         requires="0.1.0",
         info={"general.architecture": "llama", "tokenizer.ggml.tokens": None},
+        projector_info={"general.architecture": "clip"},
         tensors=({"name": "w", "type": "F32", "shape": [1]},),
     )
 
@@ -266,6 +268,7 @@ def test_show() -> None:
         "system": "s",
         "requires": "0.1.0",
         "messages": [{"role": "user", "content": "hi"}],
+        "projector_info": {"general.architecture": "clip"},
         "tensors": [{"name": "w", "type": "F32", "shape": [1]}],
         "capabilities": ["completion", "tools"],
     }

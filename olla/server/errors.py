@@ -1,0 +1,114 @@
+"""Errors -> status codes and bodies. The only place in olla that knows both.
+
+Also ends what still runs when the daemon stops, since a request cut off must answer something.
+Invariant: a client hears of every failure, by the status or, in a stream that has begun, by the
+last line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http import HTTPStatus
+
+from aiohttp import hdrs, web
+
+from olla import errors
+from olla.api.ollama_replies import encode, error_to_json
+from olla.server.origins import Handler
+from olla.server.streaming import STREAM, json_reply
+
+STATUSES: dict[type[errors.OllaError], HTTPStatus] = {
+    errors.BadInput: HTTPStatus.BAD_REQUEST,
+    errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.CloudDisabled: HTTPStatus.FORBIDDEN,
+    errors.SignInRequired: HTTPStatus.UNAUTHORIZED,
+    errors.ServerBusy: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.ServerStopping: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.OllaError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+"""An error has the status of the nearest of its classes that is named here."""
+
+_log = logging.getLogger(__name__)
+
+
+class ErrorGuard:
+    """The outermost middleware. It knows which requests run, to end them at `stop`."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[object]] = set()
+        self._is_stopping = False
+
+    async def stop(self, app: web.Application) -> None:
+        """Cancel what runs; each answers that the daemon stops."""
+        self._is_stopping = True
+        for task in self._running:
+            task.cancel()
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            return await _route_error(request, error)
+        except errors.OllaError as error:
+            return await _reply(request, error)
+        except asyncio.CancelledError:
+            if not self._is_stopping:
+                raise
+            task.uncancel()
+            return await _reply(request, errors.ServerStopping())
+        except Exception:  # noqa: BLE001 - the daemon outlives any handler
+            _log.exception("request failed method=%s path=%s", request.method, request.path)
+            return await _crash(request)
+        finally:
+            self._running.discard(task)
+
+
+def status_of(error: errors.OllaError) -> HTTPStatus:
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+async def _reply(request: web.Request, error: errors.OllaError) -> web.StreamResponse:
+    status = status_of(error)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.error("path=%s error=%r", request.path, str(error), exc_info=error.__cause__)
+    if STREAM in request:
+        return await _end_stream(request, str(error))
+    return json_reply(error_to_json(str(error)), status=status, charset=None)
+
+
+async def _crash(request: web.Request) -> web.StreamResponse:
+    if STREAM in request:
+        return await _end_stream(request, "internal server error")
+    return web.Response(status=HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+async def _end_stream(request: web.Request, text: str) -> web.StreamResponse:
+    stream = request[STREAM]
+    await stream.write(encode(error_to_json(text)) + b"\n")
+    await stream.write_eof()
+    return stream
+
+
+async def _route_error(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    """No route: Go's plain texts, or the way to the same path without its last slash."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        headers = {hdrs.ALLOW: error.headers[hdrs.ALLOW]}
+        return web.Response(status=405, text="405 method not allowed", headers=headers)
+    if not isinstance(error, web.HTTPNotFound):
+        raise error
+    bare = request.rel_url.with_path(request.path.rstrip("/") or "/", keep_query=True)
+    if bare != request.rel_url and await _has_route(request, str(bare)):
+        status = 301 if request.method == hdrs.METH_GET else 307
+        return web.Response(status=status, headers={hdrs.LOCATION: str(bare)})
+    return web.Response(status=404, text="404 page not found")
+
+
+async def _has_route(request: web.Request, url: str) -> bool:
+    match = await request.app.router.resolve(request.clone(rel_url=url))
+    return match.http_exception is None

@@ -1,0 +1,53 @@
+"""What the daemon says about itself, its end, and the routes that only Ollama's cloud answers."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from aiohttp import web
+
+from olla import __version__
+from olla.errors import CloudDisabled, SignInRequired
+from olla.server.services import SERVICES
+from olla.server.streaming import json_reply
+
+OLLAMA_VERSION = "0.33.0"
+"""The version of Ollama's API that this is; clients decide by it what they may ask for."""
+
+
+async def heartbeat(request: web.Request) -> web.Response:
+    """GET, HEAD /"""
+    return web.Response(text="Ollama is running")
+
+
+async def version(request: web.Request) -> web.Response:
+    """GET, HEAD /api/version"""
+    return json_reply({"version": OLLAMA_VERSION, "olla": __version__})
+
+
+async def status(request: web.Request) -> web.Response:
+    """GET /api/status: there is no cloud here."""
+    return json_reply({"cloud": {"disabled": True, "source": "config"}})
+
+
+async def account(request: web.Request) -> web.Response:
+    """POST /api/me: nobody is ever signed in."""
+    raise SignInRequired
+
+
+async def web_search(request: web.Request) -> web.Response:
+    """POST /api/experimental/web_search"""
+    raise CloudDisabled("web search is unavailable")
+
+
+async def web_fetch(request: web.Request) -> web.Response:
+    """POST /api/experimental/web_fetch"""
+    raise CloudDisabled("web fetch is unavailable")
+
+
+async def shutdown(request: web.Request) -> web.Response:
+    """POST /api/shutdown, olla's own: end the daemon, for callers on this machine."""
+    if not ipaddress.ip_address(request.remote or "0.0.0.0").is_loopback:
+        return web.Response(status=403)
+    request.app[SERVICES].stopping.set()
+    return json_reply({})

@@ -1,0 +1,194 @@
+"""What is stored and what is loaded: tags, show, ps, copy, delete."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from olla.api.ollama_replies import (
+    Json,
+    ModelDescription,
+    ModelSummary,
+    loaded_to_json,
+    show_to_json,
+    tags_to_json,
+)
+from olla.api.ollama_requests import (
+    CopyRequest,
+    ShowRequest,
+    copy_from_json,
+    delete_from_json,
+    show_from_json,
+)
+from olla.errors import BadInput, ModelNotFound
+from olla.modelfile.format import Description, format_description
+from olla.names import ModelName
+from olla.registry.model import Model
+from olla.registry.store import ModelStore
+from olla.registry.weights import GGUF_NAME
+from olla.renderers.base import is_go_template
+from olla.runner.pool import LoadedModel
+from olla.server.references import local_name, plain_name
+from olla.server.services import SERVICES
+from olla.server.streaming import json_reply, read_body, run_to_end
+
+DEFAULT_TEMPLATE = "{{ .Prompt }}"
+
+_COPILOT = "GitHubCopilotChat/"
+
+
+async def tags(request: web.Request) -> web.Response:
+    """GET /api/tags: every stored model."""
+    return json_reply(await asyncio.to_thread(_tags, request.app[SERVICES].store))
+
+
+async def show(request: web.Request) -> web.Response:
+    """POST /api/show: all about one stored model."""
+    asked = show_from_json(await read_body(request))
+    if not asked.model:
+        raise BadInput("model is required")
+    name = local_name(asked.model, details=True)
+    reply = await asyncio.to_thread(_show, request.app[SERVICES].store, name, asked)
+    if request.headers.get("User-Agent", "").startswith(_COPILOT):
+        reply["model_info"] = {**reply["model_info"], "general.basename": asked.model}
+    return json_reply(reply)
+
+
+async def ps(request: web.Request) -> web.Response:
+    """GET /api/ps: the loaded models."""
+    services = request.app[SERVICES]
+    loaded = services.pool.list()
+    return json_reply({"models": await asyncio.to_thread(_loaded, services.store, loaded)})
+
+
+async def copy(request: web.Request) -> web.Response:
+    """POST /api/copy: a second name for a model."""
+    asked = copy_from_json(await read_body(request))
+    await run_to_end(_copy, request.app[SERVICES].store, asked)
+    return web.Response()
+
+
+async def delete(request: web.Request) -> web.Response:
+    """DELETE /api/delete: the model leaves the store, and memory when its requests end."""
+    services = request.app[SERVICES]
+    text = delete_from_json(await read_body(request))
+    if not text:
+        raise BadInput("model is required")
+    name = plain_name(text, f'name "{text}" is invalid')
+    stored = await run_to_end(_delete, services.store, name, text)
+    services.pool.unload(stored)
+    return web.Response()
+
+
+def _tags(store: ModelStore) -> Json:
+    return tags_to_json(_summary(model) for model in store.list())
+
+
+def _loaded(store: ModelStore, loaded: Iterable[LoadedModel]) -> list[Json]:
+    """The last to leave memory first."""
+    forever = datetime.max.replace(tzinfo=UTC)
+    last_first = sorted(loaded, key=lambda model: model.expires_at or forever, reverse=True)
+    return [entry for model in last_first if (entry := _loaded_entry(store, model))]
+
+
+def _loaded_entry(store: ModelStore, loaded: LoadedModel) -> Json | None:
+    """None for a model that was deleted and is about to leave memory too."""
+    try:
+        model = store.resolve(loaded.name)
+    except ModelNotFound:
+        return None
+    return loaded_to_json(
+        _summary(model),
+        loaded.expires_at,
+        loaded.size_bytes,
+        loaded.vram_bytes,
+        loaded.context_length,
+    )
+
+
+def _show(store: ModelStore, name: ModelName, asked: ShowRequest) -> Json:
+    model = store.resolve(name)
+    system = asked.system or model.system
+    parameters = {**model.parameters, **asked.options.to_json()}
+    description = ModelDescription(
+        summary=_summary(model),
+        parent_model=model.parent,
+        modelfile=format_description(_modelfile(model, system, parameters)),
+        template=_runtime_template(model),
+        system=system,
+        licenses=model.licenses,
+        parameters=parameters,
+        messages=model.messages,
+        requires=model.config.requires,
+        info=model.info(verbose=asked.verbose),
+        projector_info=model.projector_info(verbose=asked.verbose),
+        tensors=[asdict(tensor) for tensor in model.tensors()],
+    )
+    return show_to_json(description)
+
+
+def _copy(store: ModelStore, asked: CopyRequest) -> None:
+    source = plain_name(asked.source, f'source "{asked.source}" is invalid')
+    destination = plain_name(asked.destination, f'destination "{asked.destination}" is invalid')
+    try:
+        store.copy(source, destination)
+    except ModelNotFound as error:
+        raise ModelNotFound(error.name, f'model "{asked.source}" not found') from error
+
+
+def _delete(store: ModelStore, name: ModelName, text: str) -> ModelName:
+    """Returns the name as it was stored."""
+    stored = store.find(name)
+    try:
+        store.delete(stored)
+    except ModelNotFound as error:
+        raise ModelNotFound(text) from error
+    return stored
+
+
+def _summary(model: Model) -> ModelSummary:
+    return ModelSummary(
+        name=model.name.short,
+        digest=model.digest.hex,
+        modified_at=model.modified_at,
+        size_bytes=model.size_bytes,
+        format=model.config.model_format,
+        family=model.config.model_family or model.architecture,
+        families=model.config.model_families,
+        parameter_size=model.parameter_size,
+        quantization_level=model.quantization_level,
+        context_length=model.context_length,
+        embedding_length=model.embedding_length,
+        capabilities=model.capabilities,
+    )
+
+
+def _runtime_template(model: Model) -> str:
+    """The template that renders the model's prompts, as `renderers.choose` picks it."""
+    if model.chat_template and (not model.template or is_go_template(model.template)):
+        return model.chat_template
+    return model.template or DEFAULT_TEMPLATE
+
+
+def _modelfile(model: Model, system: str, parameters: Mapping[str, Any]) -> Description:
+    """Weights in one file are named by their path; others only through the model's name."""
+    adapters = [path for files in model.adapters for name, path in files.items()]
+    is_in_files = GGUF_NAME in model.files and all(len(files) == 1 for files in model.adapters)
+    return Description(
+        name=model.name.short,
+        base=str(model.files[GGUF_NAME]) if is_in_files else model.name.short,
+        adapters=[str(path) for path in adapters] if is_in_files else (),
+        projectors=[str(path) for path in model.projectors] if is_in_files else (),
+        template=model.template or ("" if model.chat_template else DEFAULT_TEMPLATE),
+        system=system,
+        renderer=model.config.renderer,
+        parser=model.config.parser,
+        parameters=parameters,
+        licenses=model.licenses,
+        messages=model.messages,
+    )

@@ -1,0 +1,78 @@
+"""/api/pull and /api/create: models that come into the store, with their progress."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing
+from dataclasses import replace
+
+from aiohttp import web
+
+from olla.api.ollama_replies import progress_to_json
+from olla.api.ollama_requests import create_from_json, pull_from_json
+from olla.errors import ModelNotFound
+from olla.modelfile.build import build_model
+from olla.names import ModelName
+from olla.registry.store import ModelStore
+from olla.renderers.base import check_template
+from olla.requests import CreateRequest, Progress
+from olla.server.references import local_name
+from olla.server.services import SERVICES, Services
+from olla.server.streaming import json_reply, read_body, send_ndjson, steps_in_thread
+
+Transfer = AsyncGenerator[Progress, None]
+
+
+async def pull(request: web.Request) -> web.StreamResponse:
+    """POST /api/pull: a model from where its name says it is."""
+    services = request.app[SERVICES]
+    asked = pull_from_json(await read_body(request))
+    name = await asyncio.to_thread(services.store.find, local_name(asked.model))
+    return await _reply(request, services.pull(name, services.store), asked.stream)
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """POST /api/create: a model from another one, or from uploaded files."""
+    services = request.app[SERVICES]
+    asked = create_from_json(await read_body(request))
+    name = await asyncio.to_thread(services.store.find, ModelName.parse(asked.model))
+    if asked.template:
+        await asyncio.to_thread(check_template, asked.template)
+    base = local_name(asked.base) if asked.base else None
+    local = replace(asked, model=name.full, base=base.full if base else "")
+    return await _reply(request, _create(services, local, base), asked.stream)
+
+
+async def _create(services: Services, asked: CreateRequest, base: ModelName | None) -> Transfer:
+    if base and not await asyncio.to_thread(_is_stored, services.store, base):
+        async with aclosing(services.pull(base, services.store)) as pulling:
+            async for progress in pulling:
+                yield progress
+    async with aclosing(steps_in_thread(_build(asked, services.store))) as building:
+        async for progress in building:
+            yield progress
+
+
+async def _reply(request: web.Request, transfer: Transfer, stream: bool) -> web.StreamResponse:
+    """A stream of progress; not streamed, only the last of it."""
+    async with aclosing(transfer):
+        last = await anext(transfer)
+        if stream:
+            rest = (progress_to_json(progress) async for progress in transfer)
+            return await send_ndjson(request, progress_to_json(last), rest)
+        async for progress in transfer:
+            last = progress
+        return json_reply(progress_to_json(last), charset=None)
+
+
+def _build(asked: CreateRequest, store: ModelStore) -> Generator[Progress, None, None]:
+    yield from build_model(asked, store)
+
+
+def _is_stored(store: ModelStore, name: ModelName) -> bool:
+    try:
+        store.resolve(name)
+    except ModelNotFound:
+        return False
+    return True

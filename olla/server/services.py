@@ -1,0 +1,43 @@
+"""Services: what the handlers work with, made once by `create_app` and handed to each request.
+
+Knows nothing about routes. The fields are all a test replaces to run the server on fakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from olla.inference.service import Inference
+from olla.names import ModelName
+from olla.registry.store import ModelStore
+from olla.requests import Progress
+from olla.runner.pool import RunnerPool
+from olla.settings import Settings
+from olla.sources.pull import pull
+
+Pull = Callable[[ModelName, ModelStore], AsyncGenerator[Progress, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """`stopping` is set once, when the daemon is to end."""
+
+    settings: Settings
+    store: ModelStore
+    pool: RunnerPool
+    inference: Inference
+    pull: Pull = pull
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @classmethod
+    def start(cls, settings: Settings) -> Services:
+        store = ModelStore(settings.models, prune=settings.prune)
+        pool = RunnerPool(settings)
+        return cls(settings, store, pool, Inference(store, pool, settings))
+
+
+SERVICES = web.AppKey("services", Services)

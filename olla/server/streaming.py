@@ -1,0 +1,97 @@
+"""Replies: one JSON object, or a stream of them (NDJSON); bodies; blocking work beside the loop.
+
+Knows no dialect. When the client leaves, aiohttp cancels the handler; every generator here is
+closed on the way out, which cancels what it stands for. What runs in a thread cannot be
+cancelled: it is waited for, so that nothing it uses is taken from under it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, ParamSpec, TypeVar
+
+from aiohttp import web
+
+from olla.api.ollama_replies import encode
+from olla.errors import BadInput, BodyTooLarge
+
+MAX_BODY_BYTES = 256 * 2**20
+"""As much as a runner takes in one message."""
+
+NDJSON = "application/x-ndjson"
+STREAM = web.RequestKey("stream", web.StreamResponse)
+"""The stream that has begun to answer a request, where the error guard finds it."""
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The whole body of a JSON request.
+
+    Raises:
+        BodyTooLarge: it is longer than MAX_BODY_BYTES, or says it will be.
+    """
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise BodyTooLarge(MAX_BODY_BYTES)
+    try:
+        with gone_is_cancelled():
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise BodyTooLarge(MAX_BODY_BYTES) from error
+    except web.RequestPayloadError as error:
+        raise BadInput("unexpected EOF") from error
+
+
+def json_reply(value: Any, *, status: int = 200, charset: str | None = "utf-8") -> web.Response:
+    return web.Response(
+        body=encode(value), status=status, content_type="application/json", charset=charset
+    )
+
+
+async def send_ndjson(
+    request: web.Request, first: Any, rest: AsyncIterator[Any]
+) -> web.StreamResponse:
+    """Stream objects, one line each. `first` is there already: an error instead kept its status."""
+    response = web.StreamResponse(headers={"Content-Type": NDJSON})
+    with gone_is_cancelled():
+        await response.prepare(request)
+        request[STREAM] = response
+        await response.write(encode(first) + b"\n")
+        async for value in rest:
+            await response.write(encode(value) + b"\n")
+        await response.write_eof()
+    return response
+
+
+@contextmanager
+def gone_is_cancelled() -> Iterator[None]:
+    """A connection that breaks under our hands is a client that left, noticed a little earlier."""
+    try:
+        yield
+    except ConnectionError as error:
+        raise asyncio.CancelledError from error
+
+
+async def steps_in_thread(steps: Generator[_T, None, None]) -> AsyncGenerator[_T, None]:
+    """Run a blocking generator, each step of it in a thread, and close it at the end."""
+    try:
+        while (step := await run_to_end(next, steps, None)) is not None:
+            yield step
+    finally:
+        await run_to_end(steps.close)
+
+
+async def run_to_end(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """`asyncio.to_thread`, but a caller who is cancelled leaves only when the thread is done."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+        work.exception()  # seen: nobody is left to hear of it
+        raise
