@@ -2,20 +2,24 @@
 
 Takes LoRA as peft saves it: adapter_config.json and adapter_model.safetensors, pairs of matrices
 beside linear layers and nothing else. Whatever would change the base in another way is refused
-by name, since it would be lost in silence. Knows nothing about torch, layers or manifests.
+by name, since it would be lost in silence. Knows nothing about torch or manifests.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from olla.errors import BadInput, FormatError
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
 from olla.modelfile.base_weights import Shape, linear_shapes, read_object
 from olla.modelfile.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from olla.modelfile.uploads import Upload, is_weights
+from olla.registry.manifest import Layer, MediaType
+
+ONE_ADAPTER = "only one adapter is currently supported"
 
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 _HEAD = "lm_head"
@@ -32,6 +36,28 @@ _UNSUPPORTED = {
 }
 # These ways to begin change the base weights too, and only peft can do that again.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
+
+
+def import_adapter(uploads: tuple[Upload, ...], base: Mapping[str, Path]) -> tuple[Layer, ...]:
+    """The layers of an uploaded adapter, once it is known to fit.
+
+    Raises:
+        BadInput: it is not one adapter as peft saves it, or it does not fit.
+        FormatError: a file is broken.
+    """
+    if sum(is_weights(upload) for upload in uploads) > 1:
+        raise BadInput(ONE_ADAPTER)
+    found = {PurePosixPath(upload.name).name: upload for upload in uploads}
+    if not found.keys() >= {ADAPTER_CONFIG, ADAPTER_WEIGHTS}:
+        raise BadInput(
+            f"an adapter is two files, as peft saves it: {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}; "
+            "other kinds are not supported"
+        )
+    files = {name: found[name] for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
+    check_adapter({name: upload.path for name, upload in files.items()}, base)
+    return tuple(
+        upload.layer(MediaType.ADAPTER_FILE, f"0/{name}") for name, upload in files.items()
+    )
 
 
 def check_adapter(adapter: Mapping[str, Path], base: Mapping[str, Path]) -> None:

@@ -14,8 +14,8 @@ from olla.errors import BadInput, FormatError
 from olla.formats.gguf import read_gguf
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
 from olla.formats.tensor_names import hf_name
+from olla.registry.weights import GGUF_NAME
 
-GGUF_NAME = "model.gguf"
 MAX_JSON_BYTES = 64 * 1024 * 1024
 
 _EMBEDDING = "model.embed_tokens.weight"

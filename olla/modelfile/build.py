@@ -1,0 +1,172 @@
+"""A create request and the store -> a new model in the store (spec/api.md section 7.4).
+
+Blocking: it reads headers and writes small blobs. Works only with blobs that are in the store;
+whoever calls has pulled the base before. Invariant: the manifest is written last, and until then
+a hold keeps every blob it will name, so giving up at any point leaves the store as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from olla.errors import BadInput
+from olla.modelfile.adapter import ONE_ADAPTER, import_adapter
+from olla.modelfile.parse import parse_version
+from olla.modelfile.uploads import Upload, find_uploads, is_gguf, is_safetensors
+from olla.modelfile.weights import Weights, import_gguf, import_repository
+from olla.names import ModelName
+from olla.options import Options
+from olla.registry.blobs import BlobStore
+from olla.registry.digest import Digest
+from olla.registry.disk import Hold
+from olla.registry.manifest import (
+    CONFIG_TYPE,
+    Layer,
+    Manifest,
+    MediaType,
+    ModelConfig,
+    format_config,
+    format_json,
+    format_manifest,
+)
+from olla.registry.store import ModelStore
+from olla.requests import CreateRequest, Progress
+
+_ADAPTER_TYPES = frozenset({MediaType.ADAPTER, MediaType.ADAPTER_FILE})
+
+
+def build_model(request: CreateRequest, store: ModelStore) -> Iterator[Progress]:
+    """Make the model, telling each step; the last one is "success".
+
+    Raises:
+        BadInput: the request, a file in it or an option cannot be used.
+        ModelNotFound: the base is not in the store.
+        BlobNotFound: a file was not uploaded.
+        StoreError: the store refused.
+    """
+    name = ModelName.parse(request.model)
+    if request.quantize:
+        raise BadInput(
+            "quantizing while creating is not supported: give weights that are quantized already"
+        )
+    with store.hold() as hold:
+        uploads = find_uploads(request.files, store.blobs, hold)
+        adapters = find_uploads(request.adapters, store.blobs, hold)
+        base = _stored_base(request.base, store) if request.base else (yield from _import(uploads))
+        assembly = _Assembly(store.blobs, hold)
+        assembly.keep(base.weights.layers)
+        assembly.keep((yield from _adapter_layers(adapters, base.weights)))
+        _lay_over(assembly, request, base.parameters)
+        manifest = assembly.manifest(_config(request, base.weights.config))
+        yield from assembly.report()
+        yield Progress("writing manifest")
+        store.put(name, format_manifest(manifest))
+    yield Progress("success")
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What the new model begins with: all the layers of another, or new weights alone."""
+
+    weights: Weights
+    parameters: Mapping[str, Any]
+
+
+class _Assembly:
+    """The layers of the new model, each held, and in the store, from when it was added."""
+
+    def __init__(self, blobs: BlobStore, hold: Hold) -> None:
+        self._blobs = blobs
+        self._hold = hold
+        self._layers: list[Layer] = []
+        self._new: set[Digest] = set()
+
+    def keep(self, layers: tuple[Layer, ...]) -> None:
+        for layer in layers:
+            self._hold.add(layer.digest)
+        self._layers += layers
+
+    def add(self, media_type: str, data: bytes) -> None:
+        self._layers.append(self._stored(media_type, data))
+
+    def replace(self, data: bytes, *media_types: str) -> None:
+        """Put one layer, of the first type, in place of all layers of these types."""
+        self._layers = [layer for layer in self._layers if layer.media_type not in media_types]
+        self.add(media_types[0], data)
+
+    def report(self) -> Iterator[Progress]:
+        for layer in self._layers:
+            verb = "creating new" if layer.digest in self._new else "using existing"
+            yield Progress(f"{verb} layer {layer.digest}")
+
+    def manifest(self, config: ModelConfig) -> Manifest:
+        return Manifest(self._stored(CONFIG_TYPE, format_config(config)), tuple(self._layers))
+
+    def _stored(self, media_type: str, data: bytes) -> Layer:
+        digest = Digest.of(data)
+        self._hold.add(digest)
+        if not self._blobs.has(digest):
+            self._new.add(self._blobs.put(data))
+        return Layer(media_type, digest, len(data))
+
+
+def _stored_base(text: str, store: ModelStore) -> _Base:
+    model = store.resolve(ModelName.parse(text))
+    layers = tuple(replace(layer, source=model.name.short) for layer in model.manifest.layers)
+    return _Base(Weights(model.config, layers, model.files), model.parameters)
+
+
+def _import(uploads: tuple[Upload, ...]) -> Generator[Progress, None, _Base]:
+    if not uploads:
+        raise BadInput("neither 'from' or 'files' was specified")
+    ggufs = tuple(upload for upload in uploads if is_gguf(upload))
+    has_safetensors = any(is_safetensors(upload) for upload in uploads)
+    if ggufs and has_safetensors:
+        raise BadInput("the weights must be either GGUF or safetensors files, not both")
+    if ggufs:
+        yield from (Progress("parsing GGUF") for _ in ggufs)
+        return _Base(import_gguf(ggufs), {})
+    if not has_safetensors:
+        raise BadInput("unknown type")
+    yield Progress("converting model")
+    return _Base(import_repository(uploads), {})
+
+
+def _adapter_layers(
+    uploads: tuple[Upload, ...], base: Weights
+) -> Generator[Progress, None, tuple[Layer, ...]]:
+    if not uploads:
+        return ()
+    if any(layer.media_type in _ADAPTER_TYPES for layer in base.layers):
+        raise BadInput(ONE_ADAPTER)
+    yield Progress("converting adapter")
+    return import_adapter(uploads, base.files)
+
+
+def _lay_over(assembly: _Assembly, request: CreateRequest, parameters: Mapping[str, Any]) -> None:
+    """What the request gives replaces what the base has; licenses add up."""
+    if request.template:
+        assembly.replace(request.template.encode(), MediaType.TEMPLATE, MediaType.PROMPT)
+    if request.system:
+        assembly.replace(request.system.encode(), MediaType.SYSTEM)
+    for text in request.licenses:
+        assembly.add(MediaType.LICENSE, text.encode())
+    if request.parameters:
+        merged = {**parameters, **request.parameters}
+        Options.from_json(merged)  # a value of the wrong type would make the model unusable
+        assembly.replace(format_json(dict(sorted(merged.items()))), MediaType.PARAMS)
+    if request.messages:
+        turns = [{"role": turn.role, "content": turn.content} for turn in request.messages]
+        assembly.replace(format_json(turns), MediaType.MESSAGES)
+
+
+def _config(request: CreateRequest, base: ModelConfig) -> ModelConfig:
+    requires = parse_version(request.requires) if request.requires else base.requires
+    return replace(
+        base,
+        renderer=request.renderer or base.renderer,
+        parser=request.parser or base.parser,
+        requires=requires,
+    )
