@@ -137,6 +137,11 @@ def test_each_variable_is_read_under_both_prefixes(
     assert getattr(Settings.from_env({prefix + name: text}), field) == value
 
 
+@pytest.mark.parametrize(("text", "colour"), [("1", False), ("0", False), ("", True)])
+def test_any_text_in_no_color_means_no_colour(text: str, colour: bool) -> None:
+    assert Settings.from_env({"NO_COLOR": text}).colour is colour
+
+
 def test_our_own_prefix_wins() -> None:
     environ = {"OLLA_MAX_QUEUE": "1", "OLLAMA_MAX_QUEUE": "2"}
 
@@ -174,6 +179,6 @@ def test_a_value_that_cannot_be_used_is_refused_by_name(
 
 
 def test_the_table_of_the_settings_page_is_what_is_read() -> None:
-    rows = re.findall(r"^\| `(\w+)`, `(\w+)` \|", SETTINGS_PAGE.read_text("utf-8"), re.MULTILINE)
+    cells = re.findall(r"^\| (`.+?`) \|", SETTINGS_PAGE.read_text("utf-8"), re.MULTILINE)
 
-    assert [name for row in rows for name in row] == variables()
+    assert [name for cell in cells for name in re.findall(r"\w+", cell)] == variables()
