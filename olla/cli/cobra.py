@@ -85,7 +85,10 @@ class Command(click.Command):
         self._bare = bare
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        rest = super().parse_args(ctx, list(self._fill_bare(args)))
+        try:
+            rest = super().parse_args(ctx, list(self._fill_bare(args)))
+        except click.BadOptionUsage as error:
+            raise click.UsageError(self._value_complaint(error.option_name), ctx) from error
         given = len(ctx.args) + sum(
             _count(ctx.params[param.name])
             for param in self.params
@@ -95,6 +98,14 @@ class Command(click.Command):
         if complaint:
             raise click.UsageError(complaint, ctx)
         return rest
+
+    def _value_complaint(self, option: str) -> str:
+        """Why `--flag=x`, or `--option` as the last word, is refused."""
+        for param in self.params:
+            if isinstance(param, click.Option) and param.is_flag and option in param.opts:
+                return f"flag takes no value: {option}"
+        letter = "" if option.startswith("--") else f"'{option[1:]}' in "
+        return f"flag needs an argument: {letter}{option}"
 
     def _fill_bare(self, args: Sequence[str]) -> Iterator[str]:
         """`--think` -> `--think=true`: such a flag takes a value only when one is attached."""
@@ -166,25 +177,11 @@ def command(
 
 def error_text(error: click.ClickException) -> str:
     """What Ollama's command line would say."""
-    match error:
-        case click.NoSuchOption(option_name=name):
-            return f"unknown flag: {name}" if name.startswith("--") else _unknown_short(name)
-        case click.BadOptionUsage(option_name=name, ctx=ctx) if not _is_flag(ctx, name):
-            short = "" if name.startswith("--") else f"'{name[1:]}' in "
-            return f"flag needs an argument: {short}{name}"
-        case _:
-            return error.format_message()
-
-
-def _unknown_short(name: str) -> str:
-    return f"unknown shorthand flag: '{name[1:]}' in {name}"
-
-
-def _is_flag(ctx: click.Context | None, name: str) -> bool:
-    return ctx is not None and any(
-        isinstance(param, click.Option) and param.is_flag and name in param.opts
-        for param in ctx.command.params
-    )
+    if not isinstance(error, click.NoSuchOption):
+        return error.format_message()
+    name = error.option_name
+    is_long = name.startswith("--")
+    return f"unknown flag: {name}" if is_long else f"unknown shorthand flag: '{name[1:]}' in {name}"
 
 
 def _count(value: object) -> int:

@@ -38,7 +38,7 @@ class Recipe:
 
 
 @command("create", exactly(1))
-@click.argument("model", required=False)
+@click.argument("model", metavar="MODEL", required=False)
 @click.option("-f", "--file", metavar="PATH", help='Modelfile to read (default "Modelfile").')
 @click.option("--from", "base", metavar="BASE", help="Model, file or folder, without a Modelfile.")
 @click.option("--adapter", metavar="PATH", help="Adapter to lay over BASE: a folder of peft's.")
@@ -46,7 +46,7 @@ class Recipe:
 def create(
     settings: Settings, model: str, file: str | None, base: str | None, adapter: str | None
 ) -> None:
-    """Create a model
+    """Create a model.
 
     From a Modelfile, or from BASE and an adapter. Weights are copied into the server's store.
     """

@@ -17,10 +17,10 @@ from olla.settings import Settings
 
 
 @command("list", at_most(1))
-@click.argument("prefix", required=False)
+@click.argument("prefix", metavar="[PREFIX]", required=False)
 @click.pass_obj
 def list_models(settings: Settings, prefix: str | None) -> None:
-    """List the models
+    """List the models.
 
     With PREFIX, only those whose name starts with it. Also: olla ls.
     """
@@ -31,10 +31,10 @@ def list_models(settings: Settings, prefix: str | None) -> None:
 
 
 @command("ps", at_most(1))
-@click.argument("prefix", required=False)
+@click.argument("prefix", metavar="[PREFIX]", required=False)
 @click.pass_obj
 def ps(settings: Settings, prefix: str | None) -> None:
-    """List the running models
+    """List the running models.
 
     With PREFIX, only those whose name starts with it.
     """
@@ -44,10 +44,10 @@ def ps(settings: Settings, prefix: str | None) -> None:
 
 
 @command("stop", exactly(1))
-@click.argument("model", required=False)
+@click.argument("model", metavar="MODEL", required=False)
 @click.pass_obj
 def stop(settings: Settings, model: str) -> None:
-    """Take a running model out of memory"""
+    """Take a running model out of memory."""
     client = connect(settings)
     try:
         with waiting():
@@ -59,11 +59,11 @@ def stop(settings: Settings, model: str) -> None:
 
 
 @command("cp", exactly(2))
-@click.argument("source", required=False)
-@click.argument("destination", required=False)
+@click.argument("source", metavar="SOURCE", required=False)
+@click.argument("destination", metavar="DESTINATION", required=False)
 @click.pass_obj
 def cp(settings: Settings, source: str, destination: str) -> None:
-    """Copy a model"""
+    """Copy a model."""
     connect(settings).copy(source, destination)
     click.echo(f"copied '{source}' to '{destination}'")
 
@@ -72,7 +72,7 @@ def cp(settings: Settings, source: str, destination: str) -> None:
 @click.argument("models", nargs=-1, metavar="MODEL...")
 @click.pass_obj
 def rm(settings: Settings, models: tuple[str, ...]) -> None:
-    """Remove models"""
+    """Remove models."""
     client = connect(settings)
     for model in models:
         _unload_quietly(client, model)

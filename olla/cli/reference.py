@@ -23,7 +23,7 @@ Written by `python -m olla.cli.reference docs/cli.md` from the commands' own hel
 @click.argument("names", nargs=-1, metavar="[COMMAND]")
 @click.pass_context
 def help_command(ctx: click.Context, names: tuple[str, ...]) -> None:
-    """Explain a command"""
+    """Explain a command."""
     root = ctx.find_root()
     assert isinstance(root.command, click.Group)
     if not names:

@@ -25,8 +25,8 @@ _ENVIRONMENT = (*CLIENT_ENVIRONMENT, "OLLA_NOHISTORY", "NO_COLOR")
 
 
 @command("run", at_least(1), _ENVIRONMENT, bare={"--think": "true"})
-@click.argument("model", required=False)
-@click.argument("prompt", nargs=-1)
+@click.argument("model", metavar="MODEL", required=False)
+@click.argument("prompt", nargs=-1, metavar="[PROMPT]...")
 @click.option("--keepalive", metavar="DURATION", help='How long the model stays loaded ("5m").')
 @click.option("--verbose", is_flag=True, help="Show the timings of the reply.")
 @click.option("--insecure", is_flag=True, help="Allow a registry without TLS.")
@@ -46,7 +46,7 @@ def run(
     insecure: bool,
     **flags: Any,
 ) -> None:
-    """Run a model
+    """Run a model.
 
     With PROMPT, or with text on stdin, the reply goes to stdout. Without, on a terminal, you
     talk to the model at a prompt. A model that is not here is downloaded first.

@@ -34,7 +34,7 @@ _ENVIRONMENT = (
 @command("serve", exactly(0), _ENVIRONMENT)
 @click.pass_obj
 def serve(settings: Settings) -> None:
-    """Start the server
+    """Start the server.
 
     It listens on OLLA_HOST until Ctrl-C or `olla shutdown`, and logs to stderr.
     """
@@ -46,7 +46,7 @@ def serve(settings: Settings) -> None:
 @command("shutdown", exactly(0), ("OLLA_HOST",))
 @click.pass_obj
 def shutdown(settings: Settings) -> None:
-    """Stop the server
+    """Stop the server.
 
     Running replies end with an error. Returns when the address is free again.
     """
@@ -56,7 +56,14 @@ def shutdown(settings: Settings) -> None:
         return
     client.shutdown()
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while client.is_reachable():
+    while not _is_free(client):
         if time.monotonic() > deadline:
             raise ClientError(f"olla still answers {STOP_TIMEOUT_S:.0f} seconds after the shutdown")
         time.sleep(POLL_S)
+
+
+def _is_free(client: Client) -> bool:
+    try:
+        return not client.is_reachable()
+    except ClientError:  # it closed the connection in our face: it is on its way out
+        return False

@@ -20,7 +20,7 @@ Rows = list[tuple[str, ...]]
 
 
 @command("show", exactly(1))
-@click.argument("model", required=False)
+@click.argument("model", metavar="MODEL", required=False)
 @click.option("--license", is_flag=True, help="Show the license.")
 @click.option("--modelfile", is_flag=True, help="Show the Modelfile.")
 @click.option("--parameters", is_flag=True, help="Show the parameters.")
@@ -29,7 +29,7 @@ Rows = list[tuple[str, ...]]
 @click.option("-v", "--verbose", is_flag=True, help="Show the metadata and the tensors too.")
 @click.pass_obj
 def show(settings: Settings, /, model: str, verbose: bool, **parts: bool) -> None:
-    """Show what a model is made of"""
+    """Show what a model is made of."""
     chosen = [name for name in _PARTS if parts[name]]
     if len(chosen) > 1:
         raise click.UsageError(

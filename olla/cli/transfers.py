@@ -12,11 +12,11 @@ from olla.settings import Settings
 
 
 @command("pull", exactly(1))
-@click.argument("model", required=False)
+@click.argument("model", metavar="MODEL", required=False)
 @click.option("--insecure", is_flag=True, help="Allow a registry without TLS.")
 @click.pass_obj
 def pull(settings: Settings, model: str, insecure: bool) -> None:
-    """Download a model
+    """Download a model.
 
     Only what is not here already is transferred.
     """

@@ -34,6 +34,7 @@ from olla.requests import ChatChunk, CreateRequest, Progress
 from olla.settings import Address
 
 CONNECT_TIMEOUT_S = 10.0
+HEARTBEAT_TIMEOUT_S = 10.0
 UPLOAD_CHUNK_BYTES = 1 << 20
 
 
@@ -50,7 +51,7 @@ class Client:
     def is_reachable(self) -> bool:
         """Whether something that speaks HTTP answers at the address."""
         try:
-            with self._exchange("HEAD", "/") as response:
+            with self._exchange("HEAD", "/", timeout_s=HEARTBEAT_TIMEOUT_S) as response:
                 self._check(response)
         except ServerUnreachable:
             return False
@@ -152,8 +153,11 @@ class Client:
         path: str,
         body: bytes | Iterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
     ) -> Iterator[HTTPResponse]:
+        """One request. Without a timeout the reply may take as long as it takes to load a model."""
         connection = self._connect()
+        connection.sock.settimeout(timeout_s)
         headers = {"User-Agent": f"olla/{__version__}", **(headers or {})}
         try:
             # A daemon that refuses an upload may close before it has read all: its answer counts.
@@ -174,7 +178,6 @@ class Client:
             raise ServerUnreachable(
                 "could not connect to olla server, run 'olla serve' to start it"
             ) from error
-        connection.sock.settimeout(None)  # a model may take minutes to load
         return connection
 
 
