@@ -1,0 +1,281 @@
+"""RunnerProcess: the daemon's handle on one child process that serves one loaded model.
+
+Owns the child, its pipes and the routing of replies by id; knows nothing about names, keep-alives
+or prompts. One task reads the child's replies and never waits for those who use them: each
+request has a queue without a bound (a reply is bounded by its `num_predict`), so a client that
+reads slowly holds up nobody else. When the child ends, every request in it gets RunnerDied.
+The child's stderr is the daemon's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Protocol, Self, TypeVar
+
+import msgspec
+
+from olla.errors import BadInput, OllaError, OutOfMemory, PromptTooLong, RunnerDied, RunnerError
+from olla.runner.protocol import (
+    LENGTH_BYTES,
+    MAX_MESSAGE_BYTES,
+    Cancel,
+    Detokenize,
+    Failed,
+    FailureKind,
+    Finished,
+    FromRunner,
+    Generate,
+    Load,
+    Loaded,
+    LoadProgress,
+    Piece,
+    Text,
+    Tokenize,
+    Tokens,
+    ToRunner,
+    decode_from_runner,
+    encode,
+)
+
+COMMAND = (sys.executable, "-m", "olla.runner")
+
+_log = logging.getLogger(__name__)
+
+_ERRORS: dict[FailureKind, type[OllaError]] = {
+    FailureKind.BAD_INPUT: BadInput,
+    FailureKind.PROMPT_TOO_LONG: PromptTooLong,
+    FailureKind.OUT_OF_MEMORY: OutOfMemory,
+    FailureKind.RUNNER: RunnerError,
+}
+_LOAD_ID = 0
+_Reply = TypeVar("_Reply", Tokens, Text)
+_Queue = asyncio.Queue[FromRunner | None]
+
+
+class Runner(Protocol):
+    """What the pool and inference ask of a loaded model."""
+
+    @property
+    def loaded(self) -> Loaded: ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    def generate(self, request: Generate) -> AsyncGenerator[Piece | Finished, None]: ...
+
+    async def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]: ...
+
+    async def detokenize(self, tokens: Sequence[int]) -> str: ...
+
+    async def close(self) -> None: ...
+
+
+class RunnerProcess:
+    """Made by `start`; ended by `close`, or when the child ends by itself."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._ids = count(_LOAD_ID + 1)
+        self._queues: dict[int, _Queue] = {_LOAD_ID: asyncio.Queue()}
+        self._is_dead = False
+        self._loaded: Loaded | None = None
+        self._reader = asyncio.create_task(self._read(), name=f"runner-{process.pid}")
+
+    @classmethod
+    async def start(
+        cls,
+        load: Load,
+        *,
+        load_timeout_s: float = math.inf,
+        on_progress: Callable[[LoadProgress], None] | None = None,
+        command: Sequence[str] = COMMAND,
+    ) -> Self:
+        """Start a child and have it load a model; a start that fails or is cancelled leaves none.
+
+        Args:
+            load_timeout_s: the longest time without a sign of progress.
+
+        Raises:
+            OllaError: the child refused the files, ended, or made no progress.
+        """
+        # In a session of its own, since Ctrl-C on the daemon's terminal is for the daemon alone.
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, start_new_session=True
+        )
+        runner = cls(process)
+        try:
+            await runner._load(load, load_timeout_s, on_progress)
+        finally:
+            if runner._loaded is None:
+                await runner._kill()
+        _log.info("runner loaded pid=%d device=%s", process.pid, runner.loaded.device)
+        return runner
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def loaded(self) -> Loaded:
+        assert self._loaded is not None, "start() returns loaded runners only"
+        return self._loaded
+
+    @property
+    def alive(self) -> bool:
+        return not self._is_dead
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Piece | Finished, None]:
+        """The reply, piece by piece; its last item is Finished. Closing it early cancels.
+
+        The id of `request` is replaced.
+
+        Raises:
+            OllaError: the runner refused the request, or RunnerDied.
+        """
+        number, queue = self._open_queue()
+        is_over = False
+        try:
+            await self._send(msgspec.structs.replace(request, id=number))
+            while not is_over:
+                reply = _checked(await queue.get())
+                assert isinstance(reply, Piece | Finished)
+                is_over = isinstance(reply, Finished)
+                yield reply
+        except OllaError:
+            is_over = True
+            raise
+        finally:
+            del self._queues[number]
+            if not is_over:
+                self._write(Cancel(number))
+
+    async def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        number, queue = self._open_queue()
+        reply = await self._ask(Tokenize(number, text, add_special_tokens), queue, Tokens)
+        return reply.tokens
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        number, queue = self._open_queue()
+        reply = await self._ask(Detokenize(number, list(tokens)), queue, Text)
+        return reply.text
+
+    async def close(self, grace_s: float = 2.0) -> None:
+        """End the child: ask by closing its stdin, then kill it. Requests in it get RunnerDied."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), grace_s)
+        except TimeoutError:
+            _log.warning("runner does not end, killing it pid=%d", self.pid)
+        finally:
+            await self._kill()
+
+    async def _load(
+        self, load: Load, timeout_s: float, on_progress: Callable[[LoadProgress], None] | None
+    ) -> None:
+        queue = self._queues[_LOAD_ID]
+        await self._send(load)
+        while self._loaded is None:
+            reply = await self._load_reply(queue, timeout_s)
+            if isinstance(reply, LoadProgress) and on_progress is not None:
+                on_progress(reply)
+            elif isinstance(reply, Loaded):
+                self._loaded = reply
+        del self._queues[_LOAD_ID]
+
+    async def _load_reply(self, queue: _Queue, timeout_s: float) -> FromRunner:
+        try:
+            reply = await asyncio.wait_for(
+                queue.get(), None if math.isinf(timeout_s) else timeout_s
+            )
+        except TimeoutError as error:
+            raise RunnerError(
+                "timed out waiting for the model runner to start - "
+                f"no progress for {timeout_s:g} seconds"
+            ) from error
+        if reply is None:
+            code = await self._process.wait()
+            raise RunnerError(f"model runner ended while loading the model: exit status {code}")
+        return _checked(reply)
+
+    async def _ask(
+        self, message: Tokenize | Detokenize, queue: _Queue, kind: type[_Reply]
+    ) -> _Reply:
+        try:
+            await self._send(message)
+            reply = _checked(await queue.get())
+            assert isinstance(reply, kind)
+            return reply
+        finally:
+            del self._queues[message.id]
+
+    def _open_queue(self) -> tuple[int, _Queue]:
+        if self._is_dead:
+            raise RunnerDied
+        number = next(self._ids)
+        queue = self._queues[number] = _Queue()
+        return number, queue
+
+    async def _send(self, message: ToRunner) -> None:
+        """Write a message and wait until the pipe has room for more."""
+        self._write(message)
+        assert self._process.stdin is not None
+        # The reader notices a broken pipe too, and tells those who wait.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            await self._process.stdin.drain()
+
+    def _write(self, message: ToRunner) -> None:
+        assert self._process.stdin is not None
+        if not self._is_dead and not self._process.stdin.is_closing():
+            self._process.stdin.write(encode(message))
+
+    async def _read(self) -> None:
+        """Route replies until the child's stdout ends, which is how its death shows."""
+        assert self._process.stdout is not None
+        try:
+            while True:
+                self._route(await _read_reply(self._process.stdout))
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            pass
+        except (ValueError, msgspec.DecodeError):
+            _log.exception("runner sent something that is no message, killing it pid=%d", self.pid)
+            self._process.kill()
+        finally:
+            self._is_dead = True
+            for queue in self._queues.values():
+                queue.put_nowait(None)
+        _log.info("runner ended pid=%d status=%d", self.pid, await self._process.wait())
+
+    def _route(self, reply: FromRunner) -> None:
+        number = _LOAD_ID if isinstance(reply, LoadProgress | Loaded) else reply.id
+        queue = self._queues.get(number)
+        if queue is not None:  # else it was cancelled, and this reply was already on its way
+            queue.put_nowait(reply)
+
+    async def _kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+        await asyncio.shield(self._reader)
+
+
+async def _read_reply(stream: asyncio.StreamReader) -> FromRunner:
+    length = int.from_bytes(await stream.readexactly(LENGTH_BYTES), "little")
+    if length > MAX_MESSAGE_BYTES:
+        raise ValueError(f"message of {length} bytes")
+    return decode_from_runner(await stream.readexactly(length))
+
+
+def _checked(reply: FromRunner | None) -> FromRunner:
+    if reply is None:
+        raise RunnerDied
+    if isinstance(reply, Failed):
+        raise _ERRORS[reply.kind](reply.text)
+    return reply

@@ -1,0 +1,118 @@
+"""Stand-ins at the seams. None knows a model; each does what a test tells it to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from olla.errors import OllaError, RunnerDied
+from olla.runner.protocol import Finished, Generate, Load, Loaded, Piece
+
+LOADED = Loaded(
+    "fake",
+    4096,
+    total_bytes=1000,
+    bytes_on_device=600,
+    device="cpu",
+    dtype="float32",
+    bos_token="<s>",
+    eos_token="</s>",
+)
+
+
+class FakeRunner:
+    """A loaded model that answers every prompt with `reply`; one token is one word.
+
+    Tests read `requests`, `num_cancelled` and `closed`; `hold` keeps replies after their first
+    piece until `release`; `die` is a crash.
+    """
+
+    def __init__(self, load: Load | None = None) -> None:
+        self.load = load
+        self.reply: Sequence[str] = ("Hello", " there")
+        self.reason = "stop"
+        self.requests: list[Generate] = []
+        self.tokenized: list[tuple[str, bool]] = []
+        self.num_cancelled = 0
+        self.closed = asyncio.Event()
+        self.alive = True
+        self._may_go_on = asyncio.Event()
+        self._may_go_on.set()
+
+    @property
+    def loaded(self) -> Loaded:
+        return LOADED
+
+    def hold(self) -> None:
+        self._may_go_on.clear()
+
+    def release(self) -> None:
+        self._may_go_on.set()
+
+    def die(self) -> None:
+        self.alive = False
+        self._may_go_on.set()
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Piece | Finished, None]:
+        self.requests.append(request)
+        is_over = False
+        try:
+            for text in self.reply:
+                self._check()
+                yield Piece(1, text)
+                await self._may_go_on.wait()
+            self._check()
+            is_over = True
+            yield self._finished(request)
+        finally:
+            self.num_cancelled += not is_over
+
+    async def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        self._check()
+        self.tokenized.append((text, add_special_tokens))
+        return [len(word) for word in text.split()]
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        self._check()
+        return " ".join("x" * token for token in tokens)
+
+    async def close(self) -> None:
+        self.alive = False
+        self.closed.set()
+
+    def _check(self) -> None:
+        if not self.alive:
+            raise RunnerDied
+
+    def _finished(self, request: Generate) -> Finished:
+        num_prompt = len(request.prompt.split()) + len(request.context)
+        context = [*request.context, 7, 8] if request.want_context else []
+        return Finished(1, self.reason, num_prompt, 10, len(self.reply), 20, context=context)
+
+
+class FakeSpawn:
+    """Starts fake runners. `hold` keeps loads waiting until `release`; `error` fails them."""
+
+    def __init__(self) -> None:
+        self.runners: list[FakeRunner] = []
+        self.loads: list[Load] = []
+        self.error: OllaError | None = None
+        self.has_begun = asyncio.Event()
+        self._may_go_on = asyncio.Event()
+        self._may_go_on.set()
+
+    def hold(self) -> None:
+        self._may_go_on.clear()
+
+    def release(self) -> None:
+        self._may_go_on.set()
+
+    async def __call__(self, load: Load, *, load_timeout_s: float) -> FakeRunner:
+        self.loads.append(load)
+        self.has_begun.set()
+        await self._may_go_on.wait()
+        if self.error is not None:
+            raise self.error
+        runner = FakeRunner(load)
+        self.runners.append(runner)
+        return runner

@@ -1,0 +1,391 @@
+"""The loaded runners: sharing, keep-alive, eviction, the queue of loads."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from olla.errors import FormatError, RunnerDied, ServerBusy
+from olla.names import ModelName
+from olla.runner.pool import Lease, RunnableModel, RunnerPool
+from olla.settings import Settings
+from tests.fakes import FakeRunner, FakeSpawn
+
+SETTINGS = Settings(home=Path("/nowhere"), models=Path("/nowhere"))
+BUSY = "server busy, please try again.  maximum pending requests exceeded"
+SOON_S = 0.02
+
+
+def _model(name: str, weights: str | None = None, context_length: int = 100) -> RunnableModel:
+    files = {"model.gguf": f"/blobs/{weights or name}"}
+    return RunnableModel(ModelName.parse(name), weights or name, files, context_length)
+
+
+A, B, C = (_model(name) for name in "abc")
+
+
+@pytest.fixture
+def spawn() -> FakeSpawn:
+    return FakeSpawn()
+
+
+@pytest.fixture
+async def pool(spawn: FakeSpawn) -> AsyncIterator[RunnerPool]:
+    async with _open(spawn) as pool:
+        yield pool
+
+
+@asynccontextmanager
+async def _open(spawn: FakeSpawn, **changes: int) -> AsyncIterator[RunnerPool]:
+    """A pool with some settings changed, closed at the end."""
+    settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
+    pool = RunnerPool(settings, spawn)
+    yield pool
+    await pool.close()
+
+
+async def _use(pool: RunnerPool, model: RunnableModel, keep_alive_s: float | None = None) -> None:
+    (await pool.acquire(model, keep_alive_s)).release()
+
+
+def _start(pool: RunnerPool, model: RunnableModel) -> asyncio.Task[Lease]:
+    return asyncio.create_task(pool.acquire(model))
+
+
+def _names(pool: RunnerPool) -> set[str]:
+    return {model.name.model for model in pool.list()}
+
+
+async def _settled() -> None:
+    """Let every task that can go on do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_load_gets_the_files_and_the_settings(spawn: FakeSpawn) -> None:
+    async with _open(spawn, num_threads=3) as pool:
+        await _use(pool, A)
+
+    assert spawn.loads[0].files == A.files
+    assert spawn.loads[0].num_threads == 3
+
+
+async def test_a_loaded_model_is_used_again(pool: RunnerPool, spawn: FakeSpawn) -> None:
+    first = await pool.acquire(A)
+    second = await pool.acquire(A)
+
+    assert first.runner is second.runner
+    assert len(spawn.runners) == 1
+    assert first.load_ns > 0
+
+
+async def test_names_with_the_same_weights_share_a_runner(
+    pool: RunnerPool, spawn: FakeSpawn
+) -> None:
+    one = await pool.acquire(_model("one", "w"))
+    two = await pool.acquire(_model("two", "w"))
+
+    assert one.runner is two.runner
+    assert _names(pool) == {"one", "two"}
+
+
+async def test_a_shared_runner_lives_while_one_name_does(
+    pool: RunnerPool, spawn: FakeSpawn
+) -> None:
+    await _use(pool, _model("one", "w"))
+    await _use(pool, _model("two", "w"), keep_alive_s=0)
+
+    assert _names(pool) == {"one"}
+    assert spawn.runners[0].alive
+
+
+async def test_requests_for_a_model_that_loads_wait_for_one_load(
+    pool: RunnerPool, spawn: FakeSpawn
+) -> None:
+    leases = await asyncio.gather(*(pool.acquire(A) for _ in range(5)))
+
+    assert len({id(lease.runner) for lease in leases}) == 1
+    assert len(spawn.loads) == 1
+
+
+async def test_keep_alive_counts_from_the_end_of_the_last_request(
+    pool: RunnerPool, spawn: FakeSpawn
+) -> None:
+    lease = await pool.acquire(A, SOON_S)
+    second = await pool.acquire(A)
+    await asyncio.wait([asyncio.create_task(spawn.runners[0].closed.wait())], timeout=3 * SOON_S)
+    assert spawn.runners[0].alive
+    lease.release()
+    second.release()
+    ended = asyncio.get_running_loop().time()
+
+    await spawn.runners[0].closed.wait()
+
+    assert asyncio.get_running_loop().time() - ended >= SOON_S
+    assert pool.list() == ()
+
+
+async def test_a_request_without_keep_alive_leaves_what_was(pool: RunnerPool) -> None:
+    await _use(pool, A, math.inf)
+    await _use(pool, A)
+
+    assert pool.list()[0].expires_at is None
+
+
+async def test_a_new_model_gets_the_default_keep_alive(pool: RunnerPool) -> None:
+    before = datetime.now(UTC)
+
+    await _use(pool, A)
+
+    expires_at = pool.list()[0].expires_at
+    assert expires_at is not None
+    assert timedelta(0) <= expires_at - before - timedelta(seconds=300) < timedelta(seconds=10)
+
+
+async def test_a_keep_alive_past_all_calendars_is_forever(pool: RunnerPool) -> None:
+    await _use(pool, A, 1e300)
+
+    assert pool.list()[0].expires_at is None
+
+
+async def test_keep_alive_zero_unloads_after_the_last_request(
+    pool: RunnerPool, spawn: FakeSpawn
+) -> None:
+    first = await pool.acquire(A)
+    second = await pool.acquire(A, 0)
+    second.release()
+    assert _names(pool) == {"a"}
+
+    first.release()
+
+    await spawn.runners[0].closed.wait()
+    assert pool.list() == ()
+
+
+async def test_unload_waits_for_the_requests_that_run(pool: RunnerPool, spawn: FakeSpawn) -> None:
+    lease = await pool.acquire(A)
+
+    pool.unload(A.name)
+
+    assert _names(pool) == {"a"}
+    lease.release()
+    assert _names(pool) == set()
+    await spawn.runners[0].closed.wait()
+
+
+async def test_unload_of_an_idle_model_is_immediate(pool: RunnerPool) -> None:
+    await _use(pool, A, math.inf)
+
+    pool.unload(A.name)
+
+    assert pool.list() == ()
+
+
+async def test_unload_of_a_model_that_is_not_loaded_is_nothing(pool: RunnerPool) -> None:
+    pool.unload(A.name)
+
+
+async def test_a_name_made_anew_leaves_its_old_runner(pool: RunnerPool, spawn: FakeSpawn) -> None:
+    await _use(pool, _model("a", "old"))
+
+    await _use(pool, _model("a", "new"))
+
+    assert len(pool.list()) == 1
+    await spawn.runners[0].closed.wait()
+
+
+async def test_the_list_tells_sizes_and_the_window_asked_for(pool: RunnerPool) -> None:
+    await _use(pool, A, math.inf)
+    await _use(pool, replace(A, context_length=77))
+
+    (model,) = pool.list()
+
+    assert (model.size_bytes, model.vram_bytes, model.context_length) == (1000, 600, 77)
+
+
+async def test_the_list_has_the_longest_kept_first(pool: RunnerPool) -> None:
+    await _use(pool, A, 10)
+    await _use(pool, B, math.inf)
+    await _use(pool, C, 20)
+
+    assert [model.name.model for model in pool.list()] == ["b", "c", "a"]
+
+
+async def test_the_least_recently_used_idle_runner_makes_room(spawn: FakeSpawn) -> None:
+    async with _open(spawn, max_loaded_models=2) as pool:
+        await _use(pool, A)
+        await _use(pool, B)
+        await _use(pool, A)
+
+        await _use(pool, C)
+
+        assert _names(pool) == {"a", "c"}
+
+
+async def test_a_runner_kept_forever_makes_room_last(spawn: FakeSpawn) -> None:
+    async with _open(spawn, max_loaded_models=2) as pool:
+        await _use(pool, A, math.inf)
+        await _use(pool, B)
+
+        await _use(pool, C)
+
+        assert _names(pool) == {"a", "c"}
+
+
+async def test_a_load_waits_until_a_runner_is_idle(spawn: FakeSpawn) -> None:
+    async with _open(spawn, max_loaded_models=1) as pool:
+        lease = await pool.acquire(A)
+        waiting = _start(pool, B)
+        await _settled()
+        assert _names(pool) == {"a"}
+
+        lease.release()
+        await waiting
+
+        assert _names(pool) == {"b"}
+        assert spawn.runners[0].closed.is_set()
+
+
+async def test_a_loaded_model_never_waits_behind_a_load(spawn: FakeSpawn) -> None:
+    async with _open(spawn, max_loaded_models=1, max_queue=0) as pool:
+        await pool.acquire(A)
+        waiting = _start(pool, B)
+        await _settled()
+
+        lease = await pool.acquire(A)
+
+        assert lease.runner.alive
+        waiting.cancel()
+
+
+async def test_models_load_one_at_a_time(pool: RunnerPool, spawn: FakeSpawn) -> None:
+    spawn.hold()
+    tasks = [_start(pool, model) for model in (A, B, C)]
+    await _settled()
+    assert len(spawn.loads) == 1
+
+    spawn.release()
+    await asyncio.gather(*tasks)
+
+    assert len(spawn.loads) == 3
+
+
+async def test_past_the_queue_the_server_is_busy(spawn: FakeSpawn) -> None:
+    async with _open(spawn, max_queue=1) as pool:
+        spawn.hold()
+        tasks = [_start(pool, A), _start(pool, B)]
+        await _settled()
+
+        with pytest.raises(ServerBusy) as caught:
+            await pool.acquire(C)
+
+        assert str(caught.value) == BUSY
+        spawn.release()
+        await asyncio.gather(*tasks)
+        await _use(pool, C)
+
+
+async def test_a_load_survives_the_client_that_asked_for_it(
+    pool: RunnerPool, spawn: FakeSpawn
+) -> None:
+    spawn.hold()
+    task = _start(pool, A)
+    await spawn.has_begun.wait()
+    task.cancel()
+    await _settled()
+
+    spawn.release()
+    await _settled()
+
+    assert _names(pool) == {"a"}
+
+
+async def test_a_load_nobody_waits_for_any_more_does_not_begin(
+    pool: RunnerPool, spawn: FakeSpawn
+) -> None:
+    spawn.hold()
+    first, second = _start(pool, A), _start(pool, B)
+    await _settled()
+    second.cancel()
+    await _settled()
+
+    spawn.release()
+    await first
+    await _settled()
+
+    assert len(spawn.loads) == 1
+
+
+async def test_a_load_that_fails_tells_all_who_wait(pool: RunnerPool, spawn: FakeSpawn) -> None:
+    spawn.error = FormatError("broken file")
+    results = await asyncio.gather(pool.acquire(A), pool.acquire(A), return_exceptions=True)
+
+    assert list(results) == [spawn.error, spawn.error]
+    spawn.error = None
+    await _use(pool, A)
+
+
+async def test_a_dead_runner_is_replaced(pool: RunnerPool, spawn: FakeSpawn) -> None:
+    lease = await pool.acquire(A)
+    spawn.runners[0].die()
+
+    again = await pool.acquire(A)
+
+    assert again.runner is spawn.runners[1]
+    lease.release()
+    assert _names(pool) == {"a"}
+
+
+async def test_a_dead_runner_is_not_listed(pool: RunnerPool, spawn: FakeSpawn) -> None:
+    await _use(pool, A)
+    spawn.runners[0].die()
+
+    assert pool.list() == ()
+
+
+async def test_a_lease_is_released_once(pool: RunnerPool, spawn: FakeSpawn) -> None:
+    first, second = await pool.acquire(A, 0), await pool.acquire(A)
+    first.release()
+    first.release()
+
+    assert _names(pool) == {"a"}
+    second.release()
+
+
+async def test_closing_ends_all_runners_and_loads(spawn: FakeSpawn) -> None:
+    pool = RunnerPool(SETTINGS, spawn)
+    await _use(pool, A)
+    spawn.hold()
+    task = _start(pool, B)
+    await _settled()
+
+    await pool.close()
+
+    assert spawn.runners[0].closed.is_set()
+    with pytest.raises(RunnerDied):
+        await task
+    assert pool.list() == ()
+
+
+async def test_memory_is_free_before_the_next_load(spawn: FakeSpawn) -> None:
+    has_closed: list[bool] = []
+
+    async def spawn_noting(load: object, *, load_timeout_s: float) -> FakeRunner:
+        has_closed.extend(runner.closed.is_set() for runner in runners)
+        runners.append(FakeRunner())
+        return runners[-1]
+
+    runners: list[FakeRunner] = []
+    pool = RunnerPool(replace(SETTINGS, max_loaded_models=1), spawn_noting)
+    await _use(pool, A)
+    await _use(pool, B)
+    await pool.close()
+
+    assert has_closed == [True]
