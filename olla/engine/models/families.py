@@ -139,6 +139,8 @@ def _granite(config: Config) -> Settings:
 
 
 def _olmo2(config: Config) -> Settings:
+    if config.get("sliding_window"):
+        raise FormatError('unsupported architecture "olmo3"; olla runs its predecessor olmo2')
     return {"qk_norm": QkNorm.FULL, "norm_placement": NormPlacement.POST}
 
 

@@ -22,9 +22,10 @@ _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}"
     r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_GPT2_NAMES = {"default", "gpt-2", "gpt2", "olmo", "dbrx-gpt2", "phi-2", "mpt", "jina-v2-code"}
+_GPT2_NAMES = {"default", "gpt-2", "phi-2", "olmo", "mpt"}
 _SINGLE_DIGIT_NAMES = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"}
-_THREE_DIGIT_NAMES = {"llama-bpe", "llama3", "llama-v3", "falcon3", "smaug-bpe", "dbrx"}
+_WHOLE_WORD_NAMES = {"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "lfm2"}
+_THREE_DIGIT_NAMES = _WHOLE_WORD_NAMES | {"dbrx", "smaug-bpe"}
 _QWEN_NAMES = {"qwen2", "deepseek-r1-qwen", "stablelm2"}
 
 
@@ -53,7 +54,8 @@ def _byte_level(metadata: Mapping[str, Any], tokens: tuple[str, ...]) -> Tokeniz
     pre = metadata.get("tokenizer.ggml.pre", "default")
     merges = [_merge(line) for line in metadata.get("tokenizer.ggml.merges", ())]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    ignore_merges = pre in _THREE_DIGIT_NAMES
+    # Llama 3 takes a word that is a token as it stands, whatever the merges make of it.
+    ignore_merges = pre in _WHOLE_WORD_NAMES
     try:
         model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=ignore_merges)
     except Exception as error:
