@@ -233,7 +233,9 @@ class _Texts:
         what = f"{media_type.rpartition('.')[2]} layer"
         document = parse_json(self._blobs.read(layers[-1].digest), what)
         if not isinstance(document, shape):
-            raise StoreError(f"broken {what}: it is not a JSON {shape.__name__}")
+            raise StoreError(
+                f"broken {what}: it is not a JSON {'object' if shape is dict else 'list'}"
+            )
         return document
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_reads_tensors_in_the_order_of_their_bytes(tmp_path: Path) -> None:
 
 def test_reads_what_the_official_writer_writes(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    arrays = {
+    arrays: dict[str, np.ndarray[Any, Any]] = {
         "x": np.arange(6, dtype=np.float32).reshape(2, 3),
         "y": np.arange(4, dtype=np.int8),
         "scalar": np.array(1.5, dtype=np.float16),
