@@ -265,7 +265,11 @@ def test_a_stream_that_breaks_off_is_an_error(daemon: FakeDaemon, client: Client
 
 def test_a_server_that_hangs_up_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=lambda: server.accept()[0].close())
+
+        def hang_up() -> None:
+            server.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
         thread.start()
         client = Client(Address(port=server.getsockname()[1]))
 

@@ -163,7 +163,9 @@ class Client:
             # A daemon that refuses an upload may close before it has read all: its answer counts.
             with suppress(BrokenPipeError):
                 connection.request(method, self._address.path + path, body, headers)
-            yield connection.getresponse()
+            # The response holds the socket once the daemon said "Connection: close".
+            with connection.getresponse() as response:
+                yield response
         except (HTTPException, OSError) as error:
             raise ClientError(f"lost the connection to the olla server: {error}") from error
         finally:

@@ -107,7 +107,7 @@ def running_daemon() -> Iterator[FakeDaemon]:
     daemon.script("GET /api/tags", Reply([TAGS]))
     daemon.script("POST /api/show", Reply([SHOW]))
     daemon.script("POST /api/generate", generated("Hello", " there"))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(daemon))
+    server = _Server(daemon)
     daemon.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -138,43 +138,56 @@ def failed(status: int, text: str) -> Reply:
     return Reply([{"error": text}], status=status)
 
 
-def _handler(daemon: FakeDaemon) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Server(ThreadingHTTPServer):
+    def __init__(self, fake: FakeDaemon) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.fake = fake
 
-        def answer(self) -> None:
-            length = int(self.headers.get("Content-Length", 0))
-            request = Request(self.command, self.path, self.rfile.read(length))
-            reply = daemon.answer(request)
-            self.close_connection = True
-            self.send_response(reply.status)
-            self.send_header("Connection", "close")
-            if self.command == "HEAD" or not reply.lines:
-                self.send_header("Content-Length", str(len(reply.raw)))
-                self.end_headers()
-                self.wfile.write(b"" if self.command == "HEAD" else reply.raw)
-            else:
-                self.send_header("Transfer-Encoding", "chunked")
-                self.end_headers()
-                self.stream(reply)
 
-        def stream(self, reply: Reply) -> None:
-            try:
-                for index, line in enumerate(reply.lines):
-                    reply.before_line(index)
-                    self.send_chunk(json.dumps(line).encode() + b"\n")
-                if not reply.breaks_off:
-                    self.send_chunk(b"")
-            except (BrokenPipeError, ConnectionResetError):
-                daemon.client_left.set()
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
 
-        def send_chunk(self, data: bytes) -> None:
-            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-            self.wfile.flush()
+    @property
+    def fake(self) -> FakeDaemon:
+        assert isinstance(self.server, _Server)
+        return self.server.fake
 
-        def log_message(self, *args: object) -> None:
-            """Say nothing: the tests' output is the command's."""
+    def answer(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        request = Request(self.command, self.path, self.rfile.read(length))
+        reply = self.fake.answer(request)
+        self.close_connection = True
+        try:
+            self.send(reply)
+        except (BrokenPipeError, ConnectionResetError):
+            self.fake.client_left.set()
 
-    for method in ("GET", "HEAD", "POST", "DELETE"):
-        setattr(Handler, f"do_{method}", Handler.answer)
-    return Handler
+    def send(self, reply: Reply) -> None:
+        self.send_response(reply.status)
+        self.send_header("Connection", "close")
+        if self.command == "HEAD" or not reply.lines:
+            self.send_header("Content-Length", str(len(reply.raw)))
+            self.end_headers()
+            self.wfile.write(b"" if self.command == "HEAD" else reply.raw)
+        else:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.stream(reply)
+
+    def stream(self, reply: Reply) -> None:
+        for index, line in enumerate(reply.lines):
+            reply.before_line(index)
+            self.send_chunk(json.dumps(line).encode() + b"\n")
+        if not reply.breaks_off:
+            self.send_chunk(b"")
+
+    def send_chunk(self, data: bytes) -> None:
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing: the tests' output is the command's."""
+
+
+for _method in ("GET", "HEAD", "POST", "DELETE"):
+    setattr(_Handler, f"do_{_method}", _Handler.answer)
