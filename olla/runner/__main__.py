@@ -200,4 +200,5 @@ def failure(request_id: int, error: OllaError) -> Failed:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not sys.exit: a thread may sit in a read of stdin, which the interpreter's end would wait on.
+    os._exit(main())
