@@ -146,7 +146,10 @@ class ModelStore:
         paths: tuple[Path, ...] = (self._manifests,)
         for _ in range(_NAME_PARTS):
             paths = tuple(entry for path in paths for entry in _entries(path))
-        return tuple(path for path in paths if path.is_file())
+        # A temporary file is a manifest that is being written, or a leftover for `prune`.
+        return tuple(
+            path for path in paths if path.is_file() and not path.name.startswith(TEMPORARY_PREFIX)
+        )
 
     def _path(self, name: ModelName) -> Path:
         return self._manifests / name.path

@@ -67,7 +67,7 @@ def safetensors_bytes(**tensors: tuple[str, list[int], int]) -> bytes:
 
 
 def blob_names(root: Path) -> set[str]:
-    return {path.name for path in (root / "blobs").iterdir()}
+    return {path.name for path in (root / "blobs").glob("*")}
 
 
 def verify(store: ModelStore, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -460,9 +461,26 @@ def test_a_directory_where_a_manifest_belongs_is_a_store_error(
         store.put(name("m"), data)
 
 
+def test_a_full_disk_leaves_the_old_manifest(root: Path, store: ModelStore) -> None:
+    old = put_model(store, "m")
+    new = add_manifest(store, (MediaType.MODEL, b"new"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(StoreError, match=r"^cannot write model m:latest: File too large$"):
+            store.put(name("m"), new)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert store.resolve(name("m")).manifest == old
+    assert list(manifest_path(root, "m").parent.iterdir()) == [manifest_path(root, "m")]
+    verify(store, "m")
+
+
 def test_listing_many_models_is_quick(root: Path, store: ModelStore) -> None:
-    for index in range(100):
-        put_model(store, f"m{index}", (MediaType.MODEL, GGUF), (MediaType.SYSTEM, b"s"))
+    put_model(store, "m0", (MediaType.MODEL, GGUF), (MediaType.SYSTEM, b"s"))
+    for index in range(1, 100):
+        store.copy(name("m0"), name(f"m{index}"))
     store.list()[0].capabilities  # noqa: B018 -- reads the header, which is then remembered
 
     start = time.perf_counter()
