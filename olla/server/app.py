@@ -119,16 +119,20 @@ def _exit_if_stuck() -> None:
 
 
 def _listen(address: Address) -> socket.socket:
-    host = address.host or "::"
+    """Bind now, so that a taken address is known before anything else is touched."""
+    place = f"listen tcp {address.host}:{address.port}"
     try:
         family, _, _, _, target = socket.getaddrinfo(
-            host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            address.host or "::", address.port, type=socket.SOCK_STREAM
         )[0]
-        both = not address.host and socket.has_dualstack_ipv6()
+    except socket.gaierror as error:
+        raise OllaError(f"{place}: lookup {address.host}: no such host") from error
+    both = not address.host and socket.has_dualstack_ipv6()
+    try:
         return socket.create_server(target[:2], family=family, dualstack_ipv6=both, backlog=1024)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise OllaError(f"listen tcp {address.host}:{address.port}: bind: {reason}") from error
+        reason = os.strerror(error.errno or 0).lower()
+        raise OllaError(f"{place}: bind: {reason}") from error
 
 
 def _name_of(listener: socket.socket) -> str:

@@ -102,13 +102,15 @@ async def _route_error(request: web.Request, error: web.HTTPException) -> web.St
         return web.Response(status=405, text="405 method not allowed", headers=headers)
     if not isinstance(error, web.HTTPNotFound):
         raise error
-    bare = request.rel_url.with_path(request.path.rstrip("/") or "/", keep_query=True)
-    if bare != request.rel_url and await _has_route(request, str(bare)):
+    path = request.path.rstrip("/")
+    if path != request.path and await _has_route(request, path):
         status = 301 if request.method == hdrs.METH_GET else 307
-        return web.Response(status=status, headers={hdrs.LOCATION: str(bare)})
+        location = str(request.rel_url.with_path(path, keep_query=True))
+        return web.Response(status=status, headers={hdrs.LOCATION: location})
     return web.Response(status=404, text="404 page not found")
 
 
-async def _has_route(request: web.Request, url: str) -> bool:
-    match = await request.app.router.resolve(request.clone(rel_url=url))
+async def _has_route(request: web.Request, path: str) -> bool:
+    bare = request.clone(rel_url=request.rel_url.with_path(path))
+    match = await request.app.router.resolve(bare)
     return match.http_exception is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -90,10 +89,7 @@ def _tags(store: ModelStore) -> Json:
 
 
 def _loaded(store: ModelStore, loaded: Iterable[LoadedModel]) -> list[Json]:
-    """The last to leave memory first."""
-    forever = datetime.max.replace(tzinfo=UTC)
-    last_first = sorted(loaded, key=lambda model: model.expires_at or forever, reverse=True)
-    return [entry for model in last_first if (entry := _loaded_entry(store, model))]
+    return [entry for model in loaded if (entry := _loaded_entry(store, model))]
 
 
 def _loaded_entry(store: ModelStore, loaded: LoadedModel) -> Json | None:
