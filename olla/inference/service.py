@@ -1,0 +1,148 @@
+"""Inference: the one path that chat and generate share: resolve, check, load, prompt, run.
+
+Knows no JSON, no HTTP and no tensors. Where checks can fail, the first that does answers (spec/
+api.md sections 4.2 and 5.2). A reply that is closed early frees the engine at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import lru_cache
+
+from olla.errors import ModelNotFound
+from olla.inference.prompt import fit
+from olla.inference.work import Work, chat_work, generate_work, to_runner
+from olla.names import ModelName
+from olla.registry.model import Model
+from olla.registry.store import ModelStore
+from olla.renderers.base import choose
+from olla.renderers.conversation import Conversation
+from olla.requests import ChatChunk, ChatRequest, DoneReason, GenerateRequest, Timings
+from olla.runner.pool import Lease, RunnerPool
+from olla.runner.process import Runner
+from olla.runner.protocol import Finished, Generate
+from olla.settings import Settings
+
+MAX_TEMPLATES = 16
+
+Chunks = AsyncGenerator[ChatChunk, None]
+
+
+class Inference:
+    def __init__(self, store: ModelStore, pool: RunnerPool, settings: Settings) -> None:
+        self._store = store
+        self._pool = pool
+        self._settings = settings
+        self._choose = lru_cache(MAX_TEMPLATES)(choose)  # compiling a template takes a while
+
+    async def chat(self, request: ChatRequest) -> Chunks:
+        """The next message of a conversation; without messages, load or unload the model.
+
+        Raises:
+            OllaError: at the first step, before anything is yielded, or in mid-reply.
+        """
+        started = time.monotonic_ns()
+        model = await asyncio.to_thread(self._resolve, request.model)
+        if not request.messages and request.keep_alive_s == 0:
+            yield self._unload(model)
+            return
+        work = chat_work(model, request, self._settings)
+        async with aclosing(self._run(work, started)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def generate(self, request: GenerateRequest) -> Chunks:
+        """What follows a prompt; without a prompt, load or unload the model. Raises as `chat`."""
+        started = time.monotonic_ns()
+        model = await asyncio.to_thread(self._resolve, request.model)
+        if not request.prompt and request.keep_alive_s == 0:
+            yield self._unload(model)
+            return
+        work = generate_work(model, request, self._settings)
+        async with aclosing(self._run(work, started)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _resolve(self, text: str) -> Model:
+        """
+        Raises:
+            ModelNotFound: with the name as the client spelt it.
+        """
+        try:
+            model = self._store.resolve(ModelName.parse(text))
+        except ModelNotFound as error:
+            raise ModelNotFound(text) from error
+        _ = model.header  # read here, in a thread; from now on it is in memory
+        return model
+
+    def _unload(self, model: Model) -> ChatChunk:
+        self._pool.unload(model.name)
+        return ChatChunk(done_reason=DoneReason.UNLOAD)
+
+    async def _run(self, work: Work, started: int) -> Chunks:
+        lease = await self._pool.acquire(work.runnable, work.request.keep_alive_s)
+        try:
+            if work.is_load:
+                yield ChatChunk(done_reason=DoneReason.LOAD)
+                return
+            message = await self._message(work, lease.runner)
+            if work.request.debug_render_only:
+                yield ChatChunk(rendered_prompt=message.prompt)
+                return
+            async with aclosing(_reply(lease, message, started)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            lease.release()
+
+    async def _message(self, work: Work, runner: Runner) -> Generate:
+        if work.raw:
+            return to_runner(work, work.raw, add_special_tokens=True)
+        model = work.model
+        renderer = await asyncio.to_thread(
+            self._choose, model.template, model.chat_template, work.template
+        )
+        conversation = Conversation(
+            work.messages,
+            work.tools,
+            work.think,
+            bos_token=runner.loaded.bos_token,
+            eos_token=runner.loaded.eos_token,
+        )
+
+        async def fits(text: str) -> bool:
+            if not work.request.truncate or len(text.encode()) <= work.room:
+                return True  # nothing may be dropped, or no token is shorter than a byte
+            tokens = await runner.tokenize(text, renderer.add_special_tokens)
+            return len(tokens) <= work.room
+
+        prompt = await fit(renderer, conversation, fits)
+        return to_runner(work, prompt, add_special_tokens=renderer.add_special_tokens)
+
+
+async def _reply(lease: Lease, message: Generate, started: int) -> Chunks:
+    async with aclosing(lease.runner.generate(message)) as items:
+        async for item in items:
+            if isinstance(item, Finished):
+                yield _last_chunk(item, lease.load_ns, started)
+            elif item.text:
+                yield ChatChunk(content=item.text)
+
+
+def _last_chunk(finished: Finished, load_ns: int, started: int) -> ChatChunk:
+    timings = Timings(
+        total_ns=time.monotonic_ns() - started,
+        load_ns=load_ns,
+        num_prompt_tokens=finished.num_prompt_tokens,
+        prompt_ns=finished.prompt_ns,
+        num_tokens=finished.num_tokens,
+        generation_ns=finished.generation_ns,
+    )
+    return ChatChunk(
+        done_reason=DoneReason(finished.reason),
+        timings=timings,
+        context=tuple(finished.context),
+    )

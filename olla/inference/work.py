@@ -1,0 +1,193 @@
+"""Work: a request laid over its model: what is asked for, checked, with nothing left open.
+
+Pure functions; knows nothing about runners, rendering or time. The checks and their order are
+spec/api.md sections 3.4, 4.2 and 5.2, the options' sections 3.2 and 11. Images and suffixes are
+refused whatever the model was made for: the engine reads text, and only Go templates, which are
+not read, know where a suffix goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from olla.errors import BadInput, CapabilityMissing
+from olla.messages import Message, Tool
+from olla.options import Options
+from olla.registry.model import Capability, Model
+from olla.requests import ChatRequest, GenerateRequest, InferenceRequest
+from olla.runner.pool import RunnableModel
+from olla.runner.protocol import Files, Generate
+from olla.settings import Settings
+
+DEFAULT_NUM_CTX = 4096
+MIN_NUM_CTX = 4
+MAX_WINDOWS = 10  # a reply is at most this many times num_ctx long
+DEFAULT_NUM_KEEP = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Without messages and `raw` there is only the model to load.
+
+    `raw` is a prompt that is used as it is, `template` one that replaces the model's.
+    """
+
+    request: InferenceRequest
+    model: Model
+    options: Options
+    num_ctx: int
+    think: bool | str | None
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    template: str = ""
+    raw: str = ""
+    context: tuple[int, ...] = ()
+    wants_context: bool = False
+
+    @property
+    def is_load(self) -> bool:
+        return not self.messages and not self.raw
+
+    @property
+    def runnable(self) -> RunnableModel:
+        model = self.model
+        return RunnableModel(model.name, model.weights_key, _paths(model.files), self.num_ctx)
+
+    @property
+    def room(self) -> int:
+        """How many tokens the rendered prompt may have."""
+        return self.num_ctx - len(self.context)
+
+
+def chat_work(model: Model, request: ChatRequest, settings: Settings) -> Work:
+    """
+    Raises:
+        CapabilityMissing: the model cannot chat, think, see, or call tools, and is asked to.
+        InvalidOption: a parameter stored with the model has the wrong type.
+    """
+    think = _think(model, request)
+    _require_completion(model, f'"{request.model}" does not support chat')
+    if request.tools and Capability.TOOLS not in model.capabilities:
+        raise _missing(model, Capability.TOOLS)
+    if any(message.images for message in request.messages):
+        raise _missing(model, Capability.VISION)
+    options = model.options.merge(request.options)
+    return Work(
+        request=request,
+        model=model,
+        options=options,
+        num_ctx=_num_ctx(model, options, settings),
+        think=think,
+        messages=_chat_messages(model, request) if request.messages else (),
+        tools=request.tools,
+    )
+
+
+def generate_work(model: Model, request: GenerateRequest, settings: Settings) -> Work:
+    """
+    Raises:
+        BadInput: raw together with what needs a template.
+        CapabilityMissing: the model cannot complete, think, see or insert, and is asked to.
+        InvalidOption: a parameter stored with the model has the wrong type.
+    """
+    if request.raw and (request.template or request.system or request.context):
+        raise BadInput("raw mode does not support template, system, or context")
+    think = _think(model, request)
+    _require_completion(model, f'"{request.model}" does not support generate')
+    if request.suffix:
+        raise _missing(model, Capability.INSERT)
+    if request.images:
+        raise _missing(model, Capability.VISION)
+    is_rendered = bool(request.prompt) and not request.raw
+    options = model.options.merge(request.options)
+    return Work(
+        request=request,
+        model=model,
+        options=options,
+        num_ctx=_num_ctx(model, options, settings),
+        think=think,
+        messages=_generate_messages(model, request) if is_rendered else (),
+        template=request.template,
+        raw=request.prompt if request.raw else "",
+        context=request.context,
+        wants_context=not request.raw,
+    )
+
+
+def to_runner(work: Work, prompt: str, *, add_special_tokens: bool) -> Generate:
+    """The message that has the runner write the reply; its id is the sender's to choose."""
+    options = work.options
+    return Generate(
+        id=0,
+        prompt=prompt,
+        num_ctx=work.num_ctx,
+        sampling=options.sampling(),
+        context=list(work.context),
+        add_special_tokens=add_special_tokens,
+        num_predict=_num_predict(options.num_predict, work.num_ctx),
+        num_keep=DEFAULT_NUM_KEEP if options.num_keep is None else options.num_keep,
+        shift=_shift(work),
+        truncate=work.request.truncate,
+        stop=list(options.stop or ()),
+        adapters=[_paths(adapter) for adapter in work.model.adapters],
+        want_context=work.wants_context,
+    )
+
+
+def _think(model: Model, request: InferenceRequest) -> bool | str | None:
+    """What the template is told of thinking: a model that can think does, unless told not to."""
+    if Capability.THINKING in model.capabilities:
+        return True if request.think is None else request.think
+    if request.think:
+        raise CapabilityMissing(f'"{request.model}" does not support thinking')
+    return request.think
+
+
+def _require_completion(model: Model, text: str) -> None:
+    """Weights that cannot be read have no architecture; loading them tells what is wrong."""
+    if Capability.COMPLETION not in model.capabilities and model.architecture:
+        raise CapabilityMissing(text)
+
+
+def _missing(model: Model, capability: Capability) -> CapabilityMissing:
+    return CapabilityMissing(f"{model.name.full} does not support {capability}")
+
+
+def _num_ctx(model: Model, options: Options, settings: Settings) -> int:
+    wanted = options.num_ctx or settings.context_length or DEFAULT_NUM_CTX
+    trained = model.context_length or wanted
+    return max(MIN_NUM_CTX, min(wanted, trained))
+
+
+def _chat_messages(model: Model, request: ChatRequest) -> tuple[Message, ...]:
+    """The model's own messages, then the request's, behind a system message."""
+    has_system = request.messages[0].role == "system"
+    return (*_system("" if has_system else model.system), *model.messages, *request.messages)
+
+
+def _generate_messages(model: Model, request: GenerateRequest) -> tuple[Message, ...]:
+    """A prompt as one turn of a user; `context` stands for what was said before."""
+    before = () if request.context else model.messages
+    user = Message("user", request.prompt)
+    return (*_system(request.system or model.system), *before, user)
+
+
+def _system(text: str) -> tuple[Message, ...]:
+    return (Message("system", text),) if text else ()
+
+
+def _num_predict(wanted: int | None, num_ctx: int) -> int:
+    most = MAX_WINDOWS * num_ctx
+    return most if wanted is None or wanted < 0 else min(wanted, most)
+
+
+def _shift(work: Work) -> bool:
+    """DeepSeek 2's attention cannot drop tokens from its cache (spec/scheduler.md section 7)."""
+    shift = work.request.shift
+    return work.model.architecture != "deepseek2" if shift is None else shift
+
+
+def _paths(files: Mapping[str, Path]) -> Files:
+    return {name: str(path) for name, path in files.items()}

@@ -1,0 +1,286 @@
+"""From a request to the chunks of its reply, over a fake runner."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from olla.errors import (
+    CapabilityMissing,
+    InvalidName,
+    ModelNotFound,
+    RunnerDied,
+    TemplateError,
+)
+from olla.inference.service import Inference
+from olla.messages import Message, Tool
+from olla.options import Options
+from olla.registry.model import Capability
+from olla.requests import ChatChunk, ChatRequest, DoneReason, GenerateRequest
+from olla.runner.pool import RunnerPool
+from tests.fakes import FakeSpawn
+from tests.inference.conftest import FakeModel, FakeStore, collect
+
+CHAT = ChatRequest(model="m", messages=(Message("user", "Hi"),))
+GENERATE = GenerateRequest(model="m", prompt="Hi")
+LOAD = ChatRequest(model="m")
+GO = "{{ .System }} {{ .Prompt }}"
+
+
+async def test_a_chat_streams_its_reply(inference: Inference, spawn: FakeSpawn) -> None:
+    *pieces, last = await collect(inference.chat(CHAT))
+
+    assert pieces == [ChatChunk("Hello"), ChatChunk(" there")]
+    assert (last.content, last.done_reason) == ("", DoneReason.STOP)
+    assert spawn.runners[0].requests[0].prompt == "[user] Hi "
+    assert not spawn.runners[0].requests[0].add_special_tokens
+
+
+async def test_the_last_chunk_has_the_timings(inference: Inference) -> None:
+    timings = (await collect(inference.chat(CHAT)))[-1].timings
+
+    assert timings.total_ns > timings.load_ns > 0
+    assert (timings.num_prompt_tokens, timings.prompt_ns) == (2, 10)
+    assert (timings.num_tokens, timings.generation_ns) == (2, 20)
+
+
+async def test_a_reply_that_was_cut_says_so(inference: Inference, spawn: FakeSpawn) -> None:
+    await collect(inference.chat(LOAD))
+    spawn.runners[0].reason = "length"
+
+    assert (await collect(inference.chat(CHAT)))[-1].done_reason is DoneReason.LENGTH
+
+
+async def test_empty_pieces_are_not_passed_on(inference: Inference, spawn: FakeSpawn) -> None:
+    await collect(inference.chat(LOAD))
+    spawn.runners[0].reply = ("", "a", "")
+
+    assert (await collect(inference.chat(CHAT)))[0] == ChatChunk("a")
+    assert len(await collect(inference.chat(CHAT))) == 2
+
+
+async def test_generate_gives_the_context_of_the_next_call(
+    inference: Inference, spawn: FakeSpawn
+) -> None:
+    chunks = await collect(inference.generate(replace(GENERATE, context=(1, 2))))
+
+    assert chunks[-1].context == (1, 2, 7, 8)
+    assert spawn.runners[0].requests[0].context == [1, 2]
+
+
+async def test_a_raw_prompt_goes_as_it_is_and_has_no_context(
+    inference: Inference, spawn: FakeSpawn
+) -> None:
+    chunks = await collect(inference.generate(replace(GENERATE, raw=True)))
+
+    assert spawn.runners[0].requests[0].prompt == "Hi"
+    assert spawn.runners[0].requests[0].add_special_tokens
+    assert chunks[-1].context == ()
+
+
+async def test_a_prompt_without_a_template_gets_special_tokens(
+    inference: Inference, store: FakeStore, spawn: FakeSpawn
+) -> None:
+    store.model = FakeModel(chat_template="")
+
+    await collect(inference.generate(GENERATE))
+
+    assert spawn.runners[0].requests[0].prompt == "Hi"
+    assert spawn.runners[0].requests[0].add_special_tokens
+
+
+async def test_the_template_gets_tools_thinking_and_special_tokens(
+    inference: Inference, store: FakeStore, spawn: FakeSpawn
+) -> None:
+    store.model = FakeModel(
+        chat_template="{{ bos_token }}{{ tools[0].function.name }}{{ enable_thinking }}"
+        "{{ eos_token }}",
+        capabilities=tuple(Capability),
+    )
+
+    await collect(inference.chat(replace(CHAT, tools=(Tool("f"),))))
+
+    assert spawn.runners[0].requests[0].prompt == "<s>fTrue</s>"
+
+
+async def test_a_request_may_bring_its_template(inference: Inference, spawn: FakeSpawn) -> None:
+    template = "{{ messages[0].content }}!"
+
+    await collect(inference.generate(replace(GENERATE, template=template)))
+
+    assert spawn.runners[0].requests[0].prompt == "Hi!"
+
+
+@pytest.mark.parametrize("request_", [CHAT, replace(GENERATE, template=GO)])
+async def test_a_go_template_is_refused_and_the_model_let_go(
+    inference: Inference,
+    store: FakeStore,
+    pool: RunnerPool,
+    request_: ChatRequest | GenerateRequest,
+) -> None:
+    store.model = FakeModel(template=GO, chat_template="")
+    chunks = (
+        inference.chat(request_)
+        if isinstance(request_, ChatRequest)
+        else inference.generate(request_)
+    )
+
+    with pytest.raises(TemplateError, match="Go templates are not read yet"):
+        await collect(chunks)
+
+    pool.unload(store.model.name)
+    assert pool.list() == ()
+
+
+async def test_old_messages_make_room(inference: Inference, spawn: FakeSpawn) -> None:
+    turns = (Message("user", "old " * 50), Message("user", "new " * 50))
+    request = replace(CHAT, messages=turns, options=Options(num_ctx=60))
+
+    await collect(inference.chat(request))
+
+    assert spawn.runners[0].requests[0].prompt == f"[user] {'new ' * 50} "
+    assert spawn.runners[0].tokenized[0][1] is False
+
+
+async def test_a_prompt_with_fewer_bytes_than_the_window_is_not_counted(
+    inference: Inference, spawn: FakeSpawn
+) -> None:
+    await collect(inference.chat(replace(CHAT, messages=CHAT.messages * 3)))
+
+    assert spawn.runners[0].tokenized == []
+
+
+async def test_nothing_is_dropped_where_the_client_forbids_it(
+    inference: Inference, spawn: FakeSpawn
+) -> None:
+    turns = (Message("user", "old " * 50), Message("user", "new " * 50))
+    request = replace(CHAT, messages=turns, truncate=False, options=Options(num_ctx=60))
+
+    await collect(inference.chat(request))
+
+    assert "old" in spawn.runners[0].requests[0].prompt
+    assert not spawn.runners[0].requests[0].truncate
+
+
+@pytest.mark.parametrize("request_", [LOAD, replace(GENERATE, prompt="")])
+async def test_without_a_prompt_the_model_is_loaded(
+    inference: Inference, pool: RunnerPool, request_: ChatRequest | GenerateRequest
+) -> None:
+    chunks = (
+        inference.chat(request_)
+        if isinstance(request_, ChatRequest)
+        else inference.generate(request_)
+    )
+
+    assert await collect(chunks) == [ChatChunk(done_reason=DoneReason.LOAD)]
+    assert len(pool.list()) == 1
+
+
+async def test_without_a_prompt_and_keep_alive_the_model_is_unloaded(
+    inference: Inference, pool: RunnerPool
+) -> None:
+    await collect(inference.chat(LOAD))
+
+    chunks = await collect(inference.chat(replace(LOAD, keep_alive_s=0)))
+
+    assert chunks == [ChatChunk(done_reason=DoneReason.UNLOAD)]
+    assert pool.list() == ()
+
+
+async def test_unloading_a_model_that_is_not_loaded_is_fine(
+    inference: Inference, spawn: FakeSpawn
+) -> None:
+    request = replace(GENERATE, prompt="", keep_alive_s=0, think=True)
+
+    assert await collect(inference.generate(request)) == [ChatChunk(done_reason=DoneReason.UNLOAD)]
+    assert spawn.loads == []
+
+
+async def test_keep_alive_zero_with_a_prompt_answers_first(
+    inference: Inference, pool: RunnerPool
+) -> None:
+    chunks = await collect(inference.chat(replace(CHAT, keep_alive_s=0)))
+
+    assert chunks[-1].done_reason is DoneReason.STOP
+    assert pool.list() == ()
+
+
+async def test_the_rendered_prompt_can_be_asked_for(inference: Inference, spawn: FakeSpawn) -> None:
+    chunks = await collect(inference.chat(replace(CHAT, debug_render_only=True)))
+
+    assert chunks == [ChatChunk(rendered_prompt="[user] Hi ")]
+    assert spawn.runners[0].requests == []
+
+
+async def test_an_unknown_model_is_named_as_the_client_did(inference: Inference) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        await collect(inference.chat(replace(CHAT, model="Nope")))
+
+    assert str(caught.value) == "model 'Nope' not found"
+
+
+async def test_a_bad_name_is_refused(inference: Inference) -> None:
+    with pytest.raises(InvalidName):
+        await collect(inference.generate(replace(GENERATE, model="a b")))
+
+
+async def test_what_the_model_cannot_do_is_told_before_it_is_loaded(
+    inference: Inference, spawn: FakeSpawn
+) -> None:
+    with pytest.raises(CapabilityMissing):
+        await collect(inference.chat(replace(CHAT, think=True)))
+
+    assert spawn.loads == []
+
+
+async def test_closing_a_reply_frees_the_engine_and_the_runner(
+    inference: Inference, spawn: FakeSpawn, pool: RunnerPool
+) -> None:
+    await collect(inference.chat(LOAD))
+    spawn.runners[0].hold()
+    chunks = inference.chat(CHAT)
+    await anext(chunks)
+
+    await chunks.aclose()
+
+    assert spawn.runners[0].num_cancelled == 1
+    pool.unload(FakeModel().name)
+    assert pool.list() == ()
+
+
+async def test_a_cancelled_task_frees_the_engine_and_the_runner(
+    inference: Inference, spawn: FakeSpawn, pool: RunnerPool
+) -> None:
+    await collect(inference.chat(LOAD))
+    spawn.runners[0].hold()
+    chunks = inference.chat(CHAT)
+    await anext(chunks)
+    task = asyncio.create_task(collect(chunks))
+    await asyncio.sleep(0)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert spawn.runners[0].num_cancelled == 1
+    pool.unload(FakeModel().name)
+    assert pool.list() == ()
+
+
+async def test_a_crash_costs_one_request_and_the_next_one_works(
+    inference: Inference, spawn: FakeSpawn
+) -> None:
+    await collect(inference.chat(LOAD))
+    spawn.runners[0].hold()
+    chunks = inference.chat(CHAT)
+    await anext(chunks)
+    spawn.runners[0].die()
+    with pytest.raises(RunnerDied):
+        await anext(chunks)
+
+    again = await collect(inference.chat(CHAT))
+
+    assert again[-1].done_reason is DoneReason.STOP
+    assert len(spawn.runners) == 2

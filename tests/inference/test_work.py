@@ -1,0 +1,244 @@
+"""What a request comes to on its model: checks, messages, options."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from olla.errors import BadInput, CapabilityMissing, OllaError
+from olla.inference.work import Work, chat_work, generate_work, to_runner
+from olla.messages import Message, Tool
+from olla.options import Options, SamplingParams
+from olla.registry.model import Capability, Model
+from olla.requests import ChatRequest, GenerateRequest
+from olla.runner.protocol import Generate
+from tests.inference.conftest import SETTINGS, FakeModel
+
+HI = (Message("user", "Hi"),)
+TOOL = Tool("f")
+EMBEDDER = FakeModel(capabilities=(Capability.EMBEDDING,))
+THINKER = FakeModel(capabilities=(Capability.COMPLETION, Capability.THINKING))
+CALLER = FakeModel(capabilities=(Capability.COMPLETION, Capability.TOOLS))
+SEER = FakeModel(capabilities=(Capability.COMPLETION, Capability.VISION, Capability.INSERT))
+FULL = "registry.ollama.ai/library/m:latest"
+
+
+def _chat(model: FakeModel, **fields: Any) -> Work:
+    request = ChatRequest(model="M", **({"messages": HI} | fields))
+    return chat_work(cast(Model, model), request, SETTINGS)
+
+
+def _generate(model: FakeModel, **fields: Any) -> Work:
+    request = GenerateRequest(model="M", **({"prompt": "Hi"} | fields))
+    return generate_work(cast(Model, model), request, SETTINGS)
+
+
+def _sent(work: Work) -> Generate:
+    return to_runner(work, "p", add_special_tokens=False)
+
+
+def _texts(work: Work) -> list[str]:
+    return [f"{message.role}:{message.content}" for message in work.messages]
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "text"),
+    [
+        (EMBEDDER, {}, '"M" does not support chat'),
+        (FakeModel(), {"think": True}, '"M" does not support thinking'),
+        (FakeModel(), {"think": "low"}, '"M" does not support thinking'),
+        (EMBEDDER, {"think": True}, '"M" does not support thinking'),
+        (FakeModel(), {"tools": (TOOL,)}, f"{FULL} does not support tools"),
+        (SEER, {"messages": (Message("user", images=(b"x",)),)}, f"{FULL} does not support vision"),
+    ],
+)
+def test_a_chat_the_model_cannot_hold_is_refused(
+    model: FakeModel, fields: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(CapabilityMissing) as caught:
+        _chat(model, **fields)
+
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "error", "text"),
+    [
+        (EMBEDDER, {}, CapabilityMissing, '"M" does not support generate'),
+        (FakeModel(), {"think": True}, CapabilityMissing, '"M" does not support thinking'),
+        (SEER, {"suffix": "x"}, CapabilityMissing, f"{FULL} does not support insert"),
+        (SEER, {"images": (b"x",)}, CapabilityMissing, f"{FULL} does not support vision"),
+    ]
+    + [
+        (
+            EMBEDDER,
+            {"raw": True, "think": True} | field,
+            BadInput,
+            "raw mode does not support template, system, or context",
+        )
+        for field in ({"template": "x"}, {"system": "x"}, {"context": (1,)})
+    ],
+)
+def test_a_prompt_the_model_cannot_take_is_refused(
+    model: FakeModel, fields: dict[str, Any], error: type[OllaError], text: str
+) -> None:
+    with pytest.raises(error) as caught:
+        _generate(model, **fields)
+
+    assert str(caught.value) == text
+
+
+def test_weights_that_cannot_be_read_are_left_to_the_load() -> None:
+    assert not _chat(FakeModel(capabilities=(), architecture="")).is_load
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "told"),
+    [
+        (FakeModel(), None, None),
+        (FakeModel(), False, False),
+        (THINKER, None, True),
+        (THINKER, False, False),
+        (THINKER, "high", "high"),
+    ],
+)
+def test_a_model_that_can_think_does_unless_told_not_to(
+    model: FakeModel, asked: bool | str | None, told: bool | str | None
+) -> None:
+    assert _chat(model, think=asked).think == told
+
+
+def test_tools_reach_a_model_that_can_call_them() -> None:
+    assert _chat(CALLER, tools=(TOOL,)).tools == (TOOL,)
+
+
+OWN = FakeModel(system="S", messages=(Message("user", "q"), Message("assistant", "a")))
+
+
+@pytest.mark.parametrize(
+    ("model", "messages", "texts"),
+    [
+        (FakeModel(), HI, ["user:Hi"]),
+        (OWN, HI, ["system:S", "user:q", "assistant:a", "user:Hi"]),
+        (
+            OWN,
+            (Message("system", "T"), *HI),
+            ["user:q", "assistant:a", "system:T", "user:Hi"],
+        ),
+        (
+            OWN,
+            (*HI, Message("system", "T")),
+            ["system:S", "user:q", "assistant:a", "user:Hi", "system:T"],
+        ),
+    ],
+)
+def test_a_chat_has_the_models_messages_before_its_own(
+    model: FakeModel, messages: tuple[Message, ...], texts: list[str]
+) -> None:
+    assert _texts(_chat(model, messages=messages)) == texts
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "texts"),
+    [
+        (FakeModel(), {}, ["user:Hi"]),
+        (OWN, {}, ["system:S", "user:q", "assistant:a", "user:Hi"]),
+        (OWN, {"system": "T"}, ["system:T", "user:q", "assistant:a", "user:Hi"]),
+        (OWN, {"context": (1, 2)}, ["system:S", "user:Hi"]),
+        (OWN, {"raw": True}, []),
+    ],
+)
+def test_a_prompt_becomes_the_turn_of_a_user(
+    model: FakeModel, fields: dict[str, Any], texts: list[str]
+) -> None:
+    assert _texts(_generate(model, **fields)) == texts
+
+
+@pytest.mark.parametrize("work", [_chat(OWN, messages=()), _generate(OWN, prompt="")])
+def test_without_a_prompt_there_is_only_the_model_to_load(work: Work) -> None:
+    assert work.is_load
+
+
+def test_a_raw_prompt_is_used_as_it_is() -> None:
+    work = _generate(OWN, raw=True)
+
+    assert (work.raw, work.is_load, work.wants_context) == ("Hi", False, False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "setting", "trained", "num_ctx"),
+    [
+        (None, 0, 8192, 4096),
+        (None, 1000, 8192, 1000),
+        (500, 1000, 8192, 500),
+        (9000, 0, 8192, 8192),
+        (None, 0, 2048, 2048),
+        (9000, 0, 0, 9000),
+        (1, 0, 8192, 4),
+        (-5, 0, 8192, 4),
+    ],
+)
+def test_the_window_is_what_was_asked_for_within_what_was_trained(
+    asked: int | None, setting: int, trained: int, num_ctx: int
+) -> None:
+    request = ChatRequest(model="m", messages=HI, options=Options(num_ctx=asked))
+    settings = replace(SETTINGS, context_length=setting)
+
+    work = chat_work(cast(Model, FakeModel(context_length=trained)), request, settings)
+
+    assert work.num_ctx == num_ctx
+    assert work.runnable.context_length == num_ctx
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"), [(None, 1000), (-1, 1000), (-2, 1000), (0, 0), (7, 7), (5000, 1000)]
+)
+def test_a_reply_is_at_most_ten_windows_long(asked: int | None, sent: int) -> None:
+    work = _chat(FakeModel(), options=Options(num_ctx=100, num_predict=asked))
+
+    assert _sent(work).num_predict == sent
+
+
+def test_the_requests_options_win_over_the_models() -> None:
+    model = FakeModel(options=Options(temperature=0.1, top_k=3, stop=("a", "b")))
+
+    sent = _sent(_chat(model, options=Options(temperature=0.7, num_keep=-1)))
+
+    assert sent.sampling == SamplingParams(temperature=0.7, top_k=3)
+    assert sent.stop == ["a", "b"]
+    assert sent.num_keep == -1
+
+
+@pytest.mark.parametrize(
+    ("architecture", "asked", "sent"),
+    [
+        ("llama", None, True),
+        ("llama", False, False),
+        ("deepseek2", None, False),
+        ("deepseek2", True, True),
+    ],
+)
+def test_the_window_shifts_unless_the_model_cannot(
+    architecture: str, asked: bool | None, sent: bool
+) -> None:
+    assert _sent(_chat(FakeModel(architecture=architecture), shift=asked)).shift is sent
+
+
+def test_adapters_and_truncation_travel_with_the_request() -> None:
+    adapter = {"adapter_model.safetensors": Path("/blobs/x")}
+
+    sent = _sent(_chat(FakeModel(adapters=(adapter,)), truncate=False))
+
+    assert sent.adapters == [{"adapter_model.safetensors": "/blobs/x"}]
+    assert not sent.truncate
+
+
+def test_a_context_takes_its_room_from_the_prompt() -> None:
+    work = _generate(FakeModel(), context=(1, 2, 3), options=Options(num_ctx=10))
+
+    assert work.room == 7
+    assert _sent(work).context == [1, 2, 3]
+    assert _sent(work).want_context
