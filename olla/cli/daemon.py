@@ -74,7 +74,7 @@ def _start(settings: Settings, client: Client, log: Path) -> None:
             start_new_session=True,
         )
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not client.is_reachable():
+    while not _answers(client):
         if child.poll() is not None:
             raise ClientError(f"olla serve could not start:\n{_tail(log, log_start)}")
         if time.monotonic() > deadline:
@@ -83,6 +83,13 @@ def _start(settings: Settings, client: Client, log: Path) -> None:
             )
         time.sleep(POLL_S)
     child.returncode = 0  # it is meant to outlive us: nothing is left to wait for
+
+
+def _answers(client: Client) -> bool:
+    try:
+        return client.is_reachable()
+    except ClientError:  # it listens already, and is not ready yet
+        return False
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 Json = Mapping[str, Any]
 
-TAGS = {
+TAGS: Mapping[str, Any] = {
     "models": [
         {
             "name": "smollm2:135m",
@@ -28,7 +28,7 @@ TAGS = {
         }
     ]
 }
-SHOW = {
+SHOW: Mapping[str, Any] = {
     "license": "First line\n\n second line\nthird line",
     "modelfile": "# Modelfile\nFROM x",
     "parameters": 'stop                           "<|im_end|>"\ntemperature                    0.5',

@@ -1,0 +1,466 @@
+"""Commands as processes: what they print where, what they ask, and their exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from olla import __version__
+from olla.cli import COMMANDS, cli, main
+from tests.cli.conftest import Olla
+from tests.cli.fake_daemon import SHOW, TAGS, FakeDaemon, Reply, failed
+
+UNREACHABLE = "Error: could not connect to olla server, run 'olla serve' to start it\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["stop"], "accepts 1 arg(s), received 0"),
+        (["pull", "a", "b"], "accepts 1 arg(s), received 2"),
+        (["cp", "a"], "accepts 2 arg(s), received 1"),
+        (["rm"], "requires at least 1 arg(s), only received 0"),
+        (["run"], "requires at least 1 arg(s), only received 0"),
+        (["list", "a", "b"], "accepts at most 1 arg(s), received 2"),
+        (["serve", "x"], "accepts 0 arg(s), received 1"),
+        (["nope"], 'unknown command "nope" for "olla"'),
+        (["help", "nope"], 'unknown command "nope" for "olla"'),
+        (["--nope"], "unknown flag: --nope"),
+        (["run", "m", "--nope"], "unknown flag: --nope"),
+        (["create", "m", "-q", "q4_0"], "unknown shorthand flag: 'q' in -q"),
+        (["create", "m", "-f"], "flag needs an argument: 'f' in -f"),
+        (["run", "m", "--keepalive"], "flag needs an argument: --keepalive"),
+        (["run", "m", "--verbose=x"], "flag takes no value: --verbose"),
+        (["run", "m", "--keepalive", "5"], 'time: missing unit in duration "5"'),
+        (
+            ["run", "m", "--think=x"],
+            'invalid value for --think: "x" (must be true, false, high, medium, low, or max)',
+        ),
+        (
+            ["run", "m", "--format", "x"],
+            'invalid format: "x"; expected "json" or a valid JSON Schema object',
+        ),
+        (
+            ["run", "m", "--format", "[]"],
+            'invalid format: "[]"; expected "json" or a valid JSON Schema object',
+        ),
+        (
+            ["show", "m", "--system", "--license"],
+            "only one of '--license', '--modelfile', '--parameters', '--system', or "
+            "'--template' can be specified",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_1(
+    capfd: pytest.CaptureFixture[str], args: list[str], text: str
+) -> None:
+    assert main(args) == 1
+
+    assert capfd.readouterr() == ("", f"Error: {text}\n")
+
+
+def test_a_process_that_fails_exits_with_1(olla: Olla) -> None:
+    done = olla("nope")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == 'Error: unknown command "nope" for "olla"\n'
+
+
+def test_a_setting_that_cannot_be_read_is_an_error(olla: Olla) -> None:
+    done = olla("list", OLLA_MAX_QUEUE="many")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: OLLA_MAX_QUEUE='many'")
+
+
+def test_without_a_server_a_command_says_how_to_start_one(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.stop()
+
+    done = olla("list")
+
+    assert (done.returncode, done.stderr) == (1, UNREACHABLE)
+
+
+def test_a_bug_leaves_no_traceback(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("GET /api/tags", Reply([{"models": [{"name": "m"}]}]))
+
+    done = olla("list")
+
+    assert (done.returncode, done.stderr) == (1, "Error: KeyError: 'digest'\n")
+
+
+def test_no_command_shows_the_help(olla: Olla) -> None:
+    done = olla()
+
+    assert done.returncode == 0
+    assert done.stdout == olla("--help").stdout
+    assert "Usage: olla" in done.stdout
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "ls", "start"])
+def test_every_command_has_help_in_both_ways(name: str) -> None:
+    long, short = (CliRunner().invoke(cli, [name, flag]) for flag in ("--help", "-h"))
+
+    assert long.exit_code == 0
+    assert long.output == short.output
+    assert "Usage:" in long.output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_summary_in_the_group_s_help_is_the_command_s(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+
+    assert command is not None
+    assert command.get_short_help_str(80) == f"{COMMANDS[name].summary}."
+
+
+def test_help_explains_a_command(olla: Olla) -> None:
+    assert "Usage: olla pull" in olla("help", "pull").stdout
+
+
+@pytest.mark.parametrize(
+    ("reply", "output"),
+    [
+        ({"version": "0.33.0", "olla": __version__}, f"olla version is {__version__}\n"),
+        (
+            {"version": "0.33.0", "olla": "9.9.9"},
+            f"olla version is 9.9.9\nWarning: client version is {__version__}\n",
+        ),
+        (
+            {"version": "0.33.0"},
+            f"olla version is 0.33.0\nWarning: client version is {__version__}\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("flag", ["-v", "--version"])
+def test_version_is_the_server_s(
+    olla: Olla, daemon: FakeDaemon, flag: str, reply: dict[str, str], output: str
+) -> None:
+    daemon.script("GET /api/version", Reply([reply]))
+
+    done = olla(flag)
+
+    assert (done.returncode, done.stdout) == (0, output)
+
+
+def test_version_without_a_server_is_a_warning_and_starts_none(
+    olla: Olla, daemon: FakeDaemon
+) -> None:
+    daemon.stop()
+
+    done = olla("--version", OLLA_AUTOSTART="1")
+
+    assert done.returncode == 0
+    assert done.stdout == (
+        "Warning: could not connect to a running olla instance\n"
+        f"Warning: client version is {__version__}\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["list", "ls"])
+def test_list_has_ollama_s_columns(olla: Olla, name: str) -> None:
+    lines = olla(name).stdout.splitlines()
+
+    assert lines[0].split() == ["NAME", "ID", "SIZE", "MODIFIED"]
+    assert lines[1].startswith("smollm2:135m    aaaaaaaaaaaa    98 MB    ")
+    assert lines[1].rstrip().endswith("years ago")
+
+
+def test_list_without_models_is_the_header(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("GET /api/tags", Reply([{"models": []}]))
+
+    assert olla("list").stdout == "NAME    ID    SIZE    MODIFIED    \n"
+
+
+@pytest.mark.parametrize(("prefix", "num_lines"), [("SMOL", 2), ("x", 1)])
+def test_list_takes_a_prefix_in_any_case(olla: Olla, prefix: str, num_lines: int) -> None:
+    assert len(olla("list", prefix).stdout.splitlines()) == num_lines
+
+
+def test_list_shows_no_size_of_a_remote_model(olla: Olla, daemon: FakeDaemon) -> None:
+    model = {**TAGS["models"][0], "remote_model": "x"}
+    daemon.script("GET /api/tags", Reply([{"models": [model]}]))
+
+    assert "aaaaaaaaaaaa    -       " in olla("list").stdout
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "until"),
+    [("2318-01-01T00:00:00Z", "Forever"), ("2020-01-01T00:00:00Z", "Stopping...")],
+)
+def test_ps_has_ollama_s_columns(
+    olla: Olla, daemon: FakeDaemon, expires_at: str, until: str
+) -> None:
+    model = {
+        "name": "m:latest",
+        "digest": "b" * 64,
+        "size": 2_000_000_000,
+        "size_vram": 0,
+        "context_length": 4096,
+        "expires_at": expires_at,
+    }
+    daemon.script("GET /api/ps", Reply([{"models": [model]}]))
+
+    header, row = olla("ps").stdout.splitlines()
+
+    assert header.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]
+    assert [cell.strip() for cell in row.split("    ") if cell.strip()] == [
+        "m:latest",
+        "bbbbbbbbbbbb",
+        "2 GB",
+        "100% CPU",
+        "4096",
+        until,
+    ]
+    assert len(olla("ps", "M").stdout.splitlines()) == 1
+
+
+def test_stop_is_silent(olla: Olla, daemon: FakeDaemon) -> None:
+    done = olla("stop", "m")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert daemon.requests[-1].json == {"model": "m", "keep_alive": 0}
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (failed(404, "model 'x' not found"), 'couldn\'t find model "x" to stop'),
+        (failed(500, "broken"), "500 Internal Server Error: broken"),
+    ],
+)
+def test_stop_tells_what_failed(olla: Olla, daemon: FakeDaemon, reply: Reply, text: str) -> None:
+    daemon.script("POST /api/generate", reply)
+
+    done = olla("stop", "x")
+
+    assert (done.returncode, done.stderr) == (1, f"Error: {text}\n")
+
+
+def test_cp_says_what_it_copied(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/copy", Reply())
+
+    assert olla("cp", "a", "b").stdout == "copied 'a' to 'b'\n"
+
+
+def test_cp_of_a_missing_model_is_the_bare_error(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/copy", failed(404, 'model "a" not found'))
+
+    done = olla("cp", "a", "b")
+
+    assert (done.returncode, done.stderr) == (1, 'Error: model "a" not found\n')
+
+
+def test_rm_unloads_and_deletes_each_model(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("DELETE /api/delete", Reply())
+
+    done = olla("rm", "a", "b")
+
+    assert done.stdout == "deleted 'a'\ndeleted 'b'\n"
+    assert [request.json for request in daemon.requests if request.body] == [
+        {"model": "a", "keep_alive": 0},
+        {"model": "a"},
+        {"model": "b", "keep_alive": 0},
+        {"model": "b"},
+    ]
+
+
+def test_rm_stops_at_the_first_error(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/generate", failed(404, "model 'a' not found"))
+    daemon.script("DELETE /api/delete", failed(404, "model 'a' not found"))
+
+    done = olla("rm", "a", "b")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: model 'a' not found\n"
+    assert len(daemon.sent("DELETE /api/delete")) == 1
+
+
+def test_rm_warns_when_it_cannot_unload(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/generate", failed(500, "broken"))
+    daemon.script("DELETE /api/delete", Reply())
+
+    done = olla("rm", "a")
+
+    assert (done.returncode, done.stdout) == (0, "deleted 'a'\n")
+    assert done.stderr == "Warning: unable to stop model 'a'\n"
+
+
+def test_show_has_ollama_s_blocks(olla: Olla) -> None:
+    assert olla("show", "m").stdout == (
+        "  Model\n"
+        "    architecture        llama      \n"
+        "    parameters          134.52M    \n"
+        "    context length      8192       \n"
+        "    embedding length    576        \n"
+        "    quantization        Q4_1       \n"
+        "\n"
+        "  Capabilities\n"
+        "    completion    \n"
+        "\n"
+        "  Parameters\n"
+        '    stop           "<|im_end|>"    \n'
+        "    temperature    0.5             \n"
+        "\n"
+        "  System\n"
+        "    Be brief.    \n"
+        "\n"
+        "  License\n"
+        "    First line     \n"
+        "    second line    \n"
+        "    ...            \n"
+        "\n"
+    )
+
+
+def test_show_verbose_adds_metadata_and_tensors(olla: Olla, daemon: FakeDaemon) -> None:
+    info = {
+        "z.number": 0.00001,
+        "a.list": [111, 222, 333, 444],
+        "b.words": ["one"],
+        "c.flag": True,
+        "d.left_out": None,
+    }
+    tensors = [{"name": "output.weight", "type": "Q4_1", "shape": [576, 49152]}]
+    daemon.script("POST /api/show", Reply([{**SHOW, "model_info": info, "tensors": tensors}]))
+
+    text = olla("show", "m", "-v").stdout
+
+    assert daemon.requests[-1].json == {"model": "m", "verbose": True}
+    assert (
+        "  Metadata\n"
+        "    a.list        [111 222 ...+2 more]    \n"
+        "    b.words       [one]                   \n"
+        "    c.flag        true                    \n"
+        "    d.left_out                            \n"
+        "    z.number      1e-05                   \n" in text
+    )
+    assert "  Tensors\n    output.weight    Q4_1    [576 49152]    \n" in text
+
+
+def test_show_falls_back_on_the_parameter_count(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/show", Reply([{**SHOW, "details": {"family": "llama"}}]))
+
+    assert "    parameters          134.52M    \n" in olla("show", "m").stdout
+
+
+def test_show_of_a_model_with_a_projector(olla: Olla, daemon: FakeDaemon) -> None:
+    projector = {
+        "general.architecture": "clip",
+        "general.parameter_count": 2_800_000_000,
+        "clip.vision.embedding_length": 1024,
+        "clip.vision.projection_dim": 768,
+    }
+    daemon.script("POST /api/show", Reply([{**SHOW, "projector_info": projector}]))
+
+    assert (
+        "  Projector\n"
+        "    architecture        clip    \n"
+        "    parameters          2.8B    \n"
+        "    embedding length    1024    \n"
+        "    dimensions          768     \n" in olla("show", "m").stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "output"),
+    [
+        ("--license", SHOW["license"] + "\n"),
+        ("--modelfile", SHOW["modelfile"] + "\n"),
+        ("--parameters", SHOW["parameters"] + "\n"),
+        ("--system", SHOW["system"]),
+        ("--template", SHOW["template"]),
+    ],
+)
+def test_show_of_one_part_is_raw(olla: Olla, flag: str, output: str) -> None:
+    assert olla("show", "m", flag).stdout == output
+
+
+def test_show_of_a_missing_model_is_the_bare_error(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/show", failed(404, "model 'x:latest' not found"))
+
+    done = olla("show", "x")
+
+    assert (done.returncode, done.stderr) == (1, "Error: model 'x:latest' not found\n")
+
+
+def test_pull_writes_plain_lines_to_a_log(olla: Olla, daemon: FakeDaemon) -> None:
+    layer = {"status": "pulling abc", "digest": "sha256:abc", "total": 2_000_000}
+    daemon.script(
+        "POST /api/pull",
+        Reply(
+            [
+                {"status": "pulling manifest"},
+                layer,
+                *({**layer, "completed": step * 1000} for step in range(0, 2001, 500)),
+                {"status": "success"},
+            ]
+        ),
+    )
+
+    done = olla("pull", "m", "--insecure")
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == (
+        "pulling manifest\n"
+        "pulling abc:  25% of 2 MB\n"
+        "pulling abc:  50% of 2 MB\n"
+        "pulling abc:  75% of 2 MB\n"
+        "pulling abc: 100% of 2 MB\n"
+        "success\n"
+    )
+    assert daemon.requests[-1].json == {"model": "m", "insecure": True}
+
+
+def test_pull_shows_the_error_of_the_stream(olla: Olla, daemon: FakeDaemon) -> None:
+    error = "pull model manifest: file does not exist"
+    daemon.script("POST /api/pull", Reply([{"status": "pulling manifest"}, {"error": error}]))
+
+    done = olla("pull", "x")
+
+    assert (done.returncode, done.stderr) == (1, f"pulling manifest\nError: {error}\n")
+
+
+def test_a_reader_that_leaves_early_is_no_error(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m olla show m --license | true",
+        shell=True,
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stderr == ""
+
+
+def test_shutdown_returns_when_the_address_is_free(olla: Olla, daemon: FakeDaemon) -> None:
+    threads: list[threading.Thread] = []
+
+    def stop() -> None:
+        threads.append(threading.Thread(target=daemon.stop))
+        threads[-1].start()
+
+    daemon.script("POST /api/shutdown", Reply(on_arrival=stop))
+
+    done = olla("shutdown")
+
+    threads[0].join()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_shutdown_says_when_nothing_was_running(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.stop()
+
+    done = olla("shutdown")
+
+    assert (done.returncode, done.stdout) == (0, "olla is not running\n")
