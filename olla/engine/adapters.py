@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from olla.engine.models.decoder import Decoder
+from olla.engine.models.batch import CausalModel
 from olla.engine.weights.lora import read_lora
 from olla.errors import FormatError
 
@@ -22,8 +23,8 @@ _Key = tuple[tuple[tuple[str, str], ...], ...]
 
 
 class AdapterTable:
-    def __init__(self, decoder: Decoder, max_adapters: int = MAX_ADAPTERS) -> None:
-        self._decoder = decoder
+    def __init__(self, model: CausalModel[Any], max_adapters: int = MAX_ADAPTERS) -> None:
+        self._model = model
         self._max_adapters = max_adapters
         self._numbers: OrderedDict[_Key, int] = OrderedDict()
         self._next_number = NO_ADAPTER + 1
@@ -49,13 +50,13 @@ class AdapterTable:
         try:
             for files in adapters:
                 for pair in read_lora({name: Path(path) for name, path in files.items()}):
-                    self._decoder.add_adapter(number, *pair)
+                    self._model.add_adapter(number, *pair)
         except FormatError:
-            self._decoder.remove_adapter(number)
+            self._model.remove_adapter(number)
             raise
         return number
 
     def _make_room(self, in_use: Collection[int]) -> None:
         idle = [key for key, number in self._numbers.items() if number not in in_use]
         for key in idle[: max(len(self._numbers) - self._max_adapters + 1, 0)]:
-            self._decoder.remove_adapter(self._numbers.pop(key))
+            self._model.remove_adapter(self._numbers.pop(key))

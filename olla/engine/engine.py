@@ -38,9 +38,9 @@ class Engine:
     def __init__(self, model: LoadedModel, scheduler: Scheduler | None = None) -> None:
         self._tokenizer = model.tokenizer
         self._special_tokens = model.special_tokens
-        self._vocab_size = model.decoder.config.vocab_size
-        self._executor = Executor(model.decoder, model.device)
-        self._adapters = AdapterTable(model.decoder)
+        self._vocab_size = model.network.config.vocab_size
+        self._executor = Executor(model.network, model.device)
+        self._adapters = AdapterTable(model.network)
         self._scheduler = scheduler or Scheduler()
         self._replies: dict[int, Reply] = {}
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from olla.engine.adapters import NO_ADAPTER
-from olla.engine.kv_cache import SequenceCache
 from olla.engine.linear import AdapterRows
-from olla.engine.models.decoder import Batch, Decoder, Span
+from olla.engine.models.batch import Batch, Cache, CausalModel, Span
 from olla.engine.scheduler import Scheduled
 from olla.engine.sequence import Sequence
 
 
 class Executor:
-    def __init__(self, decoder: Decoder, device: torch.device) -> None:
-        self._decoder = decoder
+    def __init__(self, model: CausalModel[Any], device: torch.device) -> None:
+        self._model = model
         self._device = device
-        self._caches: dict[Sequence, SequenceCache] = {}
+        self._caches: dict[Sequence, Cache] = {}
 
     def forward(self, scheduled: Rows[Scheduled]) -> Tensor:
         """Compute the scheduled tokens.
@@ -27,7 +27,7 @@ class Executor:
         Returns:
             (num_rows, vocab_size) float32: one row for each item that `reaches_end`, in order.
         """
-        logits = self._decoder.forward(self._batch(scheduled))
+        logits = self._model.forward(self._batch(scheduled))
         for item in scheduled:
             item.sequence.num_computed += item.num_tokens
         return logits
@@ -40,10 +40,10 @@ class Executor:
     def cache_bytes(self) -> int:
         return sum(cache.num_bytes for cache in self._caches.values())
 
-    def _batch(self, scheduled: Rows[Scheduled]) -> Batch:
+    def _batch(self, scheduled: Rows[Scheduled]) -> Batch[Cache]:
         tokens: list[int] = []
         positions: list[int] = []
-        spans: list[Span] = []
+        spans: list[Span[Cache]] = []
         last_rows: list[int] = []
         for item in scheduled:
             first, end = item.sequence.num_computed, item.sequence.num_computed + item.num_tokens
@@ -60,16 +60,16 @@ class Executor:
             adapters=self._adapter_rows(scheduled, spans),
         )
 
-    def _cache(self, sequence: Sequence) -> SequenceCache:
+    def _cache(self, sequence: Sequence) -> Cache:
         """The sequence's cache, holding just the tokens that count as computed."""
         cache = self._caches.get(sequence)
         if cache is None:
-            cache = self._caches[sequence] = self._decoder.new_cache()
+            cache = self._caches[sequence] = self._model.new_cache()
         cache.truncate(sequence.num_computed)
         return cache
 
     def _adapter_rows(
-        self, scheduled: Rows[Scheduled], spans: Rows[Span]
+        self, scheduled: Rows[Scheduled], spans: Rows[Span[Cache]]
     ) -> tuple[AdapterRows, ...]:
         rows: dict[int, list[int]] = {}
         for item, span in zip(scheduled, spans, strict=True):

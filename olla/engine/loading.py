@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
+from olla.engine.models.batch import CausalModel
 from olla.engine.models.decoder import Decoder
-from olla.engine.models.families import decoder_config
+from olla.engine.models.families import FAMILIES, decoder_config
 from olla.engine.weights.checkpoint import Checkpoint, CheckpointParameters, SpecialTokens
 from olla.engine.weights.gguf import GgufCheckpoint
 from olla.engine.weights.safetensors import SafetensorsCheckpoint
@@ -22,7 +24,7 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    decoder: Decoder
+    network: CausalModel[Any]
     tokenizer: Tokenizer
     special_tokens: SpecialTokens
     device: torch.device
@@ -48,10 +50,8 @@ def load_model(
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
     checkpoint = open_checkpoint(files)
-    reading = _Reading(checkpoint.total_bytes, on_progress)
-    parameters = CheckpointParameters(checkpoint, kind, place, reading.on_read)
     try:
-        decoder = Decoder(decoder_config(checkpoint.config), parameters)
+        network = load_network(checkpoint, files, kind, place, on_progress)
     except (torch.OutOfMemoryError, MemoryError) as error:
         size = checkpoint.total_bytes / 2**30
         raise OutOfMemory(
@@ -60,13 +60,31 @@ def load_model(
         ) from error
     tokenizer = checkpoint.tokenizer()
     return LoadedModel(
-        decoder=decoder,
+        network=network,
         tokenizer=tokenizer,
         special_tokens=checkpoint.special_tokens(tokenizer),
         device=place,
         dtype=kind,
-        num_bytes=decoder.num_bytes,
+        num_bytes=network.num_bytes,
     )
+
+
+def load_network(
+    checkpoint: Checkpoint,
+    files: Mapping[str, str],
+    dtype: torch.dtype,
+    device: torch.device,
+    on_progress: OnProgress,
+) -> CausalModel[Any]:
+    """The lean decoder where it knows the architecture, else transformers' own module."""
+    if checkpoint.config.get("model_type") in FAMILIES:
+        reading = _Reading(checkpoint.total_bytes, on_progress)
+        parameters = CheckpointParameters(checkpoint, dtype, device, reading.on_read)
+        return Decoder(decoder_config(checkpoint.config), parameters)
+    # Imported here, since it takes seconds that the lean decoder's models do not spend.
+    from olla.engine.models.hf import HfModel  # noqa: PLC0415
+
+    return HfModel({name: Path(path) for name, path in files.items()}, dtype, device)
 
 
 def open_checkpoint(files: Mapping[str, str]) -> Checkpoint:

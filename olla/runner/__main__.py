@@ -122,7 +122,7 @@ def load(request: Load, outbox: Outbox) -> LoadedModel:
     model = load_model(
         request.files, request.dtype, request.device, request.num_threads, on_progress
     )
-    config = model.decoder.config
+    config = model.network.config
     outbox.send(
         Loaded(
             architecture=config.architecture,

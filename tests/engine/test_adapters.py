@@ -119,7 +119,7 @@ def test_the_least_recently_used_adapter_makes_room(
     for seed in range(3):
         save_adapter(base, tmp_path / str(seed), seed)
     files = [files_of(tmp_path / str(seed)) for seed in range(3)]
-    table = AdapterTable(model.decoder, max_adapters=2)
+    table = AdapterTable(model.network, max_adapters=2)
     first, second = table.number([files[0]], set()), table.number([files[1]], set())
 
     table.number([files[0]], set())
@@ -135,7 +135,7 @@ def test_an_adapter_in_use_is_never_pushed_out(
     for seed in range(2):
         save_adapter(base, tmp_path / str(seed), seed)
     files = [files_of(tmp_path / str(seed)) for seed in range(2)]
-    table = AdapterTable(model.decoder, max_adapters=1)
+    table = AdapterTable(model.network, max_adapters=1)
     first = table.number([files[0]], set())
 
     table.number([files[1]], {first})

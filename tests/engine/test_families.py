@@ -11,7 +11,7 @@ import transformers
 
 from olla.engine.kv_cache import SequenceCache
 from olla.engine.loading import load_model
-from olla.engine.models.decoder import Batch, Decoder, Span
+from olla.engine.models.batch import Batch, CausalModel, Span
 from olla.engine.models.families import decoder_config
 from olla.errors import FormatError
 from tests.tiny_model import SMALL, VOCAB_SIZE, save_tiny_model
@@ -44,16 +44,16 @@ FAMILIES: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-def load_pair(folder: Path, family: str, settings: dict[str, Any]) -> tuple[Decoder, Any]:
+def load_pair(folder: Path, family: str, settings: dict[str, Any]) -> tuple[CausalModel[Any], Any]:
     files = save_tiny_model(folder, family, **settings)
     loaded = load_model(files, "float32", "cpu", 0, lambda done, total: None)
     reference = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    return loaded.decoder, reference
+    return loaded.network, reference
 
 
-def forward(decoder: Decoder, cache: SequenceCache, tokens: torch.Tensor) -> torch.Tensor:
+def forward(decoder: CausalModel[Any], cache: SequenceCache, tokens: torch.Tensor) -> torch.Tensor:
     start = cache.length
     return decoder.forward(
         Batch(
@@ -84,7 +84,7 @@ def test_a_prompt_in_pieces_gives_the_logits_of_the_whole(
     tmp_path: Path, family: str, settings: dict[str, Any]
 ) -> None:
     files = save_tiny_model(tmp_path, family, **settings)
-    decoder = load_model(files, "float32", "cpu", 0, lambda done, total: None).decoder
+    decoder = load_model(files, "float32", "cpu", 0, lambda done, total: None).network
     tokens = torch.randint(0, VOCAB_SIZE - 3, (40,))
     cache = decoder.new_cache()
 
@@ -96,7 +96,7 @@ def test_a_prompt_in_pieces_gives_the_logits_of_the_whole(
 
 def test_a_sequence_does_not_see_the_others_of_its_batch(tmp_path: Path) -> None:
     files = save_tiny_model(tmp_path)
-    decoder = load_model(files, "float32", "cpu", 0, lambda done, total: None).decoder
+    decoder = load_model(files, "float32", "cpu", 0, lambda done, total: None).network
     first, second = torch.randint(0, 256, (9,)), torch.randint(0, 256, (5,))
 
     together = decoder.forward(

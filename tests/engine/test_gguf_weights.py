@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from olla.engine.loading import load_model
-from olla.engine.models.decoder import Decoder
+from olla.engine.models.batch import CausalModel
 from olla.engine.weights.gguf import GgufCheckpoint
 from olla.errors import FormatError
 from tests.engine.test_families import forward
@@ -48,9 +48,9 @@ def tiny(model_type: str, **settings: Any) -> Any:
     return model.eval()
 
 
-def load(path: Path) -> Decoder:
+def load(path: Path) -> CausalModel[Any]:
     files = {"model.gguf": str(path)}
-    return load_model(files, "float32", "cpu", 0, lambda done, total: None).decoder
+    return load_model(files, "float32", "cpu", 0, lambda done, total: None).network
 
 
 @pytest.mark.parametrize(("architecture", "model_type", "settings"), FAMILIES)

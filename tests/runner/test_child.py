@@ -186,7 +186,8 @@ def test_a_model_that_cannot_be_loaded_is_a_clear_failure(child: Child, tmp_path
     failed = child.receive_until(Failed)
 
     assert failed.id == 0
-    assert 'unsupported architecture "unheard-of"' in failed.text
+    assert "transformers cannot load this model" in failed.text
+    assert "unheard-of" in failed.text
     assert child.process.wait(timeout=20) == 1
 
 

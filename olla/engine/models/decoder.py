@@ -8,7 +8,6 @@ own cache. Parameters carry Hugging Face names (`model.layers.0.self_attn.q_proj
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,6 +17,7 @@ from torch.nn import functional
 from olla.engine.attention import attend
 from olla.engine.kv_cache import SequenceCache
 from olla.engine.linear import AdapterRows, Delta, Linear
+from olla.engine.models.batch import Batch, Span
 from olla.engine.models.config import DecoderConfig, LayerConfig, NormPlacement, QkNorm
 from olla.engine.models.rope import Rope, rotate
 from olla.errors import FormatError
@@ -31,30 +31,6 @@ class Parameters(Protocol):
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor: ...
 
     def take_optional(self, name: str, shape: tuple[int, ...]) -> Tensor | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The tokens [start, end) of a batch, which belong to the sequence with this cache."""
-
-    cache: SequenceCache
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One step's work.
-
-    tokens, positions: (num_tokens,) int64. logit_rows: (num_logits,) int64, the tokens whose
-    successor is wanted. adapters: which rows use which adapter.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    spans: Sequence[Span]
-    logit_rows: Tensor
-    adapters: Sequence[AdapterRows] = ()
 
 
 class RMSNorm:
@@ -93,7 +69,7 @@ class Decoder:
         self._head = Linear(self._embedding if head is None else head)
 
     @torch.inference_mode()
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch[SequenceCache]) -> Tensor:
         """Logits (num_logits, vocab_size) float32; the caches hold the batch's tokens after."""
         states = self._embedding[batch.tokens] * self._embedding_scale
         for span in batch.spans:
@@ -173,7 +149,7 @@ class Block:
             **{f"mlp.{name}": where for name, where in self._mlp.projections.items()},
         }
 
-    def __call__(self, states: Tensor, batch: Batch, tables: RopeTables) -> Tensor:
+    def __call__(self, states: Tensor, batch: Batch[SequenceCache], tables: RopeTables) -> Tensor:
         mixed = self._attention(self._before(0, states), batch, tables)
         states = states + self._after(0, mixed)
         mixed = self._mlp(self._before(1, states), batch.adapters)
@@ -215,7 +191,7 @@ class Attention:
         self.projections.update(out)
         self._q_norm, self._k_norm = _qk_norms(config, parameters, prefix)
 
-    def __call__(self, states: Tensor, batch: Batch, tables: RopeTables) -> Tensor:
+    def __call__(self, states: Tensor, batch: Batch[SequenceCache], tables: RopeTables) -> Tensor:
         projected = self._qkv(states, batch.adapters)
         queries, keys, values = torch.split(projected, self._sizes, dim=-1)
         queries, keys = self._normed(queries, keys)
@@ -235,7 +211,9 @@ class Attention:
     def _heads(self, states: Tensor) -> Tensor:
         return states.reshape(states.shape[0], -1, self._config.head_dim)
 
-    def _attend(self, span: Span, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def _attend(
+        self, span: Span[SequenceCache], queries: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
         new = slice(span.start, span.end)
         all_keys, all_values = span.cache.append(self._index, keys[new], values[new])
         return attend(

@@ -1,7 +1,7 @@
 """The families that the lean decoder computes, told apart by one table.
 
 A family is a function from config.json to the settings in which it departs from Llama. To add
-one, add a function and a line in `_FAMILIES`; tests/engine/test_families.py holds each against
+one, add a function and a line in `FAMILIES`; tests/engine/test_families.py holds each against
 its transformers class. Facts are from each family's reference modelling code in transformers.
 """
 
@@ -32,9 +32,9 @@ def decoder_config(config: Config) -> DecoderConfig:
         FormatError: an unknown family, or a setting that is missing, wrong or not supported.
     """
     family = config.get("model_type")
-    depart = _FAMILIES.get(family) if isinstance(family, str) else None
+    depart = FAMILIES.get(family) if isinstance(family, str) else None
     if depart is None:
-        known = ", ".join(sorted(_FAMILIES))
+        known = ", ".join(sorted(FAMILIES))
         raise FormatError(f'unsupported architecture "{family}"; olla runs {known}')
     heads = read_count(config, "num_attention_heads")
     hidden = read_count(config, "hidden_size")
@@ -191,7 +191,7 @@ def _sliding_pattern(
     )
 
 
-_FAMILIES: Mapping[str, Callable[[Config], Settings]] = {
+FAMILIES: Mapping[str, Callable[[Config], Settings]] = {
     "llama": _llama,
     "mistral": _sliding_everywhere,
     "phi3": _sliding_everywhere,

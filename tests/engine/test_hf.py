@@ -1,0 +1,111 @@
+"""Architectures beyond the lean decoder run through transformers' own modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+
+from olla.engine.engine import Engine
+from olla.engine.loading import load_model
+from olla.engine.models.hf import HfModel
+from olla.errors import FormatError
+from tests.engine.test_adapters import generate, likeliest
+from tests.tiny_model import files_of, save_tiny_model
+
+# Parallel blocks, learned positions, a mixture of experts, partial rotation.
+ARCHITECTURES: list[tuple[str, dict[str, Any]]] = [
+    ("gpt_neox", {}),
+    ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}),
+    ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    ("stablelm", {}),
+]
+
+
+@pytest.mark.parametrize(("architecture", "settings"), ARCHITECTURES)
+def test_greedy_replies_are_those_of_transformers(
+    tmp_path: Path, architecture: str, settings: dict[str, Any]
+) -> None:
+    files = save_tiny_model(tmp_path, architecture, **settings)
+    model = load_model(files, "float32", "cpu", 0, lambda done, total: None)
+    reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+
+    first, second = generate(Engine(model), [None, None])
+
+    start = len(model.tokenizer.encode("the same prompt").ids)
+    assert isinstance(model.network, HfModel)
+    assert first == second
+    assert first[start:] == likeliest(reference.eval(), first)[start - 1 : -1]
+
+
+def test_an_adapter_over_another_architecture_answers_as_in_peft(tmp_path: Path) -> None:
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    base.mkdir()
+    files = save_tiny_model(base, "gpt_neox")
+    torch.manual_seed(1)
+    config = peft.LoraConfig(
+        r=4, target_modules=["query_key_value", "dense"], init_lora_weights=False
+    )
+    reference = peft.get_peft_model(
+        transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config
+    ).eval()
+    reference.save_pretrained(folder)
+    model = load_model(files, "float32", "cpu", 0, lambda done, total: None)
+
+    plain, adapted = generate(Engine(model), [None, folder])
+
+    start = len(model.tokenizer.encode("the same prompt").ids)
+    assert adapted[start:] == likeliest(reference, adapted)[start - 1 : -1]
+    assert plain != adapted
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "words"),
+    [
+        ("gpt_neox.layers.9.attention.dense", (4, 32), "no module"),
+        ("gpt_neox.embed_in", (4, 32), "of type Embedding"),
+        ("gpt_neox.layers.0.attention.dense", (4, 31), "the base is"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(
+    tmp_path: Path, module: str, shape: tuple[int, int], words: str
+) -> None:
+    files = save_tiny_model(tmp_path, "gpt_neox")
+    model = load_model(files, "float32", "cpu", 0, lambda done, total: None)
+
+    with pytest.raises(FormatError, match=words):
+        model.network.add_adapter(1, module, torch.zeros(shape), torch.zeros(32, 4))
+
+
+def test_what_is_no_language_model_is_refused_with_the_reason(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+
+    with pytest.raises(FormatError, match="transformers cannot load this model: "):
+        load_model(files_of(tmp_path), "float32", "cpu", 0, lambda done, total: None)
+
+
+def test_a_file_name_that_leads_out_of_the_model_is_refused(tmp_path: Path) -> None:
+    files = {name: Path(path) for name, path in save_tiny_model(tmp_path, "gpt_neox").items()}
+    files["../../escape"] = files["config.json"]
+
+    with pytest.raises(FormatError, match="escape"):
+        HfModel(files, torch.float32, torch.device("cpu"))
+
+
+def test_the_repositorys_own_code_is_never_run(tmp_path: Path) -> None:
+    files = save_tiny_model(tmp_path, "gpt_neox")
+    trap, sprung = tmp_path / "trap.py", tmp_path / "sprung"
+    trap.write_text(f"open({str(sprung)!r}, 'w')")
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "homemade", "auto_map": {"AutoConfig": "trap.Config",'
+        ' "AutoModelForCausalLM": "trap.Model"}}'
+    )
+
+    with pytest.raises(FormatError, match="transformers cannot load this model"):
+        load_model({**files, "trap.py": str(trap)}, "float32", "cpu", 0, lambda done, total: None)
+    assert not sprung.exists()
