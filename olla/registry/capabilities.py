@@ -15,6 +15,17 @@ _SPLITS_AT_THINKING = re.compile(r"split\(\s*['\"]</think>['\"]\s*\)")
 _GO_FIELD = re.compile(r"\.([A-Za-z]+)")
 _GO_ACTION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 
+_PLAIN = re.compile(r"\{\{-?\s*\.Prompt\s*-?\}\}")
+_GO = re.compile(
+    r"""\{\{-?\s*(?:
+        [.$`]                                           # a field, a variable, a raw string
+      | /\*                                             # a comment
+      | (?:if|else|end|with|define|template|block|break|continue)\b
+      | [^{}]*[\s(][.$][A-Za-z]                         # a field or a variable as an argument
+    )""",
+    re.VERBOSE,
+)
+
 
 class Capability(StrEnum):
     COMPLETION = "completion"
@@ -46,6 +57,13 @@ def jinja_capabilities(template: str) -> Iterator[Capability]:
     cuts_thinking = _SPLITS_AT_THINKING.search(template) and "reasoning_content" not in template
     if writes_thinking or cuts_thinking:
         yield Capability.THINKING
+
+
+def is_go_template(text: str) -> bool:
+    """Whether this is a template in Go's language that is more than `{{ .Prompt }}`."""
+    if _PLAIN.fullmatch(text) or "{%" in text:
+        return False
+    return _GO.search(text) is not None
 
 
 def go_capabilities(template: str) -> Iterator[Capability]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from olla.errors import StoreError
@@ -22,12 +22,13 @@ from olla.registry.blobs import BlobStore
 from olla.registry.capabilities import (
     Capability,
     go_capabilities,
+    is_go_template,
     jinja_capabilities,
     weights_capabilities,
 )
 from olla.registry.digest import Digest
+from olla.registry.layout import adapter_files, model_files, weights_key
 from olla.registry.manifest import (
-    Layer,
     Manifest,
     MediaType,
     ModelConfig,
@@ -36,7 +37,6 @@ from olla.registry.manifest import (
     parse_manifest,
 )
 from olla.registry.weights import (
-    GGUF_NAME,
     InfoValue,
     TensorInfo,
     WeightsHeader,
@@ -46,10 +46,8 @@ from olla.registry.weights import (
     read_header,
 )
 
-__all__ = ["Capability", "Model", "read_model"]
+__all__ = ["Capability", "Model", "is_go_template", "read_model"]
 
-GGUF_ADAPTER_NAME = "adapter.gguf"
-_REPOSITORY_TYPES = (MediaType.FILE, MediaType.JSON, MediaType.TENSOR)
 _GPT_OSS = frozenset({"gptoss", "gpt-oss"})
 
 
@@ -163,13 +161,19 @@ class Model:
         known = set(Capability)
         yield from (Capability(name) for name in self.config.capabilities if name in known)
         yield from weights_capabilities(self.header)
-        yield from jinja_capabilities(self.chat_template)
+        jinja = self._jinja_template()
+        yield from jinja_capabilities(jinja)
         if self.projectors:
             yield Capability.VISION
-        if not self.chat_template:
+        if not jinja:
             yield from go_capabilities(self.template)
         if self.config.model_family in _GPT_OSS:
             yield Capability.THINKING
+
+    def _jinja_template(self) -> str:
+        """The Jinja template that writes the prompts: a TEMPLATE in Jinja, or the weights' own."""
+        is_jinja = self.template and not is_go_template(self.template)
+        return self.template if is_jinja else self.chat_template
 
 
 def read_model(
@@ -199,12 +203,12 @@ def read_model(
         parameters=parameters,
         messages=tuple(_message(entry) for entry in texts.json_of(MediaType.MESSAGES, list)),
         licenses=texts.all_of(MediaType.LICENSE),
-        files=_files(parsed, blobs),
-        adapters=_adapters(parsed, blobs),
+        files=model_files(parsed, blobs),
+        adapters=adapter_files(parsed, blobs),
         projectors=tuple(
             blobs.path(layer.digest) for layer in parsed.layers_of(MediaType.PROJECTOR)
         ),
-        weights_key=_weights_key(parsed),
+        weights_key=weights_key(parsed),
         headers=headers or WeightsHeaders(),
     )
 
@@ -246,53 +250,3 @@ def _message(entry: object) -> Message:
         if isinstance(role, str) and isinstance(content, str):
             return Message(role=role, content=content)
     raise StoreError("broken messages layer: a message lacks its role or content")
-
-
-def _files(manifest: Manifest, blobs: BlobStore) -> Mapping[str, Path]:
-    weights = manifest.layers_of(MediaType.MODEL)
-    if weights:
-        return {GGUF_NAME: blobs.path(weights[0].digest)}
-    return {
-        _file_name(layer): blobs.path(layer.digest)
-        for layer in manifest.layers_of(*_REPOSITORY_TYPES)
-    }
-
-
-def _file_name(layer: Layer) -> str:
-    # Ollama keeps each tensor in a safetensors file of its own, named after the tensor.
-    suffix = ".safetensors" if layer.media_type == MediaType.TENSOR else ""
-    return _clean_name(layer.name + suffix)
-
-
-def _clean_name(name: str) -> str:
-    """`name`, which becomes a path on disk; manifests come from anywhere."""
-    path = PurePosixPath(name)
-    is_clean = str(path) == name != "." and not path.is_absolute() and ".." not in path.parts
-    if not is_clean or not name.isprintable() or "\\" in name:
-        raise StoreError(f"broken manifest: {name!r} is not a clean relative path")
-    return name
-
-
-def _adapters(manifest: Manifest, blobs: BlobStore) -> tuple[Mapping[str, Path], ...]:
-    ggufs = [
-        {GGUF_ADAPTER_NAME: blobs.path(layer.digest)}
-        for layer in manifest.layers_of(MediaType.ADAPTER)
-    ]
-    peft: dict[int, dict[str, Path]] = {}
-    for layer in manifest.layers_of(MediaType.ADAPTER_FILE):
-        index, _, name = layer.name.partition("/")
-        if not (index.isascii() and index.isdigit()):
-            raise StoreError(f"broken manifest: {layer.name!r} has no adapter's number")
-        peft.setdefault(int(index), {})[_clean_name(name)] = blobs.path(layer.digest)
-    return (*ggufs, *(peft[index] for index in sorted(peft)))
-
-
-def _weights_key(manifest: Manifest) -> str:
-    weights = manifest.layers_of(MediaType.MODEL)
-    if weights:
-        return str(weights[0].digest)
-    files = manifest.layers_of(*_REPOSITORY_TYPES)
-    if not files:
-        return ""
-    lines = sorted(f"{layer.name} {layer.digest}\n" for layer in files)
-    return str(Digest.of("".join(lines).encode("utf-8", "replace")))

@@ -220,9 +220,10 @@ def test_a_manifest_cannot_name_files_outside(
         put(store, (f"{media_type} {prefix}{path}", b"x"))
 
 
-def test_an_adapter_file_has_a_number(store: ModelStore) -> None:
-    with pytest.raises(StoreError, match=r"'adapter\.json' has no adapter's number"):
-        put(store, (f"{ADAPTER_FILE} adapter.json", b"x"))
+@pytest.mark.parametrize("path", ["adapter.json", "x/a", "-1/a", "²/a", "1000/a"])
+def test_an_adapter_file_has_a_number(store: ModelStore, path: str) -> None:
+    with pytest.raises(StoreError, match=rf"'{path}' has no adapter's number"):
+        put(store, (f"{ADAPTER_FILE} {path}", b"x"))
 
 
 @pytest.mark.parametrize(
@@ -334,6 +335,15 @@ def test_capabilities_of_go_templates(
     model = put(store, (MediaType.MODEL, weights), (MediaType.TEMPLATE, template))
 
     assert list(model.capabilities) == capabilities
+
+
+def test_a_template_layer_in_jinja_is_the_one_that_counts(store: ModelStore) -> None:
+    weights = tiny_model(**{"tokenizer.chat_template": "<think></think>"}).to_bytes()
+    own = b"{% for m in messages %}{{ m.content }}{% endfor %}{{ tools }}"
+
+    model = put(store, (MediaType.MODEL, weights), (MediaType.TEMPLATE, own))
+
+    assert model.capabilities == (C.COMPLETION, C.TOOLS)
 
 
 @pytest.mark.parametrize(
