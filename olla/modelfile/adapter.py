@@ -33,9 +33,14 @@ _UNSUPPORTED = {
     "trainable_token_indices": "trained token embeddings",
     "layer_replication": "replicated layers",
     "alora_invocation_tokens": "activation by tokens of the prompt",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "monteclora_config": "Monte Carlo sampling",
+    "use_bdlora": "block-diagonal matrices",
+    "use_qalora": "QA-LoRA",
 }
 # These ways to begin change the base weights too, and only peft can do that again.
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def import_adapter(uploads: tuple[Upload, ...], base: Mapping[str, Path]) -> tuple[Layer, ...]:

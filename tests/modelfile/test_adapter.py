@@ -105,6 +105,12 @@ def test_a_rank_that_the_config_does_not_say(
         ({"trainable_token_indices": [1]}, "adapters with trained token embeddings"),
         ({"layer_replication": [[0, 2]]}, "adapters with replicated layers"),
         ({"alora_invocation_tokens": [1]}, "adapters with activation by tokens of the prompt"),
+        ({"arrow_config": {"top_k": 1}}, "adapters with Arrow routing (arrow_config)"),
+        ({"kasa_config": {"beta": 1}}, "adapters with KaSA (kasa_config)"),
+        ({"monteclora_config": {"n": 1}}, "adapters with Monte Carlo sampling"),
+        ({"use_bdlora": {"nblocks": 2}}, "adapters with block-diagonal matrices (use_bdlora)"),
+        ({"use_qalora": True}, "adapters with QA-LoRA (use_qalora)"),
+        ({"init_lora_weights": "lora_ga"}, "adapters begun with lora_ga (init_lora_weights)"),
         ({"bias": "all"}, "adapters with trained biases (bias: all) are not supported"),
         ({"init_lora_weights": "pissa_niter_4"}, "adapters begun with pissa_niter_4"),
         ({"r": 0}, "adapter_config.json: r and rank_pattern must be ranks above 0"),
@@ -124,7 +130,7 @@ def test_kinds_that_are_not_supported(
     assert str(caught.value).startswith(error)
 
 
-@pytest.mark.parametrize("init", [True, "gaussian", "eva"])
+@pytest.mark.parametrize("init", [True, "gaussian", "eva", "mica"])
 def test_ways_to_begin_that_leave_the_base_alone(
     gguf_file: Path, make_adapter: MakeAdapter, init: bool | str
 ) -> None:
