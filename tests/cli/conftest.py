@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from olla.cli import main
 from tests.cli.fake_daemon import FakeDaemon, running_daemon
+from tests.cli.tmux import Terminal
 
 Olla = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -34,8 +38,31 @@ def environment(daemon: FakeDaemon, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def olla(environment: dict[str, str], tmp_path: Path) -> Olla:
-    """Run one command line to its end, in an empty folder, without a terminal."""
+def olla(
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Olla:
+    """Run one command line in this process, in an empty folder, without a terminal."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(
+        *args: str, stdin: str = "", **more_environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        for name, text in (environment | more_environment).items():
+            monkeypatch.setenv(name, text)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        code = main(args)
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(args, code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def olla_process(environment: dict[str, str], tmp_path: Path) -> Olla:
+    """The same as a process of its own, which costs a start of Python."""
 
     def run(
         *args: str, stdin: str = "", **more_environment: str
@@ -52,3 +79,12 @@ def olla(environment: dict[str, str], tmp_path: Path) -> Olla:
         )
 
     return run
+
+
+@pytest.fixture
+def terminal(environment: dict[str, str]) -> Iterator[Terminal]:
+    # A socket's path must be short, and pytest's folders are not.
+    with tempfile.TemporaryDirectory(prefix="tmux-") as folder:
+        terminal = Terminal(Path(folder) / "s", environment)
+        yield terminal
+        terminal.close()

@@ -65,8 +65,8 @@ def test_wrong_usage_is_one_line_and_exit_1(
     assert capfd.readouterr() == ("", f"Error: {text}\n")
 
 
-def test_a_process_that_fails_exits_with_1(olla: Olla) -> None:
-    done = olla("nope")
+def test_a_process_that_fails_exits_with_1(olla_process: Olla) -> None:
+    done = olla_process("nope")
 
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == 'Error: unknown command "nope" for "olla"\n'

@@ -19,8 +19,8 @@ def last_generate(daemon: FakeDaemon) -> Any:
     return daemon.sent("POST /api/generate")[-1].json
 
 
-def test_a_reply_goes_to_stdout_with_two_newlines(olla: Olla, daemon: FakeDaemon) -> None:
-    done = olla("run", "m", "Why", "not?")
+def test_a_reply_goes_to_stdout_with_two_newlines(olla_process: Olla, daemon: FakeDaemon) -> None:
+    done = olla_process("run", "m", "Why", "not?")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "Hello there\n\n", "")
     assert last_generate(daemon) == {"model": "m", "prompt": "Why not?"}
