@@ -75,7 +75,7 @@ def status_of(error: errors.OllaError) -> HTTPStatus:
 
 async def _reply(request: web.Request, error: errors.OllaError) -> web.StreamResponse:
     status = status_of(error)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("path=%s error=%r", request.path, str(error), exc_info=error.__cause__)
     if STREAM in request:
         return await _end_stream(request, str(error))

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from olla import __version__
+from olla.server.app import create_app
+from olla.server.handlers import about
 from olla.server.services import Services
 from olla.server.streaming import MAX_BODY_BYTES
+from olla.settings import Settings
 from tests.server.conftest import Client, error_of, open_connection
 
 TOO_LARGE = "request body is larger than 256 MiB"
@@ -141,3 +145,26 @@ async def test_shutdown_stops_the_daemon(client: Client, services: Services) -> 
 
     assert (response.status, await response.json()) == (200, {})
     assert services.stopping.is_set()
+
+
+@pytest.mark.parametrize(
+    ("peer", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("::1", 200),
+        ("::ffff:127.0.0.1", 200),
+        ("192.0.2.7", 403),
+        ("::ffff:192.0.2.7", 403),
+        ("", 403),
+    ],
+)
+async def test_only_this_machine_may_shut_down(
+    settings: Settings, services: Services, peer: str, status: int
+) -> None:
+    app = create_app(settings, services)
+    request = make_mocked_request("POST", "/api/shutdown", app=app).clone(remote=peer)
+
+    response = await about.shutdown(request)
+
+    assert response.status == status
+    assert services.stopping.is_set() is (status == 200)

@@ -10,9 +10,10 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from aiohttp import ClientSession
@@ -99,6 +100,15 @@ def _memory_of(process: Process) -> tuple[int, str]:
     return int(rss[1]), (folder / "maps").read_text()
 
 
+async def _silent_writer(fifo: Path) -> BinaryIO:
+    """A writer for whom a reader waits; it never writes."""
+    async with asyncio.timeout(10):
+        while True:
+            with suppress(OSError):  # ENXIO: nobody reads yet
+                return os.fdopen(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK), "wb")
+            await asyncio.sleep(0.005)
+
+
 @pytest.mark.parametrize("end", [_interrupt, _terminate, _ask_to_shut_down])
 async def test_it_ends_when_asked_to(
     tmp_path: Path, end: Callable[[Daemon], Awaitable[None]]
@@ -110,6 +120,24 @@ async def test_it_ends_when_asked_to(
 
     assert running.process.returncode == 0
     assert "Traceback" not in log
+
+
+async def test_it_ends_though_a_thread_hangs_on_the_disk(tmp_path: Path) -> None:
+    async with daemon(tmp_path) as running, ClientSession(running.url) as session:
+        add_model(running.store, "tiny")
+        model = running.store.resolve(ModelName.parse("tiny"))
+        config = running.store.blobs.path(model.manifest.config.digest)
+        config.unlink()
+        os.mkfifo(config)
+        asking = asyncio.create_task(session.post("/api/show", json={"model": "tiny"}))
+        with await _silent_writer(config):
+            await _terminate(running)
+            log = await running.log()
+        response = await asking
+
+    assert response.status == 503
+    assert running.process.returncode == 0
+    assert "something did not end within 6 s" in log
 
 
 async def test_a_taken_address_is_an_error(tmp_path: Path) -> None:

@@ -47,7 +47,16 @@ async def web_fetch(request: web.Request) -> web.Response:
 
 async def shutdown(request: web.Request) -> web.Response:
     """POST /api/shutdown, olla's own: end the daemon, for callers on this machine."""
-    if not ipaddress.ip_address(request.remote or "0.0.0.0").is_loopback:
+    if not _is_loopback(request.remote or ""):
         return web.Response(status=403)
     request.app[SERVICES].stopping.set()
     return json_reply({})
+
+
+def _is_loopback(remote: str) -> bool:
+    if not remote:
+        return False
+    address = ipaddress.ip_address(remote)
+    if address.version == 6 and address.ipv4_mapped:  # how a dual-stack socket sees IPv4
+        address = address.ipv4_mapped
+    return address.is_loopback
