@@ -89,17 +89,20 @@ def start_and_stop(home: Path) -> tuple[float, int]:
         return time.perf_counter() - start, daemon.rss_bytes()
 
 
-def first_token(daemon: Daemon) -> None:
-    """Ask until the first text comes, which loads the model if no runner has it."""
+def first_token(daemon: Daemon) -> float:
+    """Seconds to the first text of a reply; loads the model if no runner has it."""
     body = {"model": MODEL, "prompt": PROMPT, "options": {"temperature": 0, "num_predict": 8}}
+    start = time.perf_counter()
     reply = daemon.ask("/api/generate", body)
     for line in reply:
         chunk = json.loads(line)
         if "error" in chunk:
             raise RuntimeError(chunk["error"])
         if chunk["response"]:
-            break
-    reply.read()
+            took = time.perf_counter() - start
+            reply.read()
+            return took
+    raise RuntimeError("a reply without text")
 
 
 def unload(daemon: Daemon) -> None:
@@ -111,8 +114,7 @@ def unload(daemon: Daemon) -> None:
 def first_tokens(daemon: Daemon) -> Iterator[tuple[float, float]]:
     """Seconds to the first text from a fresh runner, and from the same one asked again."""
     for _ in range(ROUNDS):
-        fresh = seconds(lambda: first_token(daemon))
-        yield fresh, seconds(lambda: first_token(daemon))
+        yield first_token(daemon), first_token(daemon)
         unload(daemon)
 
 
