@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from olla.errors import ModelfileError
@@ -15,6 +15,7 @@ from olla.modelfile.parse import Command, CommandName, Modelfile, parse_modelfil
 TEXTS = st.text(st.sampled_from('"\n\r \tab#:') | st.characters(codec="utf-8"), max_size=12)
 
 
+@settings(deadline=None)  # a busy machine is not a failure
 @given(TEXTS)
 def test_whatever_parses_reads_back_from_its_own_text(value: str) -> None:
     try:
@@ -25,6 +26,7 @@ def test_whatever_parses_reads_back_from_its_own_text(value: str) -> None:
     assert parse_modelfile(format_modelfile(parsed)) == parsed
 
 
+@settings(deadline=None)  # a busy machine is not a failure
 @given(st.lists(st.tuples(st.sampled_from(CommandName), TEXTS)))
 def test_a_modelfile_reads_back_or_is_refused(pairs: list[tuple[CommandName, str]]) -> None:
     prefixes = {CommandName.PARAMETER: "stop ", CommandName.MESSAGE: "user: "}
