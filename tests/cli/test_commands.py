@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from olla import __version__
 from olla.cli import COMMANDS, cli, main
 from tests.cli.conftest import Olla
-from tests.cli.fake_daemon import SHOW, TAGS, FakeDaemon, Reply, failed
+from tests.cli.fake_daemon import SHOW, TAGS, FakeDaemon, Reply, failed, generated
 
 UNREACHABLE = "Error: could not connect to olla server, run 'olla serve' to start it\n"
 
@@ -427,20 +427,24 @@ def test_pull_shows_the_error_of_the_stream(olla: Olla, daemon: FakeDaemon) -> N
     assert (done.returncode, done.stderr) == (1, f"pulling manifest\nError: {error}\n")
 
 
-def test_a_reader_that_leaves_early_is_no_error(
-    environment: dict[str, str], tmp_path: Path
+def test_a_reader_that_leaves_early_ends_the_reply_in_silence(
+    environment: dict[str, str], daemon: FakeDaemon, tmp_path: Path
 ) -> None:
+    daemon.script("POST /api/generate", generated(*["word "] * 100_000))
+
     done = subprocess.run(
-        f"{sys.executable} -m olla show m --license | true",
+        f"{sys.executable} -m olla run m hi | head -c 4",
         shell=True,
         env=environment,
         cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
 
-    assert done.stderr == ""
+    assert (done.stdout, done.stderr) == ("word", "")
+    assert daemon.client_left.wait(timeout=20)
 
 
 def test_shutdown_returns_when_the_address_is_free(olla: Olla, daemon: FakeDaemon) -> None:
