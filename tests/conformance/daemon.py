@@ -1,0 +1,88 @@
+"""A real daemon on a free port, in its own process, with a home of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_LISTENING = re.compile(r"Listening on 127\.0\.0\.1:(\d+)")
+_START_S = 20.0
+_STOP_S = 15.0
+
+
+@dataclass
+class Daemon:
+    process: subprocess.Popen[bytes]
+    home: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def models(self) -> Path:
+        return self.home / "models"
+
+    def runner_pids(self) -> list[int]:
+        """The daemon's children that are runners."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [pid for pid in map(int, children.split()) if "olla.runner" in _command_line(pid)]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to end; its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=_STOP_S)
+
+
+@contextmanager
+def running_daemon(home: Path, **settings: str) -> Iterator[Daemon]:
+    """A daemon that is ready, and that has ended when the block has."""
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "daemon.log"
+    environment = {
+        **os.environ,
+        "OLLA_HOST": "127.0.0.1:0",
+        "OLLA_HOME": str(home),
+        "OLLA_DTYPE": "float32",
+        **settings,
+    }
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "olla", "serve"], env=environment, stderr=stderr
+        )
+    try:
+        yield Daemon(process, home, _port(process, log))
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _port(process: subprocess.Popen[bytes], log: Path) -> int:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        found = _LISTENING.search(log.read_text())
+        if found:
+            return int(found[1])
+        time.sleep(0.02)
+    raise AssertionError(f"the daemon did not start:\n{log.read_text()}")
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except FileNotFoundError:
+        return ""
