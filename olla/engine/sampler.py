@@ -30,6 +30,7 @@ class SamplingRow(NamedTuple):
     uniform: float
 
 
+@torch.inference_mode()
 def sample(logits: Tensor, rows: Rows[SamplingRow]) -> list[int]:
     """Draw the next token of every row.
 

@@ -102,6 +102,17 @@ def test_without_a_seed_texts_differ(engine: Engine) -> None:
     assert len(texts) > 1
 
 
+@pytest.mark.parametrize("name", ["repeat_penalty", "presence_penalty", "frequency_penalty"])
+def test_a_penalty_keeps_a_reply_from_repeating_itself(engine: Engine, name: str) -> None:
+    penalties: dict[str, Any] = {name: 1e9}
+    sampling = dataclasses.replace(GREEDY, repeat_last_n=-1, **penalties)
+
+    _, end = reply(engine, ask(1, sampling=sampling, num_predict=60))
+
+    generated = end.context[5:]
+    assert len(set(generated)) == len(generated)
+
+
 def test_a_prompt_in_chunks_gives_the_reply_of_the_whole(model: LoadedModel) -> None:
     whole = reply(Engine(model), ask(1, "x" * 100))[0]
 

@@ -9,7 +9,7 @@ from olla.engine.engine import Engine
 from olla.engine.loading import LoadedModel
 from olla.options import SamplingParams
 from olla.runner.protocol import Finished, Generate
-from tests.engine.conftest import Reference
+from tests.conftest import Reference
 
 pytestmark = pytest.mark.weights
 
