@@ -17,6 +17,7 @@ from typing import Protocol
 
 from olla.errors import TemplateError
 from olla.messages import Message
+from olla.registry.model import is_go_template
 from olla.renderers.conversation import Conversation
 from olla.renderers.jinja import JinjaTemplate
 
@@ -26,15 +27,6 @@ GO_TEMPLATE_REFUSED = (
 )
 
 _PLAIN = re.compile(r"\{\{-?\s*\.Prompt\s*-?\}\}")
-_GO = re.compile(
-    r"""\{\{-?\s*(?:
-        [.$`]                                           # a field, a variable, a raw string
-      | /\*                                             # a comment
-      | (?:if|else|end|with|define|template|block|break|continue)\b
-      | [^{}]*[\s(][.$][A-Za-z]                         # a field or a variable as an argument
-    )""",
-    re.VERBOSE,
-)
 
 
 class Renderer(Protocol):
@@ -81,13 +73,6 @@ def check_template(text: str) -> None:
         TemplateError: it cannot; the text says why.
     """
     _read(text)
-
-
-def is_go_template(text: str) -> bool:
-    """Whether this is a template in Go's language that is more than `{{ .Prompt }}`."""
-    if _PLAIN.fullmatch(text) or "{%" in text:
-        return False
-    return _GO.search(text) is not None
 
 
 def _read(text: str) -> Renderer:

@@ -21,6 +21,7 @@ import msgspec
 from olla.engine.engine import Engine
 from olla.engine.loading import LoadedModel, load_model
 from olla.errors import BadInput, OllaError, OutOfMemory, PromptTooLong
+from olla.logs import configure_logging
 from olla.runner.protocol import (
     Cancel,
     Detokenize,
@@ -42,7 +43,7 @@ from olla.runner.protocol import (
 
 _PROGRESS_EVERY_S = 0.1
 
-_log = logging.getLogger("olla.runner")
+_log = logging.getLogger("olla.runner.child")
 
 Work = tuple[Generate, list[int]] | Cancel
 
@@ -54,12 +55,12 @@ def main() -> int:
     os.dup2(2, 1)
     # Ctrl-C in the daemon's terminal reaches us too; the daemon decides when we end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    configure_logging(debug=False)
     outbox = Outbox(replies)
     try:
         return serve(sys.stdin.buffer, outbox)
     except Exception:  # noqa: BLE001 - the last chance to log why the process ends
-        _log.exception("event=crash")
+        _log.exception("the runner crashed")
         return 1
 
 
@@ -103,7 +104,7 @@ def read_until_end(requests: BinaryIO, inbox: queue.SimpleQueue[ToRunner]) -> No
         while (body := read_message(requests)) is not None:
             inbox.put(decode_to_runner(body))
     except (EOFError, ValueError, msgspec.MsgspecError):
-        _log.exception("event=bad_message")
+        _log.exception("a message makes no sense")
     finally:
         os._exit(0)
 
@@ -137,7 +138,7 @@ def load(request: Load, outbox: Outbox) -> LoadedModel:
     )
     seconds = time.monotonic() - started
     _log.info(
-        "event=loaded architecture=%s device=%s dtype=%s bytes=%d seconds=%.2f",
+        "loaded architecture=%s device=%s dtype=%s bytes=%d seconds=%.2f",
         config.architecture, model.device, model.dtype, model.num_bytes, seconds,
     )  # fmt: skip
     return model

@@ -18,9 +18,10 @@ from aiohttp import web
 
 from olla import __version__
 from olla.errors import OllaError
+from olla.logs import configure_logging
 from olla.server.errors import ErrorGuard
 from olla.server.handlers import about, blobs, chat, models, transfers
-from olla.server.logs import configure_logging, log_requests
+from olla.server.logs import log_requests
 from olla.server.origins import HostGuard, OriginGuard
 from olla.server.services import SERVICES, Services
 from olla.server.streaming import MAX_BODY_BYTES

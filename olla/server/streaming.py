@@ -8,14 +8,15 @@ cancelled: it is waited for, so that nothing it uses is taken from under it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from olla.api.ollama_replies import encode
 from olla.errors import BadInput, BodyTooLarge
+from olla.registry.threads import run_to_end
 
 MAX_BODY_BYTES = 256 * 2**20
 """As much as a runner takes in one message."""
@@ -25,7 +26,6 @@ STREAM = web.RequestKey("stream", web.StreamResponse)
 """The stream that has begun to answer a request, where the error guard finds it."""
 
 _T = TypeVar("_T")
-_P = ParamSpec("_P")
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -82,16 +82,3 @@ async def steps_in_thread(steps: Generator[_T, None, None]) -> AsyncGenerator[_T
             yield step
     finally:
         await run_to_end(steps.close)
-
-
-async def run_to_end(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """`asyncio.to_thread`, but a caller who is cancelled leaves only when the thread is done."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        while not work.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([work])
-        work.exception()  # seen: nobody is left to hear of it
-        raise

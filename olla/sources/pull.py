@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
-from functools import partial
 
 from olla.names import ModelName
 from olla.registry.manifest import Manifest, format_manifest
 from olla.registry.store import ModelStore
+from olla.registry.threads import run_to_end
 from olla.requests import Progress
 from olla.sources.base import Source, source_for
-from olla.sources.threads import in_thread
 
 
 async def pull(
@@ -33,7 +32,7 @@ async def pull(
     yield Progress("pulling manifest")
     source = source or source_for(name)
     with ExitStack() as stack:
-        hold = await in_thread(partial(stack.enter_context, store.hold()))
+        hold = await run_to_end(stack.enter_context, store.hold())
         async with aclosing(source.fetch(store.blobs, hold)) as fetching:
             async for item in fetching:
                 if isinstance(item, Progress):
@@ -42,5 +41,5 @@ async def pull(
                     manifest: Manifest = item
         yield Progress("verifying sha256 digest")
         yield Progress("writing manifest")
-        await in_thread(partial(store.put, name, format_manifest(manifest)))
+        await run_to_end(store.put, name, format_manifest(manifest))
     yield Progress("success")

@@ -6,7 +6,8 @@ import pytest
 
 from olla.errors import TemplateError
 from olla.messages import Message
-from olla.renderers.base import GO_TEMPLATE_REFUSED, check_template, choose, is_go_template
+from olla.registry.model import is_go_template
+from olla.renderers.base import GO_TEMPLATE_REFUSED, check_template, choose
 from olla.renderers.conversation import Conversation
 
 HI = Conversation((Message("system", "S"), Message("user", "Hi")))

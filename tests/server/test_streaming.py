@@ -10,7 +10,8 @@ from contextlib import aclosing
 import pytest
 
 from olla.errors import BadInput
-from olla.server.streaming import run_to_end, steps_in_thread
+from olla.registry.threads import run_to_end
+from olla.server.streaming import steps_in_thread
 
 
 class Steps:

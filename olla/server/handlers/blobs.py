@@ -8,8 +8,9 @@ from aiohttp import web
 
 from olla.errors import BlobNotFound
 from olla.registry.digest import Digest
+from olla.registry.threads import run_to_end
 from olla.server.services import SERVICES
-from olla.server.streaming import gone_is_cancelled, run_to_end
+from olla.server.streaming import gone_is_cancelled
 
 CHUNK_BYTES = 2**20
 

@@ -27,14 +27,14 @@ from olla.api.ollama_requests import (
 from olla.errors import BadInput, ModelNotFound
 from olla.modelfile.format import Description, format_description
 from olla.names import ModelName
-from olla.registry.model import Model
+from olla.registry.model import Model, is_go_template
 from olla.registry.store import ModelStore
+from olla.registry.threads import run_to_end
 from olla.registry.weights import GGUF_NAME
-from olla.renderers.base import is_go_template
 from olla.runner.pool import LoadedModel
 from olla.server.references import local_name, plain_name
 from olla.server.services import SERVICES
-from olla.server.streaming import json_reply, read_body, run_to_end
+from olla.server.streaming import json_reply, read_body
 
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 
