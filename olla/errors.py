@@ -153,10 +153,11 @@ class OutOfMemory(RunnerError):
 
 
 class RunnerDied(RunnerError):
-    def __init__(self) -> None:
+    def __init__(self, *, in_mid_reply: bool = False) -> None:
+        start = "an error was encountered while running the model: " if in_mid_reply else ""
         super().__init__(
-            "model runner has unexpectedly stopped, this may be due to resource limitations "
-            "or an internal error, check ollama server logs for details"
+            f"{start}model runner has unexpectedly stopped, this may be due to resource "
+            "limitations or an internal error, check ollama server logs for details"
         )
 
 

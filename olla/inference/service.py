@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import lru_cache
 
-from olla.errors import ModelNotFound
+from olla.errors import ModelNotFound, RunnerDied
 from olla.inference.prompt import fit
 from olla.inference.work import Work, chat_work, generate_work, to_runner
 from olla.names import ModelName
@@ -23,7 +23,7 @@ from olla.renderers.conversation import Conversation
 from olla.requests import ChatChunk, ChatRequest, DoneReason, GenerateRequest, Timings
 from olla.runner.pool import Lease, RunnerPool
 from olla.runner.process import Runner
-from olla.runner.protocol import Finished, Generate
+from olla.runner.protocol import Finished, Generate, Piece
 from olla.settings import Settings
 
 MAX_TEMPLATES = 16
@@ -124,12 +124,23 @@ class Inference:
 
 
 async def _reply(lease: Lease, message: Generate, started: int) -> Chunks:
-    async with aclosing(lease.runner.generate(message)) as items:
+    async with aclosing(_items(lease.runner, message)) as items:
         async for item in items:
             if isinstance(item, Finished):
                 yield _last_chunk(item, lease.load_ns, started)
             elif item.text:
                 yield ChatChunk(content=item.text)
+
+
+async def _items(runner: Runner, message: Generate) -> AsyncGenerator[Piece | Finished, None]:
+    has_begun = False
+    try:
+        async with aclosing(runner.generate(message)) as items:
+            async for item in items:
+                has_begun = True
+                yield item
+    except RunnerDied as error:
+        raise RunnerDied(in_mid_reply=has_begun) from error
 
 
 def _last_chunk(finished: Finished, load_ns: int, started: int) -> ChatChunk:

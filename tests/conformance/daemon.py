@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import re
 import signal
@@ -12,10 +14,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 _LISTENING = re.compile(r"Listening on 127\.0\.0\.1:(\d+)")
 _START_S = 20.0
 _STOP_S = 15.0
+_ANSWER_S = 120.0
+
+
+class Answer(NamedTuple):
+    """A whole reply."""
+
+    status: int
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        """The text of a reply that is an error and nothing else."""
+        ((key, text),) = self.json.items()
+        assert key == "error"
+        return str(text)
 
 
 @dataclass
@@ -36,6 +58,31 @@ class Daemon:
         """The daemon's children that are runners."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [pid for pid in map(int, children.split()) if "olla.runner" in _command_line(pid)]
+
+    def ask(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> Answer:
+        """One request on a connection of its own; a body that is not bytes is sent as JSON."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_ANSWER_S)
+        try:
+            connection.request(method, path, data, headers or {})
+            response = connection.getresponse()
+            return Answer(response.status, response.read())
+        finally:
+            connection.close()
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The real `olla` command against this daemon."""
+        return subprocess.run(
+            [sys.executable, "-m", "olla", *arguments],
+            env={**os.environ, "OLLA_HOST": self.url, "OLLA_HOME": str(self.home)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_ANSWER_S,
+            check=False,
+        )
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to end; its exit status."""

@@ -277,7 +277,7 @@ async def test_a_crash_costs_one_request_and_the_next_one_works(
     chunks = inference.chat(CHAT)
     await anext(chunks)
     spawn.runners[0].die()
-    with pytest.raises(RunnerDied):
+    with pytest.raises(RunnerDied, match="an error was encountered while running"):
         await anext(chunks)
 
     again = await collect(inference.chat(CHAT))
