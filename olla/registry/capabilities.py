@@ -1,6 +1,7 @@
 """Capability: what a model can do, judged by its templates (spec/modelfile.md section 8).
 
-Looks at texts and at what headers say; renders nothing.
+Looks at texts and at what headers say; renders nothing. Invariant: reading a template takes time
+in proportion to its length, since models bring their own and a search in `re` cannot be stopped.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from olla.registry.weights import WeightsHeader
 
 _SPLITS_AT_THINKING = re.compile(r"split\(\s*['\"]</think>['\"]\s*\)")
 _GO_FIELD = re.compile(r"\.([A-Za-z]+)")
-_GO_ACTION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 
 _PLAIN = re.compile(r"\{\{-?\s*\.Prompt\s*-?\}\}")
-_GO = re.compile(
-    r"""\{\{-?\s*(?:
+_ACTION_START = re.compile(r"\{{2,}([^{}]*)")
+_GO_START = re.compile(
+    r"""-?\s*(?:
         [.$`]                                           # a field, a variable, a raw string
       | /\*                                             # a comment
       | (?:if|else|end|with|define|template|block|break|continue)\b
-      | [^{}]*[\s(][.$][A-Za-z]                         # a field or a variable as an argument
     )""",
     re.VERBOSE,
 )
+_GO_ARGUMENT = re.compile(r"[\s(][.$][A-Za-z]")  # a field or a variable
 
 
 class Capability(StrEnum):
@@ -63,11 +64,14 @@ def is_go_template(text: str) -> bool:
     """Whether this is a template in Go's language that is more than `{{ .Prompt }}`."""
     if _PLAIN.fullmatch(text) or "{%" in text:
         return False
-    return _GO.search(text) is not None
+    return any(
+        _GO_START.match(action) or _GO_ARGUMENT.search(action)
+        for action in _ACTION_START.findall(text)
+    )
 
 
 def go_capabilities(template: str) -> Iterator[Capability]:
-    actions = " ".join(_GO_ACTION.findall(template))
+    actions = " ".join(part.partition("}}")[0] for part in template.split("{{")[1:])
     fields = {name.lower() for name in _GO_FIELD.findall(actions)}
     if "tools" in fields:
         yield Capability.TOOLS
