@@ -6,13 +6,10 @@ which is all there is.
 
 from __future__ import annotations
 
-import re
-
 from olla.errors import BadInput, CloudDisabled, InvalidName
 from olla.names import ModelName
 
-_SUFFIX = re.compile(r":(cloud|local)", re.IGNORECASE)
-_CLOUD_TAG = re.compile(r"(.*:[^/]*)-cloud", re.IGNORECASE)
+_NUM_SUFFIX = len(":cloud")
 
 
 def local_text(text: str, *, details: bool = False) -> str:
@@ -50,8 +47,9 @@ def plain_name(text: str, error: str) -> ModelName:
 
 
 def _split(text: str) -> tuple[str, str]:
-    suffix = _SUFFIX.fullmatch(text[-6:])
-    if suffix:
-        return text[:-6], suffix[1].lower()
-    tag = _CLOUD_TAG.fullmatch(text)
-    return (tag[1], "cloud") if tag else (text, "")
+    """What is left without its source, and the source; "" when it names none."""
+    rest, suffix = text[:-_NUM_SUFFIX], text[-_NUM_SUFFIX:].lower()
+    if suffix in {":cloud", ":local"}:
+        return rest, suffix[1:]
+    has_tag = rest.rfind(":") > rest.rfind("/")
+    return (rest, "cloud") if suffix == "-cloud" and has_tag else (text, "")
