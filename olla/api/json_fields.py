@@ -7,7 +7,8 @@ Knows JSON and the words of Go's errors, but no request. Unknown fields are igno
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn, TypeVar
+import math
+from typing import Any, NoReturn, TypeGuard, TypeVar
 
 from olla.errors import BadInput
 
@@ -64,7 +65,7 @@ class Fields:
         return default if value is None else self._expect(name, value, kind, go_type)
 
     def _expect(self, name: str, value: Any, kind: type[_T], go_type: str) -> _T:
-        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        if _is_kind(value, kind):
             return value
         raise BadInput(
             f"json: cannot unmarshal {_kind(value)} into Go struct field "
@@ -91,16 +92,16 @@ def parse_fields(body: bytes, struct: str) -> Fields:
 
 
 def _decode(text: str, start: int) -> Any:
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_float)
     try:
         value, end = decoder.raw_decode(text, start)
+        return _without_surrogates(value) if "\\u" in text[start:end] else value
     except json.JSONDecodeError as error:
         raise BadInput(_syntax_error(text, error)) from error
     except ValueError as error:  # Python reads no integer of more than 4300 digits
         raise BadInput("json: number out of range") from error
     except RecursionError as error:
         raise BadInput("exceeded max depth") from error
-    return _without_surrogates(value) if "\\u" in text[start:end] else value
 
 
 def _syntax_error(text: str, error: json.JSONDecodeError) -> str:
@@ -114,6 +115,21 @@ def _syntax_error(text: str, error: json.JSONDecodeError) -> str:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise BadInput(f"invalid character '{name[0]}' looking for beginning of value")
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise BadInput(f"json: cannot unmarshal number {text} into Go value of type float64")
+    return value
+
+
+def _is_kind(value: Any, kind: type[_T]) -> TypeGuard[_T]:
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is int:
+        return isinstance(value, int) and -(2**63) <= value < 2**63
+    return isinstance(value, kind)
 
 
 def _without_surrogates(value: Any) -> Any:

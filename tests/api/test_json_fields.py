@@ -23,6 +23,14 @@ from olla.errors import BadInput
         (b"7", "json: cannot unmarshal number 7 into Go value of type api.TestRequest"),
         (b'{"a":' + b"1" * 5000 + b"}", "json: number out of range"),
         (b"[" * 200_000, "exceeded max depth"),
+        (
+            b'{"a":' + b"[" * 600 + rb'"\u0041"' + b"]" * 600 + b"}",
+            "exceeded max depth",
+        ),
+        (
+            b'{"a":{"b":[-1e999]}}',
+            "json: cannot unmarshal number -1e999 into Go value of type float64",
+        ),
     ],
 )
 def test_a_body_that_is_no_object_is_refused(body: bytes, error: str) -> None:
@@ -67,6 +75,16 @@ def test_bytes_that_are_not_utf8_become_the_replacement_character() -> None:
         ("flag", b'"true"', "string into Go struct field R.f of type bool"),
         ("flag", b"1", "number 1 into Go struct field R.f of type bool"),
         ("integer", b"1.5", "number 1.5 into Go struct field R.f of type int"),
+        (
+            "integer",
+            b"9223372036854775808",
+            "number 9223372036854775808 into Go struct field R.f of type int",
+        ),
+        (
+            "integers",
+            b"[-9223372036854775809]",
+            "number -9223372036854775809 into Go struct field R.f of type int",
+        ),
         ("integer", b"true", "bool into Go struct field R.f of type int"),
         ("object", b'"x"', "string into Go struct field R.f of type map[string]interface {}"),
         ("texts", b'"x"', "string into Go struct field R.f of type []string"),
