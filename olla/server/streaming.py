@@ -8,7 +8,7 @@ cancelled: it is waited for, so that nothing it uses is taken from under it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -28,12 +28,17 @@ STREAM = web.RequestKey("stream", web.StreamResponse)
 _T = TypeVar("_T")
 
 
-async def read_body(request: web.Request) -> bytes:
-    """The whole body of a JSON request.
+async def read_json(request: web.Request, from_json: Callable[[bytes], _T]) -> _T:
+    """The whole body as `from_json` reads it, beside the loop: a large one takes seconds.
 
     Raises:
         BodyTooLarge: it is longer than MAX_BODY_BYTES, or says it will be.
+        BadInput: it breaks off, or `from_json` refuses it.
     """
+    return await asyncio.to_thread(from_json, await _read_body(request))
+
+
+async def _read_body(request: web.Request) -> bytes:
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise BodyTooLarge(MAX_BODY_BYTES)
     try:
@@ -58,12 +63,18 @@ async def send_ndjson(
     response = web.StreamResponse(headers={"Content-Type": NDJSON})
     with gone_is_cancelled():
         await response.prepare(request)
-        request[STREAM] = response
-        await response.write(encode(first) + b"\n")
-        async for value in rest:
-            await response.write(encode(value) + b"\n")
+    request[STREAM] = response
+    await _write_line(response, first)
+    async for value in rest:
+        await _write_line(response, value)
+    with gone_is_cancelled():
         await response.write_eof()
     return response
+
+
+async def _write_line(response: web.StreamResponse, value: Any) -> None:
+    with gone_is_cancelled():
+        await response.write(encode(value) + b"\n")
 
 
 @contextmanager

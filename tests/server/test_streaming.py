@@ -1,4 +1,4 @@
-"""Blocking work beside the loop: it is waited for, then given up cleanly."""
+"""Blocking work beside the loop: it is waited for, then given up cleanly; what streams carry."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from collections.abc import Generator
 from contextlib import aclosing
 
 import pytest
+from aiohttp import web
 
 from olla.errors import BadInput
 from olla.registry.threads import run_to_end
-from olla.server.streaming import steps_in_thread
+from olla.requests import ChatChunk
+from olla.server.streaming import read_json, steps_in_thread
+from tests.server.conftest import Client, FakeInference, StartClient, lines_of
 
 
 class Steps:
@@ -96,3 +99,37 @@ async def test_an_error_after_the_cancellation_is_not_heard() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_body_is_read_beside_the_loop(aiohttp_client: StartClient) -> None:
+    has_answered = threading.Event()
+
+    def from_json(body: bytes) -> bytes:
+        assert has_answered.wait(5)
+        return body
+
+    async def slow(request: web.Request) -> web.Response:
+        return web.Response(body=await read_json(request, from_json))
+
+    async def quick(request: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application()
+    app.add_routes([web.post("/", slow), web.get("/", quick)])
+    client = await aiohttp_client(app)
+    posted = asyncio.create_task(client.post("/", data=b"{}"))
+    await client.get("/")
+
+    has_answered.set()
+
+    assert await (await posted).read() == b"{}"
+
+
+async def test_a_connection_that_breaks_elsewhere_is_an_error_of_the_stream(
+    client: Client, inference: FakeInference
+) -> None:
+    inference.script = [ChatChunk(content="a"), ConnectionResetError("of something else")]
+
+    response = await client.post("/api/chat", json={"model": "m"})
+
+    assert (await lines_of(response))[-1] == {"error": "internal server error"}

@@ -14,14 +14,14 @@ from olla.errors import BadInput, ModelNotFound
 from olla.requests import ChatChunk, DoneReason
 from olla.server.references import local_text
 from olla.server.services import SERVICES
-from olla.server.streaming import json_reply, read_body, send_ndjson
+from olla.server.streaming import json_reply, read_json, send_ndjson
 
 Chunks = AsyncGenerator[ChatChunk, None]
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
     """POST /api/chat: the next message of a conversation."""
-    asked = chat_from_json(await read_body(request))
+    asked = await read_json(request, chat_from_json)
     if not asked.model:
         raise BadInput("model is required")
     local = replace(asked, model=local_text(asked.model))
@@ -31,7 +31,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
 
 async def generate(request: web.Request) -> web.StreamResponse:
     """POST /api/generate: what follows a prompt."""
-    asked = generate_from_json(await read_body(request))
+    asked = await read_json(request, generate_from_json)
     if not asked.model:
         raise ModelNotFound(asked.model)
     local = replace(asked, model=local_text(asked.model))

@@ -34,7 +34,7 @@ from olla.registry.weights import GGUF_NAME
 from olla.runner.pool import LoadedModel
 from olla.server.references import local_name, plain_name
 from olla.server.services import SERVICES
-from olla.server.streaming import json_reply, read_body
+from olla.server.streaming import json_reply, read_json
 
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 
@@ -48,7 +48,7 @@ async def tags(request: web.Request) -> web.Response:
 
 async def show(request: web.Request) -> web.Response:
     """POST /api/show: all about one stored model."""
-    asked = show_from_json(await read_body(request))
+    asked = await read_json(request, show_from_json)
     if not asked.model:
         raise BadInput("model is required")
     name = local_name(asked.model, details=True)
@@ -67,7 +67,7 @@ async def ps(request: web.Request) -> web.Response:
 
 async def copy(request: web.Request) -> web.Response:
     """POST /api/copy: a second name for a model."""
-    asked = copy_from_json(await read_body(request))
+    asked = await read_json(request, copy_from_json)
     await run_to_end(_copy, request.app[SERVICES].store, asked)
     return web.Response()
 
@@ -75,7 +75,7 @@ async def copy(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     """DELETE /api/delete: the model leaves the store, and memory when its requests end."""
     services = request.app[SERVICES]
-    text = delete_from_json(await read_body(request))
+    text = await read_json(request, delete_from_json)
     if not text:
         raise BadInput("model is required")
     name = plain_name(text, f'name "{text}" is invalid')

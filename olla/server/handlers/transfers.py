@@ -19,7 +19,7 @@ from olla.renderers.base import check_template
 from olla.requests import CreateRequest, Progress
 from olla.server.references import local_name
 from olla.server.services import SERVICES, Services
-from olla.server.streaming import json_reply, read_body, send_ndjson, steps_in_thread
+from olla.server.streaming import json_reply, read_json, send_ndjson, steps_in_thread
 
 Transfer = AsyncGenerator[Progress, None]
 
@@ -27,7 +27,7 @@ Transfer = AsyncGenerator[Progress, None]
 async def pull(request: web.Request) -> web.StreamResponse:
     """POST /api/pull: a model from where its name says it is."""
     services = request.app[SERVICES]
-    asked = pull_from_json(await read_body(request))
+    asked = await read_json(request, pull_from_json)
     name = await asyncio.to_thread(services.store.find, local_name(asked.model))
     return await _reply(request, services.pull(name, services.store), asked.stream)
 
@@ -35,7 +35,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
 async def create(request: web.Request) -> web.StreamResponse:
     """POST /api/create: a model from another one, or from uploaded files."""
     services = request.app[SERVICES]
-    asked = create_from_json(await read_body(request))
+    asked = await read_json(request, create_from_json)
     name = await asyncio.to_thread(services.store.find, ModelName.parse(asked.model))
     if asked.template:
         await asyncio.to_thread(check_template, asked.template)
