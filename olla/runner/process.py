@@ -13,6 +13,7 @@ import asyncio
 import logging
 import math
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -155,7 +156,7 @@ class RunnerProcess:
         finally:
             del self._queues[number]
             if not is_over:
-                self._write(Cancel(number))
+                self._write(encode(Cancel(number)))
 
     async def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]:
         number, queue = self._open_queue()
@@ -194,9 +195,8 @@ class RunnerProcess:
 
     async def _load_reply(self, queue: _Queue, timeout_s: float) -> FromRunner:
         try:
-            reply = await asyncio.wait_for(
-                queue.get(), None if math.isinf(timeout_s) else timeout_s
-            )
+            async with asyncio.timeout(None if math.isinf(timeout_s) else timeout_s):
+                reply = await queue.get()
         except TimeoutError as error:
             raise RunnerError(
                 "timed out waiting for the model runner to start - "
@@ -226,17 +226,24 @@ class RunnerProcess:
         return number, queue
 
     async def _send(self, message: ToRunner) -> None:
-        """Write a message and wait until the pipe has room for more."""
-        self._write(message)
+        """Write a message and wait until the pipe has room for more.
+
+        Raises:
+            PromptTooLong: it is longer than a runner takes; one that met it would end.
+        """
+        data = encode(message)
+        if len(data) > LENGTH_BYTES + MAX_MESSAGE_BYTES:
+            raise PromptTooLong(f"the prompt is longer than {MAX_MESSAGE_BYTES // 2**20} MiB")
+        self._write(data)
         assert self._process.stdin is not None
         # The reader notices a broken pipe too, and tells those who wait.
         with suppress(BrokenPipeError, ConnectionResetError):
             await self._process.stdin.drain()
 
-    def _write(self, message: ToRunner) -> None:
+    def _write(self, data: bytes) -> None:
         assert self._process.stdin is not None
         if not self._is_dead and not self._process.stdin.is_closing():
-            self._process.stdin.write(encode(message))
+            self._process.stdin.write(data)
 
     async def _read(self) -> None:
         """Route replies until the child's stdout ends, which is how its death shows."""
@@ -248,7 +255,7 @@ class RunnerProcess:
             pass
         except (ValueError, msgspec.DecodeError):
             _log.exception("runner sent something that is no message, killing it pid=%d", self.pid)
-            self._process.kill()
+            self._signal_kill()
         finally:
             self._is_dead = True
             for queue in self._queues.values():
@@ -262,9 +269,15 @@ class RunnerProcess:
             queue.put_nowait(reply)
 
     async def _kill(self) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
+        self._signal_kill()
         await asyncio.shield(self._reader)
+
+    def _signal_kill(self) -> None:
+        # Not Process.kill(): it looks for an exit status first, and takes that of a child which
+        # has just ended away from asyncio, which then reports 255 (python/cpython#127049).
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
 
 def _environment() -> dict[str, str]:

@@ -14,7 +14,14 @@ import pytest
 from olla.errors import BadInput, OllaError, OutOfMemory, PromptTooLong, RunnerDied, RunnerError
 from olla.options import SamplingParams
 from olla.runner.process import RunnerProcess
-from olla.runner.protocol import Finished, Generate, Load, LoadProgress, Piece
+from olla.runner.protocol import (
+    MAX_MESSAGE_BYTES,
+    Finished,
+    Generate,
+    Load,
+    LoadProgress,
+    Piece,
+)
 
 COMMAND = (sys.executable, "-m", "tests.fake_runner")
 DIED = (
@@ -211,6 +218,15 @@ async def test_a_dead_runner_takes_no_requests(runner: RunnerProcess) -> None:
         await _reply(runner, "hello")
     with pytest.raises(RunnerDied):
         await runner.tokenize("hello")
+
+
+async def test_a_prompt_that_no_runner_takes_is_refused_before_it_ends_one(
+    runner: RunnerProcess,
+) -> None:
+    with pytest.raises(PromptTooLong, match=r"^the prompt is longer than 256 MiB$"):
+        await _reply(runner, "x" * MAX_MESSAGE_BYTES)
+
+    assert await _reply(runner, "still here") == "stillhere"
 
 
 async def test_a_runner_that_talks_nonsense_is_killed(runner: RunnerProcess) -> None:
