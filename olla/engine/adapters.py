@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from olla.engine.models.batch import CausalModel
 from olla.engine.weights.lora import read_lora
@@ -23,7 +22,7 @@ _Key = tuple[tuple[tuple[str, str], ...], ...]
 
 
 class AdapterTable:
-    def __init__(self, model: CausalModel[Any], max_adapters: int = MAX_ADAPTERS) -> None:
+    def __init__(self, model: CausalModel, max_adapters: int = MAX_ADAPTERS) -> None:
         self._model = model
         self._max_adapters = max_adapters
         self._numbers: OrderedDict[_Key, int] = OrderedDict()

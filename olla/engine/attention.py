@@ -6,6 +6,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from olla.engine.models.batch import Batch
+
+
+def attend_batch(
+    layer: int,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    batch: Batch,
+    *,
+    scale: float,
+    sliding_window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """Store a batch's keys and values, then attend for each of its sequences.
+
+    Args:
+        queries: (num_tokens, num_heads, head_dim). keys, values: (num_tokens, num_kv_heads,
+            head_dim). The rest is as for `attend`.
+
+    Returns:
+        (num_tokens, num_heads * head_dim).
+    """
+    batch.cache.write(layer, batch.slots, keys, values)
+    mixed = [
+        attend(
+            queries[span.start : span.end],
+            *batch.cache.read(layer, span.slots),
+            scale=scale,
+            sliding_window=sliding_window,
+            softcap=softcap,
+        )
+        for span in batch.spans
+    ]
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
 
 def attend(
     queries: Tensor,
@@ -20,7 +56,8 @@ def attend(
 
     Args:
         queries: (num_tokens, num_heads, head_dim), the newest tokens.
-        keys, values: (num_kv_heads, length, head_dim), past and new tokens.
+        keys, values: (num_kv_heads, length, head_dim), past and new tokens; the values' head_dim
+            may be another.
         sliding_window: how many tokens back a token sees, itself included; 0 all.
         softcap: scores become `softcap * tanh(score / softcap)`; 0 leaves them.
 
@@ -45,8 +82,8 @@ def attend(
         mixed = functional.scaled_dot_product_attention(
             grouped[None], keys[None], values[None], attn_mask=mask, scale=scale
         )[0]
-    heads_first = mixed.reshape(num_heads, num_tokens, head_dim)
-    return heads_first.transpose(0, 1).reshape(num_tokens, num_heads * head_dim)
+    heads_first = mixed.reshape(num_heads, num_tokens, values.shape[-1])
+    return heads_first.transpose(0, 1).reshape(num_tokens, -1)
 
 
 def causal_mask(num_tokens: int, length: int, sliding_window: int, device: torch.device) -> Tensor:

@@ -10,16 +10,19 @@ import time
 from dataclasses import dataclass
 
 from olla.engine.adapters import AdapterTable
+from olla.engine.blocks import BLOCK_SIZE, BlockPool
 from olla.engine.detokenizer import Detokenizer
 from olla.engine.executor import Executor
 from olla.engine.loading import LoadedModel
 from olla.engine.sampler import SamplingRow, sample
-from olla.engine.scheduler import Scheduler
+from olla.engine.scheduler import TOKENS_PER_STEP, Scheduler
 from olla.engine.sequence import Sequence
 from olla.engine.stops import StopScanner
 from olla.errors import BadInput, PromptTooLong
 from olla.requests import DoneReason
 from olla.runner.protocol import Finished, FromRunner, Generate, Piece
+
+DEFAULT_CACHE_TOKENS = 16384
 
 
 @dataclass(slots=True)
@@ -35,13 +38,24 @@ class Reply:
 
 
 class Engine:
-    def __init__(self, model: LoadedModel, scheduler: Scheduler | None = None) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        cache_tokens: int = DEFAULT_CACHE_TOKENS,
+        tokens_per_step: int = TOKENS_PER_STEP,
+    ) -> None:
+        """Args:
+        cache_tokens: how many tokens' keys and values are kept, of all sequences together.
+        """
+        self._blocks = BlockPool(max(cache_tokens // BLOCK_SIZE, 1))
         self._tokenizer = model.tokenizer
         self._special_tokens = model.special_tokens
         self._vocab_size = model.network.config.vocab_size
-        self._executor = Executor(model.network, model.device)
+        self._executor = Executor(
+            model.network, model.device, self._blocks.num_blocks, self._blocks.block_size
+        )
         self._adapters = AdapterTable(model.network)
-        self._scheduler = scheduler or Scheduler()
+        self._scheduler = Scheduler(self._blocks, tokens_per_step=tokens_per_step)
         self._replies: dict[int, Reply] = {}
 
     @property
@@ -49,8 +63,9 @@ class Engine:
         return bool(self._replies)
 
     @property
-    def cache_bytes(self) -> int:
-        return self._executor.cache_bytes
+    def num_free_blocks(self) -> int:
+        """Blocks of the cache that no sequence uses."""
+        return self._blocks.num_free
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Token ids of `text`. Safe to call from other threads than the one that steps."""
@@ -82,12 +97,13 @@ class Engine:
             raise BadInput("the prompt is empty")
         keep = len(tokens) if request.num_keep < 0 else request.num_keep
         keep += int(tokens[0] == self._special_tokens.bos_id)
+        window = min(request.num_ctx, self._blocks.num_tokens)
         in_use = {sequence.adapter for sequence in self._scheduler}
         sequence = Sequence(
             id=request.id,
-            tokens=fit_prompt(tokens, request, keep),
+            tokens=fit_prompt(tokens, request, window, keep),
             sampling=request.sampling,
-            max_length=request.num_ctx,
+            max_length=window,
             num_predict=request.num_predict,
             num_keep=keep,
             shift=request.shift,
@@ -118,6 +134,7 @@ class Engine:
             reply.started_ns = reply.started_ns or now
         sequences = [item.sequence for item in scheduled if item.reaches_end]
         logits = self._executor.forward(scheduled)
+        self._scheduler.committed(scheduled)
         rows = [SamplingRow(s.sampling, s.tokens, s.random.random()) for s in sequences]
         tokens = sample(logits, rows) if rows else []
         messages: list[FromRunner] = []
@@ -142,7 +159,7 @@ class Engine:
         if sequence.has_predicted_enough or (sequence.is_full and not sequence.shift):
             return messages + self._finish(reply, DoneReason.LENGTH)
         if sequence.is_full:
-            sequence.shift_window()
+            self._scheduler.shift(sequence)
         return messages
 
     def _finish(self, reply: Reply, reason: DoneReason) -> list[FromRunner]:
@@ -157,13 +174,13 @@ class Engine:
             prompt_ns=reply.first_token_ns - reply.started_ns,
             num_tokens=sequence.num_generated,
             generation_ns=time.monotonic_ns() - reply.first_token_ns,
+            num_cached_tokens=sequence.num_cached,
             context=sequence.tokens if reply.wants_context else [],
         )
         return [Piece(sequence.id, rest), finished] if rest else [finished]
 
     def _remove(self, reply: Reply) -> None:
         self._scheduler.remove(reply.sequence)
-        self._executor.release(reply.sequence)
 
     def _check_tokens(self, tokens: list[int]) -> None:
         bad = [token for token in tokens if not 0 <= token < self._vocab_size]
@@ -171,13 +188,12 @@ class Engine:
             raise BadInput(f"token {bad[0]} is not in the vocabulary of {self._vocab_size}")
 
 
-def fit_prompt(tokens: list[int], request: Generate, num_keep: int) -> list[int]:
+def fit_prompt(tokens: list[int], request: Generate, window: int, num_keep: int) -> list[int]:
     """The prompt, cut to the window as spec/modelfile.md section 7 step 2 says.
 
     Raises:
         PromptTooLong: it does not fit and may not be shortened.
     """
-    window = request.num_ctx
     if len(tokens) < window:
         return list(tokens)
     if not (request.shift and request.truncate):

@@ -1,25 +1,28 @@
-"""Executor: scheduled sequences -> logits. Owns the sequences' caches; samples nothing."""
+"""Executor: scheduled sequences -> logits. Owns the cache's tensors; samples nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from olla.engine.adapters import NO_ADAPTER
+from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
-from olla.engine.models.batch import Batch, Cache, CausalModel, Span
+from olla.engine.models.batch import Batch, CausalModel, Span
 from olla.engine.scheduler import Scheduled
-from olla.engine.sequence import Sequence
 
 
 class Executor:
-    def __init__(self, model: CausalModel[Any], device: torch.device) -> None:
+    def __init__(
+        self, model: CausalModel, device: torch.device, num_blocks: int, block_size: int
+    ) -> None:
         self._model = model
         self._device = device
-        self._caches: dict[Sequence, Cache] = {}
+        self._block_size = block_size
+        self._offsets = torch.arange(block_size, device=device)
+        self._cache = KVCache(num_blocks * block_size)
 
     def forward(self, scheduled: Rows[Scheduled]) -> Tensor:
         """Compute the scheduled tokens.
@@ -27,49 +30,49 @@ class Executor:
         Returns:
             (num_rows, vocab_size) float32: one row for each item that `reaches_end`, in order.
         """
-        logits = self._model.forward(self._batch(scheduled))
-        for item in scheduled:
-            item.sequence.num_computed += item.num_tokens
-        return logits
+        return self._model.forward(self._batch(scheduled))
 
-    def release(self, sequence: Sequence) -> None:
-        """Free the cache of a sequence that is finished."""
-        self._caches.pop(sequence, None)
-
-    @property
-    def cache_bytes(self) -> int:
-        return sum(cache.num_bytes for cache in self._caches.values())
-
-    def _batch(self, scheduled: Rows[Scheduled]) -> Batch[Cache]:
+    def _batch(self, scheduled: Rows[Scheduled]) -> Batch:
         tokens: list[int] = []
         positions: list[int] = []
-        spans: list[Span[Cache]] = []
+        slots: list[int] = []
+        spans: list[Span] = []
         last_rows: list[int] = []
         for item in scheduled:
-            first, end = item.sequence.num_computed, item.sequence.num_computed + item.num_tokens
-            spans.append(Span(self._cache(item.sequence), len(tokens), len(tokens) + end - first))
-            tokens += item.sequence.tokens[first:end]
+            sequence = item.sequence
+            first, end = sequence.num_computed, sequence.num_computed + item.num_tokens
+            where = self._slots(sequence.block_table, end)
+            spans.append(Span(len(tokens), len(tokens) + end - first, where))
+            tokens += sequence.tokens[first:end]
             positions += range(first, end)
+            slots += [self._slot(sequence.block_table, place) for place in range(first, end)]
             if item.reaches_end:
                 last_rows.append(len(tokens) - 1)
         return Batch(
             tokens=self._ids(tokens),
             positions=self._ids(positions),
+            slots=self._ids(slots),
             spans=spans,
             logit_rows=self._ids(last_rows),
+            cache=self._cache,
             adapters=self._adapter_rows(scheduled, spans),
         )
 
-    def _cache(self, sequence: Sequence) -> Cache:
-        """The sequence's cache, holding just the tokens that count as computed."""
-        cache = self._caches.get(sequence)
-        if cache is None:
-            cache = self._caches[sequence] = self._model.new_cache()
-        cache.truncate(sequence.num_computed)
-        return cache
+    def _slot(self, block_table: list[int], position: int) -> int:
+        index, offset = divmod(position, self._block_size)
+        return block_table[index] * self._block_size + offset
+
+    def _slots(self, block_table: list[int], length: int) -> Tensor | slice:
+        """Where the first `length` tokens of a sequence lie; one slice if that is side by side."""
+        first = block_table[0]
+        if block_table == list(range(first, first + len(block_table))):
+            start = first * self._block_size
+            return slice(start, start + length)
+        starts = self._ids(block_table)[:, None] * self._block_size
+        return (starts + self._offsets).flatten()[:length]
 
     def _adapter_rows(
-        self, scheduled: Rows[Scheduled], spans: Rows[Span[Cache]]
+        self, scheduled: Rows[Scheduled], spans: Rows[Span]
     ) -> tuple[AdapterRows, ...]:
         rows: dict[int, list[int]] = {}
         for item, span in zip(scheduled, spans, strict=True):

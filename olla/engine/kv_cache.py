@@ -1,6 +1,7 @@
-"""The keys and values that attention looks back on: one growing pair of tensors a sequence.
+"""KVCache: the tensors that the block numbers index.
 
-Knows nothing about schedulers. Grows by half, so that appending stays linear in the length.
+One place for each token of every block, for each layer. A layer's tensors are made when its first
+keys come, in their shape, since not every architecture's layers are alike.
 """
 
 from __future__ import annotations
@@ -8,60 +9,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_FIRST_CAPACITY = 256
 
+class KVCache:
+    """`num_slots` places of keys and values for each layer, (num_slots, num_kv_heads, head_dim)."""
 
-class SequenceCache:
-    """Keys and values of one sequence, (num_layers, num_kv_heads, capacity, head_dim) each."""
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def __init__(
-        self,
-        num_layers: int,
-        num_kv_heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        self.length = 0
-        self._keys = torch.empty(
-            (num_layers, num_kv_heads, 0, head_dim), dtype=dtype, device=device
-        )
-        self._values = torch.empty_like(self._keys)
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store a step's (num_tokens, num_kv_heads, head_dim) at `slots` (num_tokens,)."""
+        if layer not in self._layers:
+            self._layers[layer] = (self._like(keys), self._like(values))
+        cached_keys, cached_values = self._layers[layer]
+        cached_keys.index_copy_(0, slots, keys)
+        cached_values.index_copy_(0, slots, values)
 
-    def reserve(self, num_tokens: int) -> None:
-        """Make room for `num_tokens` more; called once a step, before the first `append`."""
-        needed = self.length + num_tokens
-        capacity = self._keys.shape[2]
-        if needed <= capacity:
-            return
-        capacity = max(needed, capacity + capacity // 2, _FIRST_CAPACITY)
-        self._keys = self._grown(self._keys, capacity)
-        self._values = self._grown(self._values, capacity)
+    def read(self, layer: int, slots: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Keys and values of one sequence, (num_kv_heads, length, head_dim) each.
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the step's (num_tokens, num_kv_heads, head_dim) of one layer.
-
-        Returns:
-            All keys and values of the layer so far, (num_kv_heads, length + num_tokens, head_dim).
+        A slice, for a sequence whose blocks lie side by side, is read without a copy.
         """
-        end = self.length + keys.shape[0]
-        self._keys[layer, :, self.length : end] = keys.transpose(0, 1)
-        self._values[layer, :, self.length : end] = values.transpose(0, 1)
-        return self._keys[layer, :, :end], self._values[layer, :, :end]
-
-    def advance(self, num_tokens: int) -> None:
-        """The step is over: its tokens are part of the past."""
-        self.length += num_tokens
-
-    def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        self.length = min(self.length, length)
+        keys, values = self._layers[layer]
+        return keys[slots].transpose(0, 1), values[slots].transpose(0, 1)
 
     @property
     def num_bytes(self) -> int:
-        return self._keys.nbytes + self._values.nbytes
+        return sum(keys.nbytes + values.nbytes for keys, values in self._layers.values())
 
-    def _grown(self, old: Tensor, capacity: int) -> Tensor:
-        new = old.new_empty((*old.shape[:2], capacity, old.shape[3]))
-        new[:, :, : self.length] = old[:, :, : self.length]
-        return new
+    def _like(self, states: Tensor) -> Tensor:
+        # Untouched memory costs nothing until it is written, on the CPU at least.
+        return torch.empty(
+            (self.num_slots, *states.shape[1:]), dtype=states.dtype, device=states.device
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -24,7 +23,7 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    network: CausalModel[Any]
+    network: CausalModel
     tokenizer: Tokenizer
     special_tokens: SpecialTokens
     device: torch.device
@@ -75,7 +74,7 @@ def load_network(
     dtype: torch.dtype,
     device: torch.device,
     on_progress: OnProgress,
-) -> CausalModel[Any]:
+) -> CausalModel:
     """The lean decoder where it knows the architecture, else transformers' own module."""
     if checkpoint.config.get("model_type") in FAMILIES:
         reading = _Reading(checkpoint.total_bytes, on_progress)

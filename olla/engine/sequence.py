@@ -20,7 +20,9 @@ class SequenceState(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """`tokens` is prompt and reply so far; the first `num_computed` of them are in the cache.
+    """`tokens` is prompt and reply so far; the first `num_computed` of them are in the cache,
+    in the blocks of `block_table`. `num_cached` of the prompt were found there at the start. The
+    first `num_committed` blocks are findable, and `prefix_serial` names them (blocks.py).
 
     `adapter` is the engine's number of the adapter in use, 0 for none. `max_length` caps the
     tokens in the window (num_ctx), `num_predict` those of the reply (-1: no cap).
@@ -37,6 +39,10 @@ class Sequence:
     state: SequenceState = SequenceState.WAITING
     num_computed: int = 0
     num_generated: int = 0
+    num_cached: int = 0
+    block_table: list[int] = field(default_factory=list)
+    num_committed: int = 0
+    prefix_serial: int = 0
     num_prompt_tokens: int = field(init=False)
     random: random.Random = field(init=False)
 
@@ -64,11 +70,10 @@ class Sequence:
         self.num_generated += 1
 
     def shift_window(self) -> None:
-        """Keep the first `num_keep` tokens, drop half of the rest; what stays is computed anew.
+        """Keep the first `num_keep` tokens and drop half of the rest.
 
-        Keys in the cache carry their positions, so they are not reused at others.
+        What moved is computed anew, since keys in the cache carry their positions.
         """
         keep = min(self.num_keep, self.max_length - 1)
         rest = len(self.tokens) - keep
         del self.tokens[keep : keep + max(rest // 2, 1)]
-        self.num_computed = 0

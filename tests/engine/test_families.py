@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from olla.engine.kv_cache import SequenceCache
+from olla.engine.kv_cache import KVCache
 from olla.engine.loading import load_model
 from olla.engine.models.batch import Batch, CausalModel, Span
 from olla.engine.models.families import decoder_config
@@ -44,7 +44,7 @@ FAMILIES: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-def load_pair(folder: Path, family: str, settings: dict[str, Any]) -> tuple[CausalModel[Any], Any]:
+def load_pair(folder: Path, family: str, settings: dict[str, Any]) -> tuple[CausalModel, Any]:
     files = save_tiny_model(folder, family, **settings)
     loaded = load_model(files, "float32", "cpu", 0, lambda done, total: None)
     reference = transformers.AutoModelForCausalLM.from_pretrained(
@@ -53,14 +53,19 @@ def load_pair(folder: Path, family: str, settings: dict[str, Any]) -> tuple[Caus
     return loaded.network, reference
 
 
-def forward(decoder: CausalModel[Any], cache: SequenceCache, tokens: torch.Tensor) -> torch.Tensor:
-    start = cache.length
-    return decoder.forward(
+def forward(
+    model: CausalModel, tokens: torch.Tensor, cache: KVCache | None = None, start: int = 0
+) -> torch.Tensor:
+    """Logits of all `tokens` of one sequence, whose first `start` are in the cache."""
+    end = start + len(tokens)
+    return model.forward(
         Batch(
             tokens=tokens,
-            positions=torch.arange(start, start + len(tokens)),
-            spans=[Span(cache, 0, len(tokens))],
+            positions=torch.arange(start, end),
+            slots=torch.arange(start, end),
+            spans=[Span(0, len(tokens), slice(0, end))],
             logit_rows=torch.arange(len(tokens)),
+            cache=cache or KVCache(end),
         )
     )
 
@@ -72,7 +77,7 @@ def test_logits_are_those_of_transformers(
     decoder, reference = load_pair(tmp_path, family, settings)
     tokens = torch.randint(0, VOCAB_SIZE - 3, (40,))
 
-    logits = forward(decoder, decoder.new_cache(), tokens)
+    logits = forward(decoder, tokens)
 
     with torch.inference_mode():
         expected = reference(tokens[None]).logits[0]
@@ -86,11 +91,12 @@ def test_a_prompt_in_pieces_gives_the_logits_of_the_whole(
     files = save_tiny_model(tmp_path, family, **settings)
     decoder = load_model(files, "float32", "cpu", 0, lambda done, total: None).network
     tokens = torch.randint(0, VOCAB_SIZE - 3, (40,))
-    cache = decoder.new_cache()
+    cache = KVCache(40)
+    cuts = [(0, 23), (23, 24), (24, 39), (39, 40)]
 
-    pieces = [forward(decoder, cache, piece) for piece in torch.split(tokens, [23, 1, 15, 1])]
+    pieces = [forward(decoder, tokens[start:end], cache, start) for start, end in cuts]
 
-    whole = forward(decoder, decoder.new_cache(), tokens)
+    whole = forward(decoder, tokens)
     assert (torch.cat(pieces) - whole).abs().max() <= 1e-3
 
 
@@ -103,12 +109,15 @@ def test_a_sequence_does_not_see_the_others_of_its_batch(tmp_path: Path) -> None
         Batch(
             tokens=torch.cat((first, second)),
             positions=torch.cat((torch.arange(9), torch.arange(5))),
-            spans=[Span(decoder.new_cache(), 0, 9), Span(decoder.new_cache(), 9, 14)],
+            # The second one's places are scattered, as blocks that were freed here and there are.
+            slots=torch.tensor([*range(9), 30, 12, 25, 11, 17]),
+            spans=[Span(0, 9, slice(0, 9)), Span(9, 14, torch.tensor([30, 12, 25, 11, 17]))],
             logit_rows=torch.tensor([8, 13]),
+            cache=KVCache(32),
         )
     )
 
-    alone = [forward(decoder, decoder.new_cache(), tokens)[-1] for tokens in (first, second)]
+    alone = [forward(decoder, tokens)[-1] for tokens in (first, second)]
     assert (together - torch.stack(alone)).abs().max() <= 1e-4
 
 

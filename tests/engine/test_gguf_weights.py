@@ -48,7 +48,7 @@ def tiny(model_type: str, **settings: Any) -> Any:
     return model.eval()
 
 
-def load(path: Path) -> CausalModel[Any]:
+def load(path: Path) -> CausalModel:
     files = {"model.gguf": str(path)}
     return load_model(files, "float32", "cpu", 0, lambda done, total: None).network
 
@@ -61,7 +61,7 @@ def test_logits_are_those_of_the_model_that_was_converted(
     decoder = load(write_gguf(tmp_path / "model.gguf", model, architecture))
     tokens = torch.randint(0, 256, (40,))
 
-    logits = forward(decoder, decoder.new_cache(), tokens)
+    logits = forward(decoder, tokens)
 
     with torch.inference_mode():
         expected = model(tokens[None]).logits[0]
@@ -134,7 +134,7 @@ def test_llama3_frequencies_in_the_file_scale_the_rotation(tmp_path: Path) -> No
     decoder = load(path)
     tokens = torch.randint(0, 256, (40,))
 
-    logits = forward(decoder, decoder.new_cache(), tokens)
+    logits = forward(decoder, tokens)
 
     with torch.inference_mode():
         assert (logits - model(tokens[None]).logits[0]).abs().max() <= 1e-3

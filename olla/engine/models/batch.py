@@ -4,48 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from torch import Tensor
 
+from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
 
 
-class Cache(Protocol):
-    """What a sequence has behind it, in whatever form its model keeps that."""
-
-    length: int
-
-    @property
-    def num_bytes(self) -> int: ...
-
-    def truncate(self, length: int) -> None: ...
-
-
-CacheT = TypeVar("CacheT", bound=Cache)
-
-
 @dataclass(frozen=True, slots=True)
-class Span(Generic[CacheT]):
-    """The tokens [start, end) of a batch, which belong to the sequence with this cache."""
+class Span:
+    """The tokens [start, end) of a batch, which belong to one sequence.
 
-    cache: CacheT
+    `slots`: where its keys lie in the cache, those of the past and of these tokens, in order.
+    """
+
     start: int
     end: int
+    slots: Tensor | slice
 
 
 @dataclass(frozen=True, slots=True)
-class Batch(Generic[CacheT]):
-    """The new tokens of many sequences in one flat row, each sequence with its own cache.
+class Batch:
+    """The new tokens of many sequences in one flat row.
 
-    tokens, positions: (num_tokens,) int64. logit_rows: (num_logits,) int64, the tokens whose
-    successor is wanted. adapters: which rows use which adapter.
+    tokens, positions, slots: (num_tokens,) int64; a token's keys go to its slot. logit_rows:
+    (num_logits,) int64, the tokens whose successor is wanted. adapters: which rows use which.
     """
 
     tokens: Tensor
     positions: Tensor
-    spans: Sequence[Span[CacheT]]
+    slots: Tensor
+    spans: Sequence[Span]
     logit_rows: Tensor
+    cache: KVCache
     adapters: Sequence[AdapterRows] = ()
 
 
@@ -62,7 +54,7 @@ class ModelConfig(Protocol):
     def context_length(self) -> int: ...
 
 
-class CausalModel(Protocol[CacheT]):
+class CausalModel(Protocol):
     """A loaded language model: the lean decoder, or one of transformers'."""
 
     @property
@@ -71,12 +63,11 @@ class CausalModel(Protocol[CacheT]):
     @property
     def num_bytes(self) -> int: ...
 
-    def forward(self, batch: Batch[CacheT]) -> Tensor:
-        """Logits (num_logits, vocab_size) float32; the caches hold the batch's tokens after."""
-        ...
+    @property
+    def cache_bytes_per_token(self) -> int: ...
 
-    def new_cache(self) -> CacheT:
-        """An empty cache for one more sequence."""
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (num_logits, vocab_size) float32; the cache holds the batch's tokens after."""
         ...
 
     def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:

@@ -1,8 +1,8 @@
 """The lean decoder: RMSNorm, rotary positions, grouped-query attention, gated MLP.
 
 One small module for every family in families.py; they differ only by DecoderConfig. It computes
-a ragged batch: the new tokens of many sequences in one flat row of tokens, each sequence with its
-own cache. Parameters carry Hugging Face names (`model.layers.0.self_attn.q_proj.weight` ...).
+a ragged batch: the new tokens of many sequences in one flat row. Parameters carry Hugging Face
+names (`model.layers.0.self_attn.q_proj.weight` ...).
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from olla.engine.attention import attend
-from olla.engine.kv_cache import SequenceCache
+from olla.engine.attention import attend_batch
 from olla.engine.linear import AdapterRows, Delta, Linear
-from olla.engine.models.batch import Batch, Span
+from olla.engine.models.batch import Batch
 from olla.engine.models.config import DecoderConfig, LayerConfig, NormPlacement, QkNorm
 from olla.engine.models.rope import Rope, rotate
 from olla.errors import FormatError
@@ -69,31 +68,17 @@ class Decoder:
         self._head = Linear(self._embedding if head is None else head)
 
     @torch.inference_mode()
-    def forward(self, batch: Batch[SequenceCache]) -> Tensor:
-        """Logits (num_logits, vocab_size) float32; the caches hold the batch's tokens after."""
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (num_logits, vocab_size) float32; the cache holds the batch's tokens after."""
         states = self._embedding[batch.tokens] * self._embedding_scale
-        for span in batch.spans:
-            span.cache.reserve(span.end - span.start)
         tables = self._rope.tables(batch.positions, states.dtype)
         local_tables = self._local_rope.tables(batch.positions, states.dtype)
         for block, layer in zip(self._blocks, self.config.layers, strict=True):
             states = block(states, batch, local_tables if layer.uses_local_rope else tables)
-        for span in batch.spans:
-            span.cache.advance(span.end - span.start)
         logits = self._head(self._norm(states[batch.logit_rows])).float()
         logits *= self.config.logit_scale
         cap = self.config.logit_softcap
         return cap * torch.tanh(logits / cap) if cap else logits
-
-    def new_cache(self) -> SequenceCache:
-        """An empty cache for one more sequence."""
-        return SequenceCache(
-            num_layers=len(self._blocks),
-            num_kv_heads=self.config.num_kv_heads,
-            head_dim=self.config.head_dim,
-            dtype=self._embedding.dtype,
-            device=self._embedding.device,
-        )
 
     @property
     def num_bytes(self) -> int:
@@ -101,6 +86,11 @@ class Decoder:
         matrices = {self._head.weight, self._embedding}
         linears = [linear for block in self._blocks for linear in block.linears]
         return sum(m.nbytes for m in matrices) + sum(linear.num_bytes for linear in linears)
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        size = self.config.num_kv_heads * self.config.head_dim * self._embedding.element_size()
+        return 2 * len(self._blocks) * size
 
     def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
         """Lay a low-rank pair over one projection, such as `model.layers.0.self_attn.q_proj`.
@@ -149,7 +139,7 @@ class Block:
             **{f"mlp.{name}": where for name, where in self._mlp.projections.items()},
         }
 
-    def __call__(self, states: Tensor, batch: Batch[SequenceCache], tables: RopeTables) -> Tensor:
+    def __call__(self, states: Tensor, batch: Batch, tables: RopeTables) -> Tensor:
         mixed = self._attention(self._before(0, states), batch, tables)
         states = states + self._after(0, mixed)
         mixed = self._mlp(self._before(1, states), batch.adapters)
@@ -191,15 +181,23 @@ class Attention:
         self.projections.update(out)
         self._q_norm, self._k_norm = _qk_norms(config, parameters, prefix)
 
-    def __call__(self, states: Tensor, batch: Batch[SequenceCache], tables: RopeTables) -> Tensor:
+    def __call__(self, states: Tensor, batch: Batch, tables: RopeTables) -> Tensor:
         projected = self._qkv(states, batch.adapters)
         queries, keys, values = torch.split(projected, self._sizes, dim=-1)
         queries, keys = self._normed(queries, keys)
         if self._layer.uses_rope:
             queries, keys = rotate(queries, tables), rotate(keys, tables)
-        values = self._heads(values)
-        mixed = [self._attend(span, queries, keys, values) for span in batch.spans]
-        return self._out(mixed[0] if len(mixed) == 1 else torch.cat(mixed), batch.adapters)
+        mixed = attend_batch(
+            self._index,
+            queries,
+            keys,
+            self._heads(values),
+            batch,
+            scale=self._scale,
+            sliding_window=self._layer.sliding_window,
+            softcap=self._config.attention_softcap,
+        )
+        return self._out(mixed, batch.adapters)
 
     def _normed(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         if self._q_norm is None or self._k_norm is None:
@@ -210,20 +208,6 @@ class Attention:
 
     def _heads(self, states: Tensor) -> Tensor:
         return states.reshape(states.shape[0], -1, self._config.head_dim)
-
-    def _attend(
-        self, span: Span[SequenceCache], queries: Tensor, keys: Tensor, values: Tensor
-    ) -> Tensor:
-        new = slice(span.start, span.end)
-        all_keys, all_values = span.cache.append(self._index, keys[new], values[new])
-        return attend(
-            queries[new],
-            all_keys,
-            all_values,
-            scale=self._scale,
-            sliding_window=self._layer.sliding_window,
-            softcap=self._config.attention_softcap,
-        )
 
 
 class MLP:

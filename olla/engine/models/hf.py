@@ -1,8 +1,9 @@
 """Any other architecture: the causal language model that transformers itself has for it.
 
-Sequences of a batch run one after the other, each with a cache of transformers' own, since not
-every architecture can mix them. Adapters are laid over its `nn.Linear` modules by forward hooks.
-Code that a repository carries is never run.
+Its attention layers are made to call ours, through transformers' attention interface, so a batch
+mixes sequences over the same cache as the lean decoder's. A model that remembers anything beyond
+keys and values cannot be run so; that is found out, and said, when it is loaded. Adapters are laid
+over its `nn.Linear` modules by forward hooks. Code that a repository carries is never run.
 """
 
 from __future__ import annotations
@@ -10,15 +11,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.masking_utils import AttentionMaskInterface
 
+from olla.engine.attention import attend_batch
+from olla.engine.kv_cache import KVCache
+from olla.engine.linear import AdapterRows
 from olla.engine.models.batch import Batch, Span
 from olla.errors import FormatError
+
+_ATTENTION = "olla"
+_PROBE = (5, 3, 7, 1, 4, 2, 6, 0)
+_PROBE_TOLERANCE = 5e-2  # of the largest logit: room for bfloat16, none for a lost past
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,64 +40,56 @@ class HfConfig:
     context_length: int
 
 
-class HfCache:
-    """transformers' cache of one sequence."""
-
-    def __init__(self, config: Any) -> None:
-        self._config = config
-        self.length = 0
-        self.past = transformers.DynamicCache(config=config)
-
-    @property
-    def num_bytes(self) -> int:
-        tensors = [
-            tensor
-            for layer in self.past.layers
-            for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None))
-            if tensor is not None
-        ]
-        return sum(tensor.nbytes for tensor in tensors)
-
-    def truncate(self, length: int) -> None:
-        """Forget everything, if less than everything is to be kept; its users keep all or none."""
-        if length < self.length:
-            assert length == 0
-            self.past = transformers.DynamicCache(config=self._config)
-            self.length = 0
-
-
 class HfModel:
     def __init__(self, files: Mapping[str, Path], dtype: torch.dtype, device: torch.device) -> None:
         """Load a repository's files.
 
         Raises:
-            FormatError: transformers has no causal language model for it, or its files are broken.
+            FormatError: transformers has no causal language model for it, it is of a kind that
+                cannot share our cache, or its files are broken.
         """
+        self._batch: Batch | None = None
+        transformers.AttentionInterface.register(_ATTENTION, self._attend)
+        AttentionMaskInterface.register(_ATTENTION, _no_mask)
         # transformers reads directories; a blob's name says nothing, so links give them theirs.
         with tempfile.TemporaryDirectory(prefix="olla-") as folder:
             _link(files, Path(folder))
             self._model = _from_pretrained(folder, dtype).to(device).eval()
+        self._device = device
+        # Whether it can leave out the logits that nobody asked for.
+        self._keeps_logits = "logits_to_keep" in signature(self._model.forward).parameters
         config = self._model.config.get_text_config()
         self.config = HfConfig(
             architecture=config.model_type,
             vocab_size=config.vocab_size,
             context_length=getattr(config, "max_position_embeddings", None) or 2048,
         )
-        self._active_adapter = 0
+        self._cache_bytes = 0
         self._deltas: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
+        self._probe()
 
     @property
     def num_bytes(self) -> int:
         return sum(parameter.nbytes for parameter in self._model.parameters())
 
-    @torch.inference_mode()
-    def forward(self, batch: Batch[HfCache]) -> Tensor:
-        """Logits (num_logits, vocab_size) float32; the caches hold the batch's tokens after."""
-        rows = [row for span in batch.spans for row in self._run(batch, span)]
-        return torch.stack(rows) if rows else torch.empty(0, self.config.vocab_size)
+    @property
+    def cache_bytes_per_token(self) -> int:
+        return self._cache_bytes
 
-    def new_cache(self) -> HfCache:
-        return HfCache(self._model.config.get_text_config())
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (num_logits, vocab_size) float32; the cache holds the batch's tokens after."""
+        self._batch = batch
+        try:
+            logits: Tensor = self._model(
+                input_ids=batch.tokens[None],
+                position_ids=batch.positions[None],
+                use_cache=False,
+                **({"logits_to_keep": batch.logit_rows} if self._keeps_logits else {}),
+            ).logits[0]
+        finally:
+            self._batch = None
+        return (logits if self._keeps_logits else logits[batch.logit_rows]).float()
 
     def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
         """Lay a low-rank pair over the linear called `module`.
@@ -100,9 +102,8 @@ class HfModel:
         except AttributeError as error:
             raise FormatError(f"the base model has no module {module}") from error
         if not isinstance(linear, nn.Linear):
-            raise FormatError(
-                f"{module} is of type {type(linear).__name__}, which olla lays no adapter over"
-            )
+            kind = type(linear).__name__
+            raise FormatError(f"{module} is of type {kind}, which olla lays no adapter over")
         if (b.shape[0], a.shape[1]) != linear.weight.shape or a.shape[0] != b.shape[1]:
             raise FormatError(
                 f"adapter for {module} is {tuple(a.shape)} and {tuple(b.shape)}, "
@@ -117,28 +118,88 @@ class HfModel:
         for deltas in self._deltas.values():
             deltas.pop(adapter, None)
 
-    def _run(self, batch: Batch[HfCache], span: Span[HfCache]) -> list[Tensor]:
-        """One sequence's part of the batch; its rows of logits."""
-        wanted = [
-            row - span.start for row in batch.logit_rows.tolist() if span.start <= row < span.end
-        ]
-        self._active_adapter = next(
-            (use.adapter for use in batch.adapters if bool((use.rows == span.start).any())), 0
+    def _attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        """transformers' attention interface: states are (1, num_heads, num_tokens, head_dim)."""
+        assert self._batch is not None, "attention runs inside forward() only"
+        layer = getattr(module, "layer_idx", None)
+        assert isinstance(layer, int), "every attention layer of transformers has its number"
+        mixed = attend_batch(
+            layer,
+            query[0].transpose(0, 1),
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
+            self._batch,
+            scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+            sliding_window=sliding_window or 0,
+            softcap=softcap or 0.0,
         )
-        logits = self._model(
-            input_ids=batch.tokens[span.start : span.end][None],
-            past_key_values=span.cache.past,
-            use_cache=True,
-        ).logits[0]
-        span.cache.length += span.end - span.start
-        return [logits[row].float() for row in wanted]
+        return mixed.reshape(1, query.shape[2], query.shape[1], -1), None
 
     def _hook(self, deltas: dict[int, tuple[Tensor, Tensor]]) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            pair = deltas.get(self._active_adapter)
-            return output if pair is None else output + (inputs[0] @ pair[0].T) @ pair[1].T
+            for adapter, rows in self._adapter_rows():
+                if adapter in deltas:
+                    a, b = deltas[adapter]
+                    output[:, rows] += (inputs[0][:, rows] @ a.T) @ b.T
+            return output
 
         return add
+
+    def _adapter_rows(self) -> tuple[AdapterRows, ...]:
+        return () if self._batch is None else tuple(self._batch.adapters)
+
+    def _probe(self) -> None:
+        """Find out whether keys and values are all that the model remembers.
+
+        If they are, a text in two parts gives what it gives in one.
+        """
+        tokens = torch.tensor(_PROBE, device=self._device) % self.config.vocab_size
+        try:
+            whole = self._run_alone(KVCache(len(_PROBE)), tokens, 0)
+            cache = KVCache(len(_PROBE))
+            self._run_alone(cache, tokens[:5], 0)
+            parts = self._run_alone(cache, tokens[5:], 5)
+        except (AttributeError, TypeError, RuntimeError, ValueError, KeyError) as error:
+            raise FormatError(f"{self.config.architecture}: {_CANNOT} ({error})") from error
+        if not torch.allclose(whole, parts, atol=_PROBE_TOLERANCE * float(whole.abs().max())):
+            raise FormatError(f"{self.config.architecture}: {_CANNOT}")
+        self._cache_bytes = cache.num_bytes // len(_PROBE)
+
+    def _run_alone(self, cache: KVCache, tokens: Tensor, start: int) -> Tensor:
+        """The last token's logits (1, vocab_size) of one sequence whose past is in `cache`."""
+        end = start + len(tokens)
+        positions = torch.arange(start, end, device=self._device)
+        return self.forward(
+            Batch(
+                tokens=tokens,
+                positions=positions,
+                slots=positions,
+                spans=[Span(0, len(tokens), slice(0, end))],
+                logit_rows=torch.tensor([len(tokens) - 1], device=self._device),
+                cache=cache,
+            )
+        )
+
+
+_CANNOT = (
+    "this architecture remembers more than keys and values of attention, "
+    "or hides its attention from transformers' interface, so olla cannot run it yet"
+)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """Our attention knows itself who may see whom."""
 
 
 def _link(files: Mapping[str, Path], folder: Path) -> None:
@@ -156,6 +217,7 @@ def _from_pretrained(folder: str, dtype: torch.dtype) -> Any:
         return transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
+            attn_implementation=_ATTENTION,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
