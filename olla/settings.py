@@ -21,6 +21,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 _FALSE = frozenset({"0", "f", "false"})
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _LOOPBACK = re.compile(r"localhost|::1|127(\.[0-9]+){3}")
+_SIZE = re.compile(r"(\d{1,12})(|KiB|MiB|GiB)", re.ASCII)
+_SIZE_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _T = TypeVar("_T")
 
 
@@ -89,6 +91,7 @@ class Settings:
     dtype: str = "auto"
     device: str = "auto"
     num_threads: int = 0
+    kv_cache_bytes: int = 0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -117,6 +120,7 @@ class Settings:
             dtype=env.read("DTYPE", _dtype, "auto"),
             device=env.read("DEVICE", str, "auto"),
             num_threads=env.read("NUM_THREADS", _count, 0),
+            kv_cache_bytes=env.read("KV_CACHE", _size, 0),
         )
 
 
@@ -154,6 +158,13 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise ValueError("expected a whole number, 0 or more")
     return int(text)
+
+
+def _size(text: str) -> int:
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError('expected a size such as "512MiB" or "4GiB"')
+    return int(match[1]) * _SIZE_UNITS[match[2]]
 
 
 def _flag(text: str) -> bool:

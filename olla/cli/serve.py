@@ -27,6 +27,7 @@ _ENVIRONMENT = (
     "OLLA_DTYPE",
     "OLLA_DEVICE",
     "OLLA_NUM_THREADS",
+    "OLLA_KV_CACHE",
     "OLLA_DEBUG",
 )
 

@@ -18,8 +18,10 @@ from typing import BinaryIO
 
 import msgspec
 
+from olla.engine.blocks import BLOCK_SIZE
 from olla.engine.engine import Engine
-from olla.engine.loading import LoadedModel, load_model
+from olla.engine.loading import load_model
+from olla.engine.memory import cache_budget, cache_tokens
 from olla.errors import BadInput, OllaError, OutOfMemory, PromptTooLong
 from olla.logs import configure_logging
 from olla.runner.protocol import (
@@ -87,11 +89,10 @@ def serve(requests: BinaryIO, outbox: Outbox) -> int:
     inbox: queue.SimpleQueue[ToRunner] = queue.SimpleQueue()
     threading.Thread(target=read_until_end, args=(requests, inbox), daemon=True).start()
     try:
-        model = load(first, outbox)
+        engine = load(first, outbox)
     except OllaError as error:
         outbox.send(failure(0, error))
         return 1
-    engine = Engine(model)
     work: queue.SimpleQueue[Work] = queue.SimpleQueue()
     threading.Thread(target=tokenize, args=(engine, inbox, work, outbox), daemon=True).start()
     run(engine, work, outbox)
@@ -109,8 +110,8 @@ def read_until_end(requests: BinaryIO, inbox: queue.SimpleQueue[ToRunner]) -> No
         os._exit(0)
 
 
-def load(request: Load, outbox: Outbox) -> LoadedModel:
-    """Load the model, telling the daemon how far it is."""
+def load(request: Load, outbox: Outbox) -> Engine:
+    """Load the model, telling the daemon how far it is and what has been loaded."""
     started = time.monotonic()
     last_report = 0.0
 
@@ -124,10 +125,18 @@ def load(request: Load, outbox: Outbox) -> LoadedModel:
         request.files, request.dtype, request.device, request.num_threads, on_progress
     )
     config = model.network.config
+    num_tokens = cache_tokens(
+        model.network.cache_bytes_per_token,
+        config.context_length,
+        BLOCK_SIZE,
+        request.kv_cache_bytes,
+        cache_budget(model.device),
+    )
+    engine = Engine(model, num_tokens)
     outbox.send(
         Loaded(
             architecture=config.architecture,
-            context_length=config.context_length,
+            context_length=min(config.context_length, num_tokens),
             total_bytes=model.num_bytes,
             bytes_on_device=0 if model.device.type == "cpu" else model.num_bytes,
             device=str(model.device),
@@ -138,10 +147,10 @@ def load(request: Load, outbox: Outbox) -> LoadedModel:
     )
     seconds = time.monotonic() - started
     _log.info(
-        "loaded architecture=%s device=%s dtype=%s bytes=%d seconds=%.2f",
-        config.architecture, model.device, model.dtype, model.num_bytes, seconds,
+        "loaded architecture=%s device=%s dtype=%s bytes=%d cache_tokens=%d seconds=%.2f",
+        config.architecture, model.device, model.dtype, model.num_bytes, num_tokens, seconds,
     )  # fmt: skip
-    return model
+    return engine
 
 
 def tokenize(

@@ -227,7 +227,13 @@ class RunnerPool:
 
     async def _start(self, model: RunnableModel) -> Runner:
         settings = self._settings
-        load = Load(model.files, settings.dtype, settings.device, settings.num_threads)
+        load = Load(
+            files=model.files,
+            dtype=settings.dtype,
+            device=settings.device,
+            num_threads=settings.num_threads,
+            kv_cache_bytes=settings.kv_cache_bytes,
+        )
         _log.info("loading model=%s", model.name)
         return await self._spawn(load, load_timeout_s=settings.load_timeout_s)
 

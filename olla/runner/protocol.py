@@ -26,6 +26,7 @@ Files = dict[str, str]
 class Load(msgspec.Struct, tag=True, frozen=True):
     """The first message: which model to load, and how. Answered by LoadProgress*, Loaded or Failed.
 
+    0 threads or bytes of cache leave the choice to the runner.
     `files` is `{"model.gguf": path}` or a repository's files (config.json, *.safetensors ...).
     """
 
@@ -33,6 +34,7 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     dtype: str = "auto"
     device: str = "auto"
     num_threads: int = 0
+    kv_cache_bytes: int = 0
 
 
 class Tokenize(msgspec.Struct, tag=True, frozen=True):

@@ -120,6 +120,47 @@ def test_a_prompt_in_chunks_gives_the_reply_of_the_whole(model: LoadedModel) -> 
     assert chunked == whole
 
 
+def test_a_second_turn_computes_only_what_is_new(engine: Engine) -> None:
+    _, first = reply(engine, ask(1, "the first turn of a conversation"))
+    _, second = reply(engine, ask(2, "the first turn of a conversation, and the second"))
+
+    assert first.num_cached_tokens == 0
+    assert second.num_cached_tokens == 32
+    assert second.num_prompt_tokens == 48
+
+
+def test_a_prefix_from_the_cache_gives_the_text_of_a_fresh_engine(
+    engine: Engine, model: LoadedModel
+) -> None:
+    prompt = "a prompt that is longer than a few blocks of the cache are"
+    fresh = reply(Engine(model), ask(1, prompt))[0]
+    reply(engine, ask(1, prompt[:40]))
+
+    assert reply(engine, ask(2, prompt))[0] == fresh
+
+
+def test_with_little_cache_all_requests_end_as_they_do_with_much(model: LoadedModel) -> None:
+    """Sequences make way for each other and come back; none fails, none says anything else."""
+    requests = [ask(n, f"prompt number {n}", sampling=SAMPLED, num_predict=40) for n in range(6)]
+    plenty, scarce = Engine(model), Engine(model, cache_tokens=128)
+    for engine in (plenty, scarce):
+        for request in requests:
+            add(engine, request)
+
+    expected, found = drain(plenty), drain(scarce)
+
+    assert {n: text_of(found[n]) for n in found} == {n: text_of(expected[n]) for n in expected}
+    assert scarce.num_free_blocks == 8
+
+
+def test_a_window_larger_than_the_cache_is_cut_to_it(model: LoadedModel) -> None:
+    engine = Engine(model, cache_tokens=64)
+
+    _, end = reply(engine, ask(1, num_predict=-1, shift=False))
+
+    assert len(end.context) == 64
+
+
 def test_a_request_joins_while_another_streams(engine: Engine) -> None:
     add(engine, ask(1, num_predict=30))
     for _ in range(5):

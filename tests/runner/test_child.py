@@ -191,6 +191,22 @@ def test_a_model_that_cannot_be_loaded_is_a_clear_failure(child: Child, tmp_path
     assert child.process.wait(timeout=20) == 1
 
 
+def test_the_window_is_no_larger_than_the_cache(child: Child, files: dict[str, str]) -> None:
+    # Two layers of keys and values for two heads of eight float32 numbers.
+    bytes_per_token = 2 * 2 * 2 * 8 * 4
+    child.send(
+        Load(files=files, dtype="float32", device="cpu", kv_cache_bytes=64 * bytes_per_token)
+    )
+
+    assert child.receive_until(Loaded).context_length == 64
+
+
+def test_a_cache_that_holds_nothing_is_refused(child: Child, files: dict[str, str]) -> None:
+    child.send(Load(files=files, device="cpu", kv_cache_bytes=100))
+
+    assert child.receive_until(Failed).kind is FailureKind.OUT_OF_MEMORY
+
+
 def test_a_device_that_is_not_there_is_named(child: Child, files: dict[str, str]) -> None:
     child.send(Load(files=files, device="cuda:99"))
 
