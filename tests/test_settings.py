@@ -63,20 +63,6 @@ def variables() -> list[str]:
         ("[::]:1234", "http://[::1]:1234"),
     ],
 )
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("0", 0), ("4096", 4096), ("3KiB", 3072), ("512MiB", 2**29), ("4GiB", 2**32)],
-)
-def test_the_cache_takes_a_size(text: str, size: int) -> None:
-    assert Settings.from_env({"OLLA_KV_CACHE": text}).kv_cache_bytes == size
-
-
-@pytest.mark.parametrize("text", ["4 GB", "-1", "GiB", "1.5GiB", "4gib", "\u0663"])
-def test_a_size_that_is_none_is_refused_with_the_form(text: str) -> None:
-    with pytest.raises(InvalidSetting, match="expected a size such as"):
-        Settings.from_env({"OLLA_KV_CACHE": text})
-
-
 def test_a_host_is_read_into_the_url_that_a_client_dials(text: str, url: str) -> None:
     assert Settings.from_env({"OLLAMA_HOST": text}).address.url == url
 
@@ -196,3 +182,17 @@ def test_the_table_of_the_settings_page_is_what_is_read() -> None:
     cells = re.findall(r"^\| (`.+?`) \|", SETTINGS_PAGE.read_text("utf-8"), re.MULTILINE)
 
     assert [name for cell in cells for name in re.findall(r"\w+", cell)] == variables()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("4096", 4096), ("3KiB", 3072), ("512MiB", 2**29), ("4GiB", 2**32)],
+)
+def test_the_cache_takes_a_size(text: str, size: int) -> None:
+    assert Settings.from_env({"OLLA_KV_CACHE": text}).kv_cache_bytes == size
+
+
+@pytest.mark.parametrize("text", ["4 GB", "-1", "GiB", "1.5GiB", "4gib", "\u0663"])
+def test_a_size_that_is_none_is_refused_with_the_form(text: str) -> None:
+    with pytest.raises(InvalidSetting, match="expected a size such as"):
+        Settings.from_env({"OLLA_KV_CACHE": text})

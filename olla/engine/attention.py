@@ -56,8 +56,7 @@ def attend(
 
     Args:
         queries: (num_tokens, num_heads, head_dim), the newest tokens.
-        keys, values: (num_kv_heads, length, head_dim), past and new tokens; the values' head_dim
-            may be another.
+        keys, values: (num_kv_heads, length, head_dim), past and new tokens.
         sliding_window: how many tokens back a token sees, itself included; 0 all.
         softcap: scores become `softcap * tanh(score / softcap)`; 0 leaves them.
 
@@ -68,14 +67,12 @@ def attend(
     if num_tokens == 1 and sliding_window:
         keys, values = keys[:, -sliding_window:], values[:, -sliding_window:]
     num_kv_heads, length, _ = keys.shape
-    # The heads that share a key head stand side by side, so a key head's group of queries is a
-    # plain batched matrix product over it, with no copy of keys.
+    # Heads that share a key head stand side by side: a batched product, with no copy of keys.
     groups = num_heads // num_kv_heads
     grouped = queries.transpose(0, 1).reshape(num_kv_heads, groups * num_tokens, head_dim)
     mask = None
     if num_tokens > 1:
-        mask = causal_mask(num_tokens, length, sliding_window, queries.device)
-        mask = mask.repeat(groups, 1)
+        mask = causal_mask(num_tokens, length, sliding_window, queries.device).repeat(groups, 1)
     if softcap:
         mixed = _attend_softcapped(grouped, keys, values, mask, scale, softcap)
     else:

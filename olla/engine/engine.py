@@ -63,6 +63,11 @@ class Engine:
         return bool(self._replies)
 
     @property
+    def num_cache_tokens(self) -> int:
+        """The most tokens that one sequence can have."""
+        return self._blocks.num_tokens
+
+    @property
     def num_free_blocks(self) -> int:
         """Blocks of the cache that no sequence uses."""
         return self._blocks.num_free
@@ -97,7 +102,7 @@ class Engine:
             raise BadInput("the prompt is empty")
         keep = len(tokens) if request.num_keep < 0 else request.num_keep
         keep += int(tokens[0] == self._special_tokens.bos_id)
-        window = min(request.num_ctx, self._blocks.num_tokens)
+        window = min(request.num_ctx, self.num_cache_tokens)
         in_use = {sequence.adapter for sequence in self._scheduler}
         sequence = Sequence(
             id=request.id,

@@ -20,7 +20,7 @@ import msgspec
 
 from olla.engine.blocks import BLOCK_SIZE
 from olla.engine.engine import Engine
-from olla.engine.loading import load_model
+from olla.engine.loading import LoadedModel, load_model
 from olla.engine.memory import cache_budget, cache_tokens
 from olla.errors import BadInput, OllaError, OutOfMemory, PromptTooLong
 from olla.logs import configure_logging
@@ -124,33 +124,43 @@ def load(request: Load, outbox: Outbox) -> Engine:
     model = load_model(
         request.files, request.dtype, request.device, request.num_threads, on_progress
     )
+    engine = make_engine(model, request.kv_cache_bytes)
+    loaded = describe(model, engine)
+    outbox.send(loaded)
+    seconds = time.monotonic() - started
+    _log.info(
+        "loaded architecture=%s device=%s dtype=%s bytes=%d cache_tokens=%d seconds=%.2f",
+        loaded.architecture, loaded.device, loaded.dtype, loaded.total_bytes,
+        engine.num_cache_tokens, seconds,
+    )  # fmt: skip
+    return engine
+
+
+def make_engine(model: LoadedModel, kv_cache_bytes: int) -> Engine:
+    """An engine whose cache takes what the user says, or a share of the free memory."""
     config = model.network.config
     num_tokens = cache_tokens(
         model.network.cache_bytes_per_token,
         config.context_length,
         BLOCK_SIZE,
-        request.kv_cache_bytes,
+        kv_cache_bytes,
         cache_budget(model.device),
     )
-    engine = Engine(model, num_tokens)
-    outbox.send(
-        Loaded(
-            architecture=config.architecture,
-            context_length=min(config.context_length, num_tokens),
-            total_bytes=model.num_bytes,
-            bytes_on_device=0 if model.device.type == "cpu" else model.num_bytes,
-            device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
-            bos_token=model.special_tokens.bos_token,
-            eos_token=model.special_tokens.eos_token,
-        )
+    return Engine(model, num_tokens)
+
+
+def describe(model: LoadedModel, engine: Engine) -> Loaded:
+    config = model.network.config
+    return Loaded(
+        architecture=config.architecture,
+        context_length=min(config.context_length, engine.num_cache_tokens),
+        total_bytes=model.num_bytes,
+        bytes_on_device=0 if model.device.type == "cpu" else model.num_bytes,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        bos_token=model.special_tokens.bos_token,
+        eos_token=model.special_tokens.eos_token,
     )
-    seconds = time.monotonic() - started
-    _log.info(
-        "loaded architecture=%s device=%s dtype=%s bytes=%d cache_tokens=%d seconds=%.2f",
-        config.architecture, model.device, model.dtype, model.num_bytes, num_tokens, seconds,
-    )  # fmt: skip
-    return engine
 
 
 def tokenize(
