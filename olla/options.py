@@ -32,14 +32,15 @@ class OptionSpec:
     meaning: str
 
 
+_NO_EFFECT = "kept for Ollama's sake; has no effect"
 OPTION_SPECS: Mapping[str, OptionSpec] = {
     "num_ctx": OptionSpec(Kind.INTEGER, "context window, in tokens"),
-    "num_batch": OptionSpec(Kind.INTEGER, "prompt tokens computed in one step"),
-    "num_gpu": OptionSpec(Kind.INTEGER, "layers on the GPU; -1 automatic, 0 CPU only"),
-    "main_gpu": OptionSpec(Kind.INTEGER, "the GPU that a small model is put on"),
-    "use_mmap": OptionSpec(Kind.BOOLEAN, "map the weights instead of reading them"),
-    "num_thread": OptionSpec(Kind.INTEGER, "CPU threads; 0 automatic"),
-    "draft_num_predict": OptionSpec(Kind.INTEGER, "tokens drafted ahead"),
+    "num_batch": OptionSpec(Kind.INTEGER, _NO_EFFECT),
+    "num_gpu": OptionSpec(Kind.INTEGER, _NO_EFFECT),
+    "main_gpu": OptionSpec(Kind.INTEGER, _NO_EFFECT),
+    "use_mmap": OptionSpec(Kind.BOOLEAN, _NO_EFFECT),
+    "num_thread": OptionSpec(Kind.INTEGER, _NO_EFFECT),
+    "draft_num_predict": OptionSpec(Kind.INTEGER, _NO_EFFECT),
     "num_keep": OptionSpec(Kind.INTEGER, "tokens kept when the context shifts; -1 the prompt"),
     "seed": OptionSpec(Kind.INTEGER, "random seed; -1 a new one for each request"),
     "num_predict": OptionSpec(Kind.INTEGER, "most tokens to generate; -1 until the model stops"),

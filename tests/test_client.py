@@ -140,6 +140,16 @@ def test_a_plain_call_raises_the_bare_error(daemon: FakeDaemon, client: Client) 
     assert caught.value.status == 404
 
 
+def test_a_web_page_in_place_of_an_error_is_told_in_a_line(
+    daemon: FakeDaemon, client: Client
+) -> None:
+    page = b"<!DOCTYPE HTML>\n<html><body>Not here.</body></html>\n"
+    daemon.script("GET /api/tags", Reply(raw=page, status=404))
+
+    with pytest.raises(ApiError, match=r"^a web page came back: the server at this address"):
+        client.list()
+
+
 def test_an_error_that_is_not_json_is_shown_as_it_is(client: Client) -> None:
     with pytest.raises(ApiError, match="404 page not found"):
         client.running()

@@ -62,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _leave_closed_pipe()
     except (OllaError, OSError) as error:
-        return _fail(str(error))
+        return _fail(_reason(error))
     except Exception as error:  # noqa: BLE001 - a bug in a command is one line too
         return _fail(f"{type(error).__name__}: {error}")
 
@@ -85,6 +85,13 @@ def _show_version(settings: Settings) -> None:
 def _fail(text: str) -> int:
     click.echo(f"Error: {text}", err=True)
     return 1
+
+
+def _reason(error: OllaError | OSError) -> str:
+    """Python would put a number before the text of an OSError, and the path behind it."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _leave_closed_pipe() -> int:

@@ -18,6 +18,7 @@ _NUM_SAMPLES = 10
 _SAMPLE_S = 1.0
 _FIGURES_WIDTH = 34
 _LEAST_BAR_WIDTH = 4
+_LEAST_STATUS_WIDTH = len("pulling 6a0746a1ec1a")
 _PLAIN_STEP = 10
 
 
@@ -45,8 +46,14 @@ class Row:
         figures = self._figures(now).ljust(_FIGURES_WIDTH)
         cells = width - len(label) - len(figures) - 2
         if cells < _LEAST_BAR_WIDTH:
-            return label + figures
+            return self._without_bar(width, figures.rstrip())
         return f"{label}▕{('█' * int(cells * min(done, 1.0))).ljust(cells)}▏{figures}"
+
+    def _without_bar(self, width: int, figures: str) -> str:
+        """A status too long for the line loses its end, so that the percentage is to be seen."""
+        percentage = f": {percent(self.progress):3d}% "
+        room = max(width - len(percentage) - len(figures), _LEAST_STATUS_WIDTH)
+        return shorten(self.progress.status, room) + percentage + figures
 
     def _figures(self, now: float) -> str:
         total, completed = self.progress.total_bytes, self.progress.completed_bytes
@@ -102,6 +109,11 @@ class PlainLines:
 
 def percent(progress: Progress) -> int:
     return min(100, int(progress.completed_bytes * 100 / progress.total_bytes))
+
+
+def shorten(text: str, length: int) -> str:
+    """The text, with a mark where its end is missing."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def format_eta(seconds: float) -> str:

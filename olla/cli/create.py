@@ -81,9 +81,15 @@ def read_recipe(model: str, modelfile: Modelfile, folder: Path) -> Recipe:
             raise BadInput(f"{text}: no such file or directory")
         else:
             base = text
-    adapter = modelfile.adapter
-    adapters = collect_adapter(expand(adapter, folder)) if adapter else {}
+    adapters = _adapter_files(modelfile.adapter, folder) if modelfile.adapter else {}
     return Recipe(_request(model, base, modelfile), files, adapters)
+
+
+def _adapter_files(text: str, folder: Path) -> Mapping[str, Path]:
+    path = expand(text, folder)
+    if not path.exists():
+        raise BadInput(f"{text}: no such file or directory")
+    return collect_adapter(path)
 
 
 def _request(model: str, base: str, modelfile: Modelfile) -> CreateRequest:

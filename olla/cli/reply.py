@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import click
@@ -17,6 +17,7 @@ import click
 from olla.cli.terminal import waiting
 from olla.cli.wrap import WordWrap
 from olla.durations import NANOSECONDS, format_duration
+from olla.errors import ClientError
 from olla.requests import ChatChunk, Timings
 
 _GREY, _GREY_BOLD, _PLAIN = "\x1b[90m", "\x1b[1;90m", "\x1b[0m"
@@ -39,7 +40,7 @@ def show_reply(chunks: Generator[ChatChunk, None, None], view: View) -> str:
     """
     writer = _ReplyWriter(view, is_terminal=sys.stdout.isatty())
     timings = Timings()
-    with closing(chunks), waiting() as stop_spinner:
+    with closing(chunks), waiting() as stop_spinner, _own_line_for_errors(writer):
         for chunk in chunks:
             text = writer.push(chunk)
             if text:
@@ -50,6 +51,17 @@ def show_reply(chunks: Generator[ChatChunk, None, None], view: View) -> str:
     if view.verbose:
         click.echo("\n".join(timing_lines(timings)), err=True)
     return writer.content
+
+
+@contextmanager
+def _own_line_for_errors(writer: _ReplyWriter) -> Iterator[None]:
+    """On a terminal, an error that breaks off a line of the reply is told below it."""
+    try:
+        yield
+    except ClientError:
+        if writer.is_within_line:
+            _write("\n")
+        raise
 
 
 def timing_lines(timings: Timings) -> list[str]:
@@ -73,9 +85,11 @@ class _ReplyWriter:
     def __init__(self, view: View, *, is_terminal: bool) -> None:
         columns = shutil.get_terminal_size().columns
         self._wrap = WordWrap(columns) if is_terminal and view.word_wrap else None
+        self._is_terminal = is_terminal
         self._has_colour = is_terminal and view.colour
         self._shows_thinking = view.thinking
         self._is_thinking = False
+        self.is_within_line = False
         self.content = ""
 
     def push(self, chunk: ChatChunk) -> str:
@@ -91,6 +105,8 @@ class _ReplyWriter:
                 f"  Model called a non-existent function '{call.name}()' "
                 f"with arguments: {arguments}\n"
             )
+        if text and self._is_terminal:
+            self.is_within_line = not text.endswith("\n")
         return text
 
     def finish(self) -> str:

@@ -204,7 +204,11 @@ def _show(conversation: Conversation, args: list[str], _entry: str) -> None:
 def _parameter_lines(conversation: Conversation, shown: ShownModel) -> list[str]:
     options = conversation.settings.options
     model = shown.parameters.splitlines() or [_NO_PARAMETERS]
-    user = [f"{name:<30} {value}" for name, value in options.items()] or [_NO_PARAMETERS]
+    user = [
+        f"{name:<30} {_format_option(item)}"
+        for name, value in options.items()
+        for item in (value if isinstance(value, list) else [value])
+    ] or [_NO_PARAMETERS]
     return [
         "Model defined parameters:",
         *(f"  {line}" for line in model),
@@ -213,6 +217,11 @@ def _parameter_lines(conversation: Conversation, shown: ShownModel) -> list[str]
         *(f"  {line}" for line in user),
         "",
     ]
+
+
+def _format_option(value: object) -> str:
+    """As the model's own parameters are written: `0`, `true`, `"text"`."""
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def _parameter_help() -> str:

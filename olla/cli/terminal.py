@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 Show = Callable[[Progress], None]
 
+# The terminal writes "^C" behind the last row. In a full row it would begin a new line, and the
+# next frame would be drawn one line too low.
+_ECHO_WIDTH = len("^C")
+
 
 @contextmanager
 def progress_bars() -> Iterator[Show]:
@@ -55,7 +59,7 @@ def _live_bars() -> Iterator[Show]:
     is_busy = True
 
     def lines(width: int, height: int) -> list[str]:
-        every = rows.lines(width, time.monotonic(), is_busy=is_busy)
+        every = rows.lines(width - _ECHO_WIDTH, time.monotonic(), is_busy=is_busy)
         return every[-(height - 1) :] if is_busy else every  # what runs is at the bottom
 
     with _live(lines):

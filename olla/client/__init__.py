@@ -204,7 +204,9 @@ def _error_text(response: HTTPResponse) -> str:
     try:
         return str(_decode(data).get("error", ""))
     except ClientError:
-        return data.decode(errors="replace").strip()
+        text = data.decode(errors="replace").strip()
+        is_page = text.startswith("<")
+        return "a web page came back: the server at this address is not olla" if is_page else text
 
 
 def _read_chunks(

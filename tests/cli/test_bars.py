@@ -52,6 +52,22 @@ def test_a_narrow_terminal_gets_no_bar_and_no_overflow() -> None:
     assert line == "pulling 6a0746a1ec1a:  50%  1 "
 
 
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (100, f"copying file sha256:{'a' * 62}…:  50%  1 GB/2 GB"),
+        (80, f"copying file sha256:{'a' * 42}…:  50%  1 GB/2 GB"),
+        (30, "copying file sha256…:  50%  1 "),
+    ],
+)
+def test_a_status_too_long_for_the_line_leaves_room_for_the_percentage(
+    width: int, line: str
+) -> None:
+    progress = Progress(f"copying file sha256:{'a' * 64}", DIGEST, 2 * GB, GB)
+
+    assert Row(progress).line(width, now=0.0, is_busy=True) == line
+
+
 def test_a_status_without_bytes_spins_while_it_is_the_last() -> None:
     rows = Rows()
     rows.update(Progress("pulling manifest"), now=0.0)

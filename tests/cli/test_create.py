@@ -157,6 +157,7 @@ def test_deprecated_parameters_are_warned_of(
         (["m"], None, "no Modelfile or safetensors files found"),
         (["m"], "SYSTEM x\n", "no FROM line"),
         (["m"], "FROM ./missing.gguf\n", "./missing.gguf: no such file or directory"),
+        (["m"], "FROM m\nADAPTER ./missing\n", "./missing: no such file or directory"),
         (["m"], "FROM m\nPARAMETER nope 1\n", "unknown parameter 'nope'"),
         (["m"], "FROM m\nPARAMETER seed x\n", "invalid int value [x]"),
         (["m"], "FROM m\nDRAFT d\n", "DRAFT is not supported"),
@@ -211,10 +212,18 @@ def test_pickled_weights_are_refused(olla: Olla, daemon: FakeDaemon, tmp_path: P
 
 
 def test_a_folder_that_is_no_adapter_is_refused(olla: Olla, tmp_path: Path) -> None:
-    done = olla("create", "m", "--from", "base", "--adapter", "nowhere")
+    (tmp_path / "empty").mkdir()
+
+    done = olla("create", "m", "--from", "base", "--adapter", "empty")
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"Error: no adapter found in {tmp_path / 'nowhere'}")
+    assert done.stderr.startswith(f"Error: no adapter found in {tmp_path / 'empty'}")
+
+
+def test_a_folder_in_place_of_a_modelfile_is_an_error_in_words(olla: Olla, tmp_path: Path) -> None:
+    done = olla("create", "m", "-f", ".")
+
+    assert (done.returncode, done.stderr) == (1, f"Error: {tmp_path}: Is a directory\n")
 
 
 def test_the_daemon_s_refusal_has_its_status(

@@ -108,7 +108,8 @@ def test_a_part_that_a_model_lacks(
 def test_show_parameters_tells_the_model_s_from_the_user_s(
     conversation: Conversation, capsys: Captured
 ) -> None:
-    run_slash(conversation, "/set parameter seed 7")
+    for entry in ("seed 7", "temperature 0", "stop a b", "use_mmap true"):
+        run_slash(conversation, f"/set parameter {entry}")
     capsys.readouterr()
 
     run_slash(conversation, "/show parameters")
@@ -117,7 +118,14 @@ def test_show_parameters_tells_the_model_s_from_the_user_s(
     assert lines[0] == "Model defined parameters:"
     assert lines[2] == "  temperature                    0.5"
     assert lines[4] == "User defined parameters:"
-    assert lines[5] == "  seed                           7"
+    assert lines[5:] == [
+        "  seed                           7",
+        "  temperature                    0",
+        '  stop                           "a"',
+        '  stop                           "b"',
+        "  use_mmap                       true",
+        "",
+    ]
 
 
 def test_parameters_are_typed_and_add_up(conversation: Conversation) -> None:

@@ -47,6 +47,36 @@ def test_pull_shows_bars_that_end_full(daemon: FakeDaemon, terminal: Terminal) -
     assert lines[2:] == ["success", "exit=0"]
 
 
+def test_ctrl_c_leaves_the_rows_as_they_were(daemon: FakeDaemon, terminal: Terminal) -> None:
+    gone = threading.Event()
+    daemon.script(
+        "POST /api/pull",
+        Reply(
+            [
+                {"status": "pulling manifest"},
+                {**LAYER, "status": f"pulling {'a' * 90}", "completed": 840_000_000},
+                {"status": "success"},
+            ],
+            before_line=lambda index: None if index < 2 else _wait(gone),
+        ),
+    )
+    terminal.start("pull", "m")
+
+    terminal.wait_for(" 42% ")
+    terminal.type("C-c")
+    screen = terminal.wait_for("exit=130")
+    gone.set()
+
+    assert screen.count("pulling manifest") == 1
+
+
+def test_an_error_in_mid_line_stands_below_it(daemon: FakeDaemon, terminal: Terminal) -> None:
+    daemon.script("POST /api/generate", Reply([{"response": "Hel"}, {"error": "it broke"}]))
+    terminal.start("run", "m", "hi")
+
+    assert terminal.wait_for("exit=1") == "Hel\nError: it broke\nexit=1"
+
+
 def test_a_spinner_turns_until_the_first_word(daemon: FakeDaemon, terminal: Terminal) -> None:
     seen = threading.Event()
     reply = generated("Hello", " there")
