@@ -8,6 +8,7 @@ import ollama
 import pytest
 
 from tests.conformance.daemon import Daemon, running_daemon
+from tests.conformance.stored import Store, tree
 
 MODEL = "smollm2:135m"
 
@@ -24,3 +25,14 @@ def client(daemon: Daemon) -> Iterator[ollama.Client]:
     with ollama.Client(daemon.url) as client:
         client.pull(MODEL)
         yield client
+
+
+@pytest.fixture
+def store(daemon: Daemon, client: ollama.Client) -> Iterator[Store]:
+    """The daemon's store; after the test it holds what it held, and the daemon answers."""
+    store = Store(daemon)
+    before = tree(daemon.models)
+    yield store
+    store.uploads -= before.keys()
+    assert store.files() == before
+    assert daemon.ask("HEAD", "/") == (200, b"")

@@ -6,6 +6,8 @@ import hashlib
 import re
 from pathlib import Path
 
+from tests.conformance.daemon import Answer, Daemon
+
 _DIGEST = re.compile(rb"sha256:([0-9a-f]{64})")
 
 
@@ -32,6 +34,30 @@ def faults(models: Path) -> list[str]:
         if name not in names
     ]
     return wrong + lacking
+
+
+class Store:
+    """A daemon's store, for a test after which nothing but its uploads may have changed."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.uploads: set[str] = set()
+
+    def upload(self, data: bytes) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        answer = self._daemon.ask("POST", f"/api/blobs/sha256:{digest}", data)
+        assert answer.status in {200, 201}, answer
+        self.uploads.add(f"blobs/sha256-{digest}")
+        return f"sha256:{digest}"
+
+    def create(self, **fields: object) -> Answer:
+        """Ask for a model; not streamed, so that an error has its status."""
+        body = {"model": "bad", "stream": False, **fields}
+        return self._daemon.ask("POST", "/api/create", body)
+
+    def files(self) -> dict[str, int]:
+        found = tree(self._daemon.models)
+        return {name: size for name, size in found.items() if name not in self.uploads}
 
 
 def _is_whole(path: Path) -> bool:

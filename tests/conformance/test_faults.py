@@ -319,7 +319,7 @@ def test_a_daemon_killed_in_mid_pull_has_the_whole_model_or_none(
 def test_a_daemon_killed_in_mid_create_has_the_whole_model_or_none(
     tmp_path: Path, repository: Repository, number: signal.Signals
 ) -> None:
-    for num_lines in range(4):
+    for num_lines in (0, 1, 3):
         with running_daemon(tmp_path) as daemon:
             for upload in repository:
                 path = f"/api/blobs/{upload.digest}"

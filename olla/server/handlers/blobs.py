@@ -6,7 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from olla.errors import BlobNotFound
+from olla.errors import BadInput, BlobNotFound
 from olla.registry.digest import Digest
 from olla.registry.threads import run_to_end
 from olla.server.services import SERVICES
@@ -37,5 +37,8 @@ async def post_blob(request: web.Request) -> web.Response:
 
 
 async def _read_chunk(request: web.Request) -> bytes:
-    with gone_is_cancelled():
-        return await request.content.read(CHUNK_BYTES)
+    try:
+        with gone_is_cancelled():
+            return await request.content.read(CHUNK_BYTES)
+    except web.RequestPayloadError as error:
+        raise BadInput("unexpected EOF") from error
