@@ -91,6 +91,13 @@ class _Assembly:
     def add(self, media_type: str, data: bytes) -> None:
         self._layers.append(self._stored(media_type, data))
 
+    def add_once(self, media_type: str, data: bytes) -> None:
+        """Add a layer unless the base has it, as it does when `show --modelfile` gave the text."""
+        layer = self._stored(media_type, data)
+        known = {(old.media_type, old.digest) for old in self._layers}
+        if (media_type, layer.digest) not in known:
+            self._layers.append(layer)
+
     def replace(self, data: bytes, *media_types: str) -> None:
         """Put one layer, of the first type, in place of all layers of these types."""
         self._layers = [layer for layer in self._layers if layer.media_type not in media_types]
@@ -146,13 +153,13 @@ def _adapter_layers(
 
 
 def _lay_over(assembly: _Assembly, request: CreateRequest, parameters: Mapping[str, Any]) -> None:
-    """What the request gives replaces what the base has; licenses add up."""
+    """What the request gives replaces what the base has; different licenses add up."""
     if request.template:
         assembly.replace(request.template.encode(), MediaType.TEMPLATE, MediaType.PROMPT)
     if request.system:
         assembly.replace(request.system.encode(), MediaType.SYSTEM)
     for text in request.licenses:
-        assembly.add(MediaType.LICENSE, text.encode())
+        assembly.add_once(MediaType.LICENSE, text.encode())
     if request.parameters:
         merged = {**parameters, **request.parameters}
         Options.from_json(merged)  # a value of the wrong type would make the model unusable

@@ -312,6 +312,11 @@ class TestFromBase:
         assert model.parameters == {"top_k": 1, "temperature": 0.5, "stop": ["b"]}
         assert model.messages == (Message("user", "hi"), Message("assistant", "ho"))
 
+    def test_a_license_that_the_base_has_is_not_doubled(self, base: ModelStore) -> None:
+        build(base, base="base", licenses=("old license", "new", "new"))
+
+        assert resolve(base).licenses == ("old license", "new")
+
     def test_each_layer_has_a_line(self, base: ModelStore) -> None:
         lines = build(base, base="base", system="new", licenses=("old license",))
 
