@@ -4,8 +4,8 @@ Owns which runners live and for how long; knows nothing about prompts. Names who
 the same weights share one runner; each name has a session with a keep-alive of its own, which
 counts from the end of its last request. A runner lives as long as it has sessions. One model
 loads at a time, and a load that has begun goes on when its client leaves. A request for a loaded
-model never waits here. The rules are those of spec/scheduler.md; where models are equally
-pinned, the least recently used one makes room.
+model never waits here. The rules are those of spec/scheduler.md; of models that are kept equally
+long, the least recently used one makes room.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class _Slot:
         return sum(session.num_leases for session in self.sessions.values())
 
     @property
-    def is_pinned(self) -> bool:
-        return any(session.keep_alive_s > _LONGEST_S for session in self.sessions.values())
+    def keep_alive_s(self) -> float:
+        return max(session.keep_alive_s for session in self.sessions.values())
 
 
 class RunnerPool:
@@ -246,7 +246,7 @@ class RunnerPool:
                 break
             idle = [slot for slot in loaded if slot.num_leases == 0]
             if idle:
-                self._drop(min(idle, key=lambda slot: (slot.is_pinned, slot.last_used)))
+                self._drop(min(idle, key=lambda slot: (slot.keep_alive_s, slot.last_used)))
             else:
                 self._has_changed.clear()
                 await self._has_changed.wait()

@@ -239,6 +239,16 @@ async def test_a_runner_kept_forever_makes_room_last(spawn: FakeSpawn) -> None:
         assert _names(pool) == {"a", "c"}
 
 
+async def test_the_runner_kept_shortest_makes_room_first(spawn: FakeSpawn) -> None:
+    async with _open(spawn, max_loaded_models=2) as pool:
+        await _use(pool, A, 3600)
+        await _use(pool, B, 60)
+
+        await _use(pool, C)
+
+        assert _names(pool) == {"a", "c"}
+
+
 async def test_a_load_waits_until_a_runner_is_idle(spawn: FakeSpawn) -> None:
     async with _open(spawn, max_loaded_models=1) as pool:
         lease = await pool.acquire(A)
