@@ -70,11 +70,13 @@ class Inference:
         """
         Raises:
             ModelNotFound: with the name as the client spelt it.
+            StoreError: it is broken.
         """
         try:
             model = self._store.resolve(ModelName.parse(text))
         except ModelNotFound as error:
             raise ModelNotFound(text) from error
+        model.check_files()
         _ = model.header  # read here, in a thread; from now on it is in memory
         return model
 

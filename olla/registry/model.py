@@ -27,6 +27,7 @@ from olla.registry.capabilities import (
     weights_capabilities,
 )
 from olla.registry.digest import Digest
+from olla.registry.disk import disk_errors
 from olla.registry.layout import adapter_files, model_files, weights_key
 from olla.registry.manifest import (
     Manifest,
@@ -142,17 +143,33 @@ class Model:
         """What `show` calls model_info; `verbose` adds arrays such as the vocabulary.
 
         Raises:
-            FormatError, OSError: the weights cannot be read; only when `verbose`.
+            FormatError, StoreError: the weights cannot be read; only when `verbose`.
         """
-        return read_header(self.files, verbose=True).info if verbose else self.header.info
+        if not verbose:
+            return self.header.info
+        with disk_errors(f"cannot read model {self.name}"):
+            return read_header(self.files, verbose=True).info
 
     def projector_info(self, verbose: bool = False) -> Mapping[str, InfoValue]:
         """The same of the first projector; empty if there is none.
 
         Raises:
-            FormatError, OSError: it cannot be read.
+            FormatError, StoreError: it cannot be read.
         """
-        return gguf_info(read_gguf(self.projectors[0]), verbose) if self.projectors else {}
+        if not self.projectors:
+            return {}
+        with disk_errors(f"cannot read model {self.name}"):
+            return gguf_info(read_gguf(self.projectors[0]), verbose)
+
+    def check_files(self) -> None:
+        """
+        Raises:
+            StoreError: a file to be loaded is not in the store.
+        """
+        for files in (self.files, *self.adapters):
+            for path in files.values():
+                if not path.is_file():
+                    raise StoreError(f"model {self.name} is broken: {path.name} is not there")
 
     def tensors(self) -> tuple[TensorInfo, ...]:
         return self.header.tensors

@@ -256,6 +256,17 @@ def test_both_names_of_a_template_are_known(store: ModelStore, media_type: Media
     assert put(store, (MediaType.MODEL, GGUF), (media_type, b"T")).template == "T"
 
 
+@pytest.mark.parametrize("layer", [MediaType.MODEL, MediaType.ADAPTER, f"{FILE} config.json"])
+def test_files_that_are_gone_are_noticed(store: ModelStore, layer: str) -> None:
+    model = put(store, (layer, b"weights"))
+    model.check_files()
+    path = store.blobs.path(Digest.of(b"weights"))
+    path.unlink()
+
+    with pytest.raises(StoreError, match=rf"^model m:latest is broken: {path.name} is not there$"):
+        model.check_files()
+
+
 def test_broken_weights_are_told_on_verbose_and_logged_otherwise(
     store: ModelStore, caplog: pytest.LogCaptureFixture
 ) -> None:

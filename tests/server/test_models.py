@@ -11,6 +11,7 @@ import pytest
 from olla.names import ModelName
 from olla.registry.store import ModelStore
 from olla.runner.pool import LoadedModel
+from olla.settings import Settings
 from tests.server.conftest import Client, FakePool, add_model, error_of
 
 DETAILS = {
@@ -187,6 +188,34 @@ async def test_ps_lists_what_is_loaded_in_the_pools_order(
     }
     assert (forever["name"], forever["size_vram"]) == ("b:latest", 20)
     assert datetime.fromisoformat(forever["expires_at"]).year > 2300
+
+
+async def test_ps_passes_over_a_model_that_broke_in_the_store(
+    client: Client, store: ModelStore, pool: FakePool, settings: Settings
+) -> None:
+    for name in ("a", "b"):
+        add_model(store, name)
+    a, b = ModelName.parse("a"), ModelName.parse("b")
+    pool.loaded = (LoadedModel(a, None, 1, 0, 1), LoadedModel(b, None, 1, 0, 1))
+    (settings.models / "manifests" / a.path).write_text("{")
+
+    models = (await _json(client, "/api/ps"))["models"]
+
+    assert [model["name"] for model in models] == ["b:latest"]
+
+
+async def test_verbose_show_of_weights_that_are_gone_says_so(
+    client: Client, store: ModelStore
+) -> None:
+    add_model(store, "a")
+    store.resolve(ModelName.parse("a")).files["model.gguf"].unlink()
+
+    response = await client.post("/api/show", json={"model": "a", "verbose": True})
+
+    assert await error_of(response) == (
+        500,
+        "cannot read model a:latest: No such file or directory",
+    )
 
 
 async def test_nothing_loaded_is_an_empty_list(client: Client) -> None:

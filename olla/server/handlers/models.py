@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -24,7 +25,7 @@ from olla.api.ollama_requests import (
     delete_from_json,
     show_from_json,
 )
-from olla.errors import BadInput, ModelNotFound
+from olla.errors import BadInput, ModelNotFound, StoreError
 from olla.modelfile.format import Description, format_description
 from olla.names import ModelName
 from olla.registry.model import Model, is_go_template
@@ -39,6 +40,8 @@ from olla.server.streaming import json_reply, read_json
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 
 _COPILOT = "GitHubCopilotChat/"
+
+_log = logging.getLogger(__name__)
 
 
 async def tags(request: web.Request) -> web.Response:
@@ -93,10 +96,13 @@ def _loaded(store: ModelStore, loaded: Iterable[LoadedModel]) -> list[Json]:
 
 
 def _loaded_entry(store: ModelStore, loaded: LoadedModel) -> Json | None:
-    """None for a model that was deleted and is about to leave memory too."""
+    """None for a model that was deleted, or broke on the disk, since it was loaded."""
     try:
         model = store.resolve(loaded.name)
     except ModelNotFound:
+        return None
+    except StoreError as error:
+        _log.warning("skipped loaded model name=%s error=%s", loaded.name.full, error)
         return None
     return loaded_to_json(
         _summary(model),
