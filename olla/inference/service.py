@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import lru_cache
+from typing import TypeVar
 
 from olla.errors import ModelNotFound, RunnerDied
 from olla.inference.prompt import fit
@@ -20,7 +21,14 @@ from olla.registry.model import Model
 from olla.registry.store import ModelStore
 from olla.renderers.base import choose
 from olla.renderers.conversation import Conversation
-from olla.requests import ChatChunk, ChatRequest, DoneReason, GenerateRequest, Timings
+from olla.requests import (
+    ChatChunk,
+    ChatRequest,
+    DoneReason,
+    GenerateRequest,
+    InferenceRequest,
+    Timings,
+)
 from olla.runner.pool import Lease, RunnerPool
 from olla.runner.process import Runner
 from olla.runner.protocol import Finished, Generate, Piece
@@ -29,6 +37,7 @@ from olla.settings import Settings
 MAX_TEMPLATES = 16
 
 Chunks = AsyncGenerator[ChatChunk, None]
+_Request = TypeVar("_Request", bound=InferenceRequest)
 
 
 class Inference:
@@ -38,30 +47,32 @@ class Inference:
         self._settings = settings
         self._choose = lru_cache(MAX_TEMPLATES)(choose)  # compiling a template takes a while
 
-    async def chat(self, request: ChatRequest) -> Chunks:
+    def chat(self, request: ChatRequest) -> Chunks:
         """The next message of a conversation; without messages, load or unload the model.
 
         Raises:
             OllaError: at the first step, before anything is yielded, or in mid-reply.
         """
-        started = time.monotonic_ns()
-        model = await asyncio.to_thread(self._resolve, request.model)
-        if not request.messages and request.keep_alive_s == 0:
-            yield self._unload(model)
-            return
-        work = chat_work(model, request, self._settings)
-        async with aclosing(self._run(work, started)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        return self._answer(request, chat_work, is_empty=not request.messages)
 
-    async def generate(self, request: GenerateRequest) -> Chunks:
+    def generate(self, request: GenerateRequest) -> Chunks:
         """What follows a prompt; without a prompt, load or unload the model. Raises as `chat`."""
+        return self._answer(request, generate_work, is_empty=not request.prompt)
+
+    async def _answer(
+        self,
+        request: _Request,
+        make_work: Callable[[Model, _Request, Settings], Work],
+        *,
+        is_empty: bool,
+    ) -> Chunks:
         started = time.monotonic_ns()
         model = await asyncio.to_thread(self._resolve, request.model)
-        if not request.prompt and request.keep_alive_s == 0:
-            yield self._unload(model)
+        if is_empty and request.keep_alive_s == 0:
+            self._pool.unload(model.name)
+            yield ChatChunk(done_reason=DoneReason.UNLOAD)
             return
-        work = generate_work(model, request, self._settings)
+        work = make_work(model, request, self._settings)
         async with aclosing(self._run(work, started)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -79,10 +90,6 @@ class Inference:
         model.check_files()
         _ = model.header  # read here, in a thread; from now on it is in memory
         return model
-
-    def _unload(self, model: Model) -> ChatChunk:
-        self._pool.unload(model.name)
-        return ChatChunk(done_reason=DoneReason.UNLOAD)
 
     async def _run(self, work: Work, started: int) -> Chunks:
         lease = await self._pool.acquire(work.runnable, work.request.keep_alive_s)

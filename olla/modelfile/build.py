@@ -37,7 +37,7 @@ from olla.requests import CreateRequest, Progress
 _ADAPTER_TYPES = frozenset({MediaType.ADAPTER, MediaType.ADAPTER_FILE})
 
 
-def build_model(request: CreateRequest, store: ModelStore) -> Iterator[Progress]:
+def build_model(request: CreateRequest, store: ModelStore) -> Generator[Progress, None, None]:
     """Make the model, telling each step; the last one is "success".
 
     Raises:

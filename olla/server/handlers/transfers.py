@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ async def _create(services: Services, asked: CreateRequest, base: ModelName | No
         async with aclosing(services.pull(base, services.store)) as pulling:
             async for progress in pulling:
                 yield progress
-    async with aclosing(steps_in_thread(_build(asked, services.store))) as building:
+    async with aclosing(steps_in_thread(build_model(asked, services.store))) as building:
         async for progress in building:
             yield progress
 
@@ -64,10 +64,6 @@ async def _reply(request: web.Request, transfer: Transfer, stream: bool) -> web.
         async for progress in transfer:
             last = progress
         return json_reply(progress_to_json(last), charset=None)
-
-
-def _build(asked: CreateRequest, store: ModelStore) -> Generator[Progress, None, None]:
-    yield from build_model(asked, store)
 
 
 def _is_stored(store: ModelStore, name: ModelName) -> bool:
