@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 from prompt_toolkit import PromptSession
 from prompt_toolkit.history import History
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from olla.cli.reply import View, show_reply
 from olla.cli.slash import TRIPLE_QUOTE, Conversation, run_slash
@@ -28,6 +29,7 @@ NUM_HISTORY_LINES = 100
 
 _PROMPT, _CONTINUATION = ">>> ", "... "
 _GREY = "fg:ansibrightblack"
+_TAB = " " * 8
 
 
 def converse(
@@ -77,7 +79,9 @@ class EntryReader:
     """Reads entries: a line, or the lines between triple quotes."""
 
     def __init__(self, history: Path, is_kept: Callable[[], bool]) -> None:
-        self._session: PromptSession[str] = PromptSession(history=SavedHistory(history, is_kept))
+        self._session: PromptSession[str] = PromptSession(
+            history=SavedHistory(history, is_kept), key_bindings=_keys()
+        )
 
     def read(self) -> str | None:
         """The next entry that is not blank; None when the person leaves."""
@@ -106,6 +110,17 @@ class EntryReader:
 
     def _read_line(self, prompt: str, placeholder: str) -> str:
         return self._session.prompt(prompt, placeholder=[(_GREY, placeholder)])
+
+
+def _keys() -> KeyBindings:
+    """What prompt_toolkit does not do of itself."""
+    keys = KeyBindings()
+
+    @keys.add("tab")
+    def indent(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text(_TAB)
+
+    return keys
 
 
 def _split_quoted(line: str) -> tuple[str, str | None]:

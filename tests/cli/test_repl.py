@@ -127,6 +127,12 @@ def test_a_system_message_may_have_several_lines(typed: Typed, daemon: FakeDaemo
     assert chats(daemon) == [[system, user("hi")]]
 
 
+def test_tab_is_eight_spaces(typed: Typed, daemon: FakeDaemon) -> None:
+    typed("a\tb")
+
+    assert chats(daemon) == [[user("a        b")]]
+
+
 def test_blank_entries_are_skipped(typed: Typed, daemon: FakeDaemon) -> None:
     typed("", "   ", '""""""', "hi")
 
