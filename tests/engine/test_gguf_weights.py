@@ -113,6 +113,33 @@ def test_k_quants_are_read_row_by_row(tmp_path: Path, name: str) -> None:
         np.testing.assert_array_equal(tensor[row].numpy(), expected)
 
 
+def test_a_tensor_larger_than_a_chunk_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("olla.engine.weights.gguf._CHUNK", 64)
+    model = tiny("llama", hidden_size=64, intermediate_size=96)
+    path = write_gguf(tmp_path / "model.gguf", model, "llama", gguf.GGMLQuantizationType.Q8_0)
+
+    read = GgufCheckpoint(path).read("model.layers.1.mlp.up_proj.weight")
+
+    assert read is not None
+    original = model.state_dict()["model.layers.1.mlp.up_proj.weight"]
+    assert (read[0] - original).abs().max() <= original.abs().max() / 100
+
+
+def test_integer_weights_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 8), dtype=np.int32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    with pytest.raises(FormatError, match="cannot read I32 weights"):
+        GgufCheckpoint(path).read("model.embed_tokens.weight")
+
+
 def test_llama3_frequencies_in_the_file_scale_the_rotation(tmp_path: Path) -> None:
     scaling = {
         "rope_type": "llama3",

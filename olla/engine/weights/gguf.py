@@ -8,9 +8,12 @@ for its rotary layout, and Gemma's norms, stored there with one added.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import gguf
 import numpy as np
@@ -25,6 +28,9 @@ from olla.errors import FormatError
 from olla.formats.gguf import GgufFile, GgufTensor, read_gguf
 from olla.formats.tensor_names import hf_name
 
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+
+_CHUNK = 2**20  # elements turned into floats at once: some megabytes, whatever the tensor's size
 _INTERLEAVED = frozenset({"llama", "granite", "smollm3"})
 _NORMS_PLUS_ONE = frozenset({"gemma2", "gemma3"})
 # Tensors that have no parameter in the Hugging Face checkpoint, under the names they have here.
@@ -59,7 +65,8 @@ class GgufCheckpoint:
         embedding = self._tensors.get("model.embed_tokens.weight")
         rows = embedding.shape[0] if embedding is not None else 0
         self.config = config_from_metadata(self._metadata, rows)
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        # A plain view of the map: numpy's memmap class pays for itself at every slice.
+        self._bytes = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
 
     @property
     def total_bytes(self) -> int:
@@ -99,15 +106,26 @@ class GgufCheckpoint:
                 named[name] = tensor
         return named
 
-    def _dequantized(self, tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def _dequantized(self, tensor: GgufTensor) -> Floats:
         """Raises FormatError for a quantization that the package cannot undo."""
+        kind = gguf.GGMLQuantizationType(int(tensor.type))
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        values = np.empty(math.prod(tensor.shape), dtype=np.float32)
         raw = self._bytes[tensor.offset : tensor.offset + tensor.size_bytes]
-        rows = raw.reshape(*tensor.shape[:-1], -1)
+        chunk = _CHUNK // block
+
+        def fill(first: int) -> None:
+            # As one row: the package goes over rows sixteen at a time, which is four times slower.
+            part = raw[first * block_bytes : (first + chunk) * block_bytes].reshape(1, -1)
+            values[first * block : (first + chunk) * block] = gguf.quants.dequantize(part, kind)[0]
+
         try:
-            values = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType(int(tensor.type)))
+            # numpy lets go of the interpreter's lock, so the cores share the work.
+            with ThreadPoolExecutor(os.cpu_count()) as threads:
+                list(threads.map(fill, range(0, values.size // block, chunk)))
         except (NotImplementedError, ValueError) as error:
             raise FormatError(f"{tensor.name}: cannot read {tensor.type.name} weights") from error
-        return np.array(values, dtype=np.float32).reshape(tensor.shape)
+        return values.reshape(tensor.shape)
 
     def _restored(self, name: str, tensor: Tensor) -> Tensor:
         if self._architecture in _NORMS_PLUS_ONE and name.endswith("norm.weight"):
