@@ -7,24 +7,23 @@ shorten or refuse (spec/modelfile.md section 7).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from olla.errors import TemplateError
-from olla.renderers.base import Renderer
 from olla.renderers.conversation import Conversation
 
+Render = Callable[[Conversation], Awaitable[str]]
 Fits = Callable[[str], Awaitable[bool]]
 
 
-async def fit(renderer: Renderer, conversation: Conversation, fits: Fits) -> str:
+async def fit(render: Render, conversation: Conversation, fits: Fits) -> str:
     """Render as many of the latest messages as fit, by bisection.
 
     Raises:
         TemplateError: the template cannot render the whole conversation, or its last message.
     """
-    text = await asyncio.to_thread(renderer.render, conversation)
+    text = await render(conversation)
     num_messages = len(conversation.messages)
     if num_messages < 2 or await fits(text):
         return text
@@ -32,22 +31,20 @@ async def fit(renderer: Renderer, conversation: Conversation, fits: Fits) -> str
     fitting: str | None = None
     while first < last:
         middle = (first + last) // 2
-        candidate = await _render_if_it_fits(renderer, _cut(conversation, middle), fits)
+        candidate = await _render_if_it_fits(render, _cut(conversation, middle), fits)
         if candidate is None:
             first = middle + 1
         else:
             last, fitting = middle, candidate
     if fitting is not None:
         return fitting
-    return await asyncio.to_thread(renderer.render, _cut(conversation, last))
+    return await render(_cut(conversation, last))
 
 
-async def _render_if_it_fits(
-    renderer: Renderer, conversation: Conversation, fits: Fits
-) -> str | None:
+async def _render_if_it_fits(render: Render, conversation: Conversation, fits: Fits) -> str | None:
     """None also where the template refuses: many insist on turns that begin with the user's."""
     try:
-        text = await asyncio.to_thread(renderer.render, conversation)
+        text = await render(conversation)
     except TemplateError:
         return None
     return text if await fits(text) else None

@@ -19,6 +19,7 @@ from olla.inference.work import Work, chat_work, generate_work, to_runner
 from olla.names import ModelName
 from olla.registry.model import Model
 from olla.registry.store import ModelStore
+from olla.registry.threads import run_to_end
 from olla.renderers.base import choose
 from olla.renderers.conversation import Conversation
 from olla.requests import (
@@ -35,6 +36,8 @@ from olla.runner.protocol import Finished, Generate, Piece
 from olla.settings import Settings
 
 MAX_TEMPLATES = 16
+MAX_RENDERS = 2
+"""At once: a slow template may hold a thread for a second, and others need theirs meanwhile."""
 
 Chunks = AsyncGenerator[ChatChunk, None]
 _Request = TypeVar("_Request", bound=InferenceRequest)
@@ -46,6 +49,7 @@ class Inference:
         self._pool = pool
         self._settings = settings
         self._choose = lru_cache(MAX_TEMPLATES)(choose)  # compiling a template takes a while
+        self._renders = asyncio.Semaphore(MAX_RENDERS)
 
     def chat(self, request: ChatRequest) -> Chunks:
         """The next message of a conversation; without messages, load or unload the model.
@@ -111,9 +115,10 @@ class Inference:
         if work.raw:
             return to_runner(work, work.raw, add_special_tokens=True)
         model = work.model
-        renderer = await asyncio.to_thread(
-            self._choose, model.template, model.chat_template, work.template
-        )
+        async with self._renders:
+            renderer = await run_to_end(
+                self._choose, model.template, model.chat_template, work.template
+            )
         conversation = Conversation(
             work.messages,
             work.tools,
@@ -122,13 +127,17 @@ class Inference:
             eos_token=runner.loaded.eos_token,
         )
 
+        async def render(conversation: Conversation) -> str:
+            async with self._renders:
+                return await run_to_end(renderer.render, conversation)
+
         async def fits(text: str) -> bool:
             if not work.request.truncate or len(text.encode()) <= work.room:
                 return True  # nothing may be dropped, or no token is shorter than a byte
             tokens = await runner.tokenize(text, renderer.add_special_tokens)
             return len(tokens) <= work.room
 
-        prompt = await fit(renderer, conversation, fits)
+        prompt = await fit(render, conversation, fits)
         return to_runner(work, prompt, add_special_tokens=renderer.add_special_tokens)
 
 

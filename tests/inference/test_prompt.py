@@ -37,10 +37,15 @@ class Joining:
 async def _kept(
     messages: tuple[Message, ...], num_tokens: int, renderer: Joining | None = None
 ) -> list[str]:
+    renderer = renderer or Joining()
+
+    async def render(conversation: Conversation) -> str:
+        return renderer.render(conversation)
+
     async def fits(text: str) -> bool:
         return len(text.split()) <= num_tokens
 
-    text = await fit(renderer or Joining(), Conversation(messages), fits)
+    text = await fit(render, Conversation(messages), fits)
     return list(dict.fromkeys(text.split()))
 
 

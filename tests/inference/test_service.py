@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -14,7 +16,7 @@ from olla.errors import (
     RunnerDied,
     TemplateError,
 )
-from olla.inference.service import Inference
+from olla.inference.service import MAX_RENDERS, Inference
 from olla.messages import Message, Tool
 from olla.options import Options
 from olla.registry.model import Capability
@@ -26,6 +28,7 @@ from tests.inference.conftest import FakeModel, FakeStore, collect
 CHAT = ChatRequest(model="m", messages=(Message("user", "Hi"),))
 GENERATE = GenerateRequest(model="m", prompt="Hi")
 LOAD = ChatRequest(model="m")
+SLOW = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 GO = "{{ .System }} {{ .Prompt }}"
 
 
@@ -284,3 +287,23 @@ async def test_a_crash_costs_one_request_and_the_next_one_works(
 
     assert again[-1].done_reason is DoneReason.STOP
     assert len(spawn.runners) == 2
+
+
+async def test_slow_templates_leave_threads_for_others(
+    inference: Inference, store: FakeStore
+) -> None:
+    """Such as lists and `ps` need; a template is given a second, one render at a time."""
+    store.model = FakeModel(chat_template=SLOW)
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(MAX_RENDERS + 1))
+    chats = [asyncio.create_task(collect(inference.chat(CHAT))) for _ in range(MAX_RENDERS + 4)]
+    first, _ = await asyncio.wait(chats, return_when=asyncio.FIRST_COMPLETED)
+
+    started = time.monotonic()
+    await asyncio.to_thread(time.monotonic)
+
+    assert time.monotonic() - started < 0.5
+    assert isinstance(first.pop().exception(), TemplateError)
+    for chat in chats:
+        chat.cancel()
+    await asyncio.gather(*chats, return_exceptions=True)
