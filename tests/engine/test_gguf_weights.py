@@ -113,11 +113,8 @@ def test_k_quants_are_read_row_by_row(tmp_path: Path, name: str) -> None:
         np.testing.assert_array_equal(tensor[row].numpy(), expected)
 
 
-def test_a_tensor_larger_than_a_chunk_is_read_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("olla.engine.weights.gguf._CHUNK", 64)
-    model = tiny("llama", hidden_size=64, intermediate_size=96)
+def test_a_tensor_larger_than_a_chunk_is_read_whole(tmp_path: Path) -> None:
+    model = tiny("llama", hidden_size=128, intermediate_size=20_000)
     path = write_gguf(tmp_path / "model.gguf", model, "llama", gguf.GGMLQuantizationType.Q8_0)
 
     read = GgufCheckpoint(path).read("model.layers.1.mlp.up_proj.weight")
