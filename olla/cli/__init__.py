@@ -10,6 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -50,6 +51,7 @@ def cli(ctx: click.Context, version: bool) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code. No error leaves a traceback."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -65,6 +67,14 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(_reason(error))
     except Exception as error:  # noqa: BLE001 - a bug in a command is one line too
         return _fail(f"{type(error).__name__}: {error}")
+
+
+def _open_closed_streams() -> None:
+    """Whoever started us may have closed a standard stream, for which Python has None then."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - stays open
+            setattr(sys, name, stream)
 
 
 def _show_version(settings: Settings) -> None:

@@ -63,6 +63,25 @@ def test_an_empty_prompt_only_loads(olla: Olla, daemon: FakeDaemon) -> None:
     assert last_generate(daemon) == {"model": "m"}
 
 
+@pytest.mark.parametrize(
+    ("closing", "output"), [("<&-", "Hello there\n\n"), (">&-", ""), ("2>&-", "Hello there\n\n")]
+)
+def test_a_standard_stream_may_be_closed(
+    environment: dict[str, str], daemon: FakeDaemon, closing: str, output: str
+) -> None:
+    done = subprocess.run(
+        f"exec '{sys.executable}' -m olla run m hi {closing}",
+        shell=True,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, output, "")
+
+
 def test_flags_may_stand_behind_the_prompt(olla: Olla, daemon: FakeDaemon) -> None:
     olla("run", "m", "hi", "--keepalive", "1h", "--format", "json")
 
