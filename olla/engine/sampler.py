@@ -16,7 +16,7 @@ from torch import Tensor
 
 from olla.options import SamplingParams
 
-_COLDEST = 1e-6
+_COLDEST, _HOTTEST = 1e-6, 1e30  # float32 holds both, and their quotients
 
 
 class SamplingRow(NamedTuple):
@@ -40,17 +40,26 @@ def sample(logits: Tensor, rows: Rows[SamplingRow]) -> list[int]:
     """
     for index, row in enumerate(rows):
         penalize(logits[index], row.params, row.history)
-    if all(row.params.temperature <= 0 for row in rows):
-        return [int(token) for token in logits.argmax(dim=-1).tolist()]
-    width = max(_top_k(row.params, logits.shape[1]) for row in rows)
+    chosen = logits.argmax(dim=-1)
+    # Rows of one top_k together: among equal logits, how many are wanted decides which are had.
+    widths: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.params.temperature > 0:
+            widths.setdefault(_top_k(row.params, logits.shape[1]), []).append(index)
+    for width, indices in widths.items():
+        chosen[indices] = _sample_top(logits[indices], width, [rows[index] for index in indices])
+    return [int(token) for token in chosen.tolist()]
+
+
+def _sample_top(logits: Tensor, width: int, rows: Rows[SamplingRow]) -> Tensor:
+    """Draw a token (num_rows,) for each row from its `width` likeliest."""
     values, tokens = logits.topk(width, dim=-1)
-    params = _columns(rows, logits.shape[1], logits.device)
+    params = _columns(rows, logits.device)
     values = _filter(values, params)
     # Relative to the largest, so that no temperature overflows.
     heated = (values - values.amax(dim=-1, keepdim=True)) / params["temperature"]
-    probabilities = torch.softmax(heated, dim=-1)
-    places = _draw(probabilities, params["uniform"])
-    return [int(token) for token in tokens.gather(1, places).squeeze(1).tolist()]
+    places = _draw(torch.softmax(heated, dim=-1), params["uniform"])
+    return tokens.gather(1, places).squeeze(1)
 
 
 def penalize(logits: Tensor, params: SamplingParams, history: Rows[int]) -> None:
@@ -75,32 +84,27 @@ def penalize(logits: Tensor, params: SamplingParams, history: Rows[int]) -> None
 
 
 def _top_k(params: SamplingParams, vocab_size: int) -> int:
-    if params.temperature <= 0:
-        return 1
     return min(params.top_k, vocab_size) if params.top_k > 0 else vocab_size
 
 
-def _columns(rows: Rows[SamplingRow], vocab_size: int, device: torch.device) -> dict[str, Tensor]:
-    """Each parameter as a column (num_rows, 1). Greedy rows keep one token at any temperature."""
+def _columns(rows: Rows[SamplingRow], device: torch.device) -> dict[str, Tensor]:
+    """Each parameter as a column (num_rows, 1)."""
 
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
 
     params = [row.params for row in rows]
     return {
-        "top_k": column([_top_k(p, vocab_size) for p in params]),
         "typical_p": column([p.typical_p for p in params]),
         "top_p": column([p.top_p for p in params]),
         "min_p": column([p.min_p for p in params]),
-        "temperature": column([max(p.temperature, _COLDEST) for p in params]),
+        "temperature": column([min(max(p.temperature, _COLDEST), _HOTTEST) for p in params]),
         "uniform": column([row.uniform for row in rows]),
     }
 
 
 def _filter(values: Tensor, params: dict[str, Tensor]) -> Tensor:
     """Set to -inf what the filters remove. `values` (num_rows, width) stand in falling order."""
-    places = torch.arange(values.shape[1], device=values.device)
-    values = values.masked_fill(places >= params["top_k"], float("-inf"))
     if bool((params["typical_p"] < 1).any()):
         values = _typical(values, params["typical_p"])
     probabilities = torch.softmax(values, dim=-1)

@@ -83,6 +83,21 @@ def test_a_row_is_drawn_the_same_in_any_batch() -> None:
     assert together == alone
 
 
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {"top_k": 40}])
+def test_equal_logits_are_drawn_from_the_same_in_any_batch(params: dict[str, Any]) -> None:
+    """Logits from bfloat16 are often equal, and a batch's other rows may want more of them."""
+    torch.manual_seed(0)
+    row, other = SamplingRow(replace(OPEN, **params), [], 0.5), SamplingRow(OPEN, [], 0.5)
+    for _ in range(200):
+        logits = (torch.randn(2, 3000) * 2).bfloat16().float()
+
+        assert sample(logits.clone(), [row, other])[0] == sample(logits[:1].clone(), [row])[0]
+
+
+def test_no_temperature_is_too_high() -> None:
+    assert set(draws(replace(OPEN, top_k=3, temperature=1e300, min_p=0.3))) == {0, 1, 2}
+
+
 @pytest.mark.parametrize(
     ("params", "expected"),
     [
