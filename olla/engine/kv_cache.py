@@ -34,6 +34,11 @@ class KVCache:
         return keys[slots].transpose(0, 1), values[slots].transpose(0, 1)
 
     @property
+    def num_layers(self) -> int:
+        """Layers that have written something."""
+        return len(self._layers)
+
+    @property
     def num_bytes(self) -> int:
         return sum(keys.nbytes + values.nbytes for keys, values in self._layers.values())
 

@@ -13,7 +13,7 @@ import transformers
 from olla.engine.engine import Engine
 from olla.engine.loading import load_model
 from olla.engine.models.hf import HfModel
-from olla.errors import FormatError
+from olla.errors import FormatError, OutOfMemory
 from tests.engine.test_adapters import generate, likeliest
 from tests.tiny_model import files_of, save_tiny_model
 
@@ -87,6 +87,58 @@ def test_what_is_no_language_model_is_refused_with_the_reason(tmp_path: Path) ->
 
     with pytest.raises(FormatError, match="transformers cannot load this model: "):
         load_model(files_of(tmp_path), "float32", "cpu", 0, lambda done, total: None)
+
+
+# Attention sinks, encoders, positions as biases, states beside attention, its own cache.
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    ("bert", {}),
+    ("big_bird", {}),
+    ("bloom", {}),
+    ("mpt", {"n_layers": 2, "n_heads": 4, "d_model": 32}),
+    ("mamba", {"num_hidden_layers": 2}),
+    ("jamba", {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False}),
+]
+
+
+@pytest.mark.parametrize(("architecture", "settings"), REFUSED)
+def test_what_our_attention_would_compute_wrongly_is_refused(
+    tmp_path: Path, architecture: str, settings: dict[str, Any]
+) -> None:
+    files = save_tiny_model(tmp_path, architecture, **settings)
+
+    with pytest.raises(FormatError, match="so olla cannot run it yet"):
+        load_model(files, "float32", "cpu", 0, lambda done, total: None)
+
+
+def test_a_window_that_only_a_mask_knows_bounds_the_context(tmp_path: Path) -> None:
+    """Llama 4 attends in chunks; within the first one that is attention of everything."""
+    files = save_tiny_model(
+        tmp_path,
+        "llama4_text",
+        attention_chunk_size=16,
+        num_local_experts=2,
+        intermediate_size_mlp=48,
+    )
+
+    model = load_model(files, "float32", "cpu", 0, lambda done, total: None)
+
+    assert model.network.config.context_length == 16
+
+
+def test_too_little_memory_is_not_taken_for_an_unknown_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = save_tiny_model(tmp_path, "gpt_neox")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for where in (transformers.AutoModelForCausalLM, HfModel):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, "from_pretrained" if where is not HfModel else "forward", refuse)
+            with pytest.raises(OutOfMemory, match="its weights alone are"):
+                load_model(files, "float32", "cpu", 0, lambda done, total: None)
 
 
 def test_a_file_name_that_leads_out_of_the_model_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from olla.errors import FormatError
 
 _ATTENTION = "olla"
 _PROBE = (5, 3, 7, 1, 4, 2, 6, 0)
-_PROBE_TOLERANCE = 5e-2  # of the largest logit: room for bfloat16, none for a lost past
+_KNOWN_TENSORS = {"position_ids", "cache_position"}  # others (sinks, biases) change attention
+_ROUNDINGS, _LEAST_TOLERANCE = 6, 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,11 @@ class HfModel:
                 cannot share our cache, or its files are broken.
         """
         self._batch: Batch | None = None
+        # How far back layers see: as their masks have it, and as our attention is told.
+        self._masked_windows: set[int] = set()
+        self._told_windows: set[int] = set()
         transformers.AttentionInterface.register(_ATTENTION, self._attend)
-        AttentionMaskInterface.register(_ATTENTION, _no_mask)
+        AttentionMaskInterface.register(_ATTENTION, self._mask)
         # transformers reads directories; a blob's name says nothing, so links give them theirs.
         with tempfile.TemporaryDirectory(prefix="olla-") as folder:
             _link(files, Path(folder))
@@ -64,9 +68,11 @@ class HfModel:
             vocab_size=config.vocab_size,
             context_length=getattr(config, "max_position_embeddings", None) or 2048,
         )
-        self._cache_bytes = 0
         self._deltas: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
-        self._probe()
+        self._cache_bytes = self._probe(config.num_hidden_layers)
+        # Up to a window that only the mask knows, attention of everything is the same.
+        bounds = {self.config.context_length} | (self._masked_windows - self._told_windows)
+        self.config = replace(self.config, context_length=min(bounds))
 
     @property
     def num_bytes(self) -> int:
@@ -128,9 +134,13 @@ class HfModel:
         scaling: float | None = None,
         sliding_window: int | None = None,
         softcap: float | None = None,
-        **_: Any,
+        **others: Any,
     ) -> tuple[Tensor, None]:
         """transformers' attention interface: states are (1, num_heads, num_tokens, head_dim)."""
+        self._told_windows.add(sliding_window or 0)
+        foreign = [name for name in others if isinstance(others[name], Tensor)]
+        if set(foreign) - _KNOWN_TENSORS:
+            raise TypeError(f"its attention wants {', '.join(foreign)}")
         assert self._batch is not None, "attention runs inside forward() only"
         layer = getattr(module, "layer_idx", None)
         assert isinstance(layer, int), "every attention layer of transformers has its number"
@@ -146,6 +156,11 @@ class HfModel:
         )
         return mixed.reshape(1, query.shape[2], query.shape[1], -1), None
 
+    def _mask(self, *_: Any, local_size: int | None = None, **__: Any) -> None:
+        """Our attention knows itself who may see whom."""
+        if local_size:
+            self._masked_windows.add(local_size)
+
     def _hook(self, deltas: dict[int, tuple[Tensor, Tensor]]) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             for adapter, rows in self._adapter_rows():
@@ -159,25 +174,47 @@ class HfModel:
     def _adapter_rows(self) -> tuple[AdapterRows, ...]:
         return () if self._batch is None else tuple(self._batch.adapters)
 
-    def _probe(self) -> None:
-        """Find out whether keys and values are all that the model remembers.
+    def _probe(self, num_layers: int) -> int:
+        """Find out whether causal attention over keys and values is all that the model does.
 
-        If they are, a text in two parts gives what it gives in one.
+        If it is, a text gives what it gives under the model's own attention, and in two parts
+        what it gives in one.
+
+        Returns:
+            Bytes of keys and values for each token.
         """
         tokens = torch.tensor(_PROBE, device=self._device) % self.config.vocab_size
+        cache = KVCache(len(_PROBE))
         try:
+            own = self._own_logits(tokens)
             whole = self._run_alone(KVCache(len(_PROBE)), tokens, 0)
-            cache = KVCache(len(_PROBE))
-            self._run_alone(cache, tokens[:5], 0)
-            parts = self._run_alone(cache, tokens[5:], 5)
-        except (AttributeError, TypeError, RuntimeError, ValueError, KeyError) as error:
+            parts = [
+                self._run_alone(cache, tokens[:5], 0),
+                self._run_alone(cache, tokens[5:], 5),
+            ]
+            error = max((logits - own).norm() for logits in (whole, torch.cat(parts)))
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, TypeError, RuntimeError, ValueError, LookupError) as error:
             raise FormatError(f"{self.config.architecture}: {_CANNOT} ({error})") from error
-        if not torch.allclose(whole, parts, atol=_PROBE_TOLERANCE * float(whole.abs().max())):
+        if cache.num_layers < num_layers or not error <= self._tolerance() * own.norm():
             raise FormatError(f"{self.config.architecture}: {_CANNOT}")
-        self._cache_bytes = cache.num_bytes // len(_PROBE)
+        return cache.num_bytes // len(_PROBE)
+
+    @torch.inference_mode()
+    def _own_logits(self, tokens: Tensor) -> Tensor:
+        """All logits of a text as the model's own attention has them."""
+        self._model.set_attn_implementation("eager")
+        logits: Tensor = self._model(input_ids=tokens[None], use_cache=False).logits[0].float()
+        self._model.set_attn_implementation(_ATTENTION)
+        return logits
+
+    def _tolerance(self) -> float:
+        """How far logits may be off by rounding, as a part of their norm."""
+        return max(_ROUNDINGS * torch.finfo(self._model.dtype).eps, _LEAST_TOLERANCE)
 
     def _run_alone(self, cache: KVCache, tokens: Tensor, start: int) -> Tensor:
-        """The last token's logits (1, vocab_size) of one sequence whose past is in `cache`."""
+        """The logits (num_tokens, vocab_size) of one sequence whose past is in `cache`."""
         end = start + len(tokens)
         positions = torch.arange(start, end, device=self._device)
         return self.forward(
@@ -186,20 +223,16 @@ class HfModel:
                 positions=positions,
                 slots=positions,
                 spans=[Span(0, len(tokens), slice(0, end))],
-                logit_rows=torch.tensor([len(tokens) - 1], device=self._device),
+                logit_rows=torch.arange(len(tokens), device=self._device),
                 cache=cache,
             )
         )
 
 
 _CANNOT = (
-    "this architecture remembers more than keys and values of attention, "
+    "this architecture is more than causal attention over keys and values, "
     "or hides its attention from transformers' interface, so olla cannot run it yet"
 )
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Our attention knows itself who may see whom."""
 
 
 def _link(files: Mapping[str, Path], folder: Path) -> None:
@@ -222,6 +255,8 @@ def _from_pretrained(folder: str, dtype: torch.dtype) -> Any:
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise FormatError(f"transformers cannot load this model: {reason}") from error
