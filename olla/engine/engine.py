@@ -23,6 +23,7 @@ from olla.requests import DoneReason
 from olla.runner.protocol import Finished, FromRunner, Generate, Piece
 
 DEFAULT_CACHE_TOKENS = 16384
+_SHORTEST_WINDOW = 2  # a token to go on from, and room for one more
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class Engine:
         self._tokenizer = model.tokenizer
         self._special_tokens = model.special_tokens
         self._vocab_size = model.network.config.vocab_size
+        self._context_length = model.network.config.context_length
         self._executor = Executor(
             model.network, model.device, self._blocks.num_blocks, self._blocks.block_size
         )
@@ -102,7 +104,8 @@ class Engine:
             raise BadInput("the prompt is empty")
         keep = len(tokens) if request.num_keep < 0 else request.num_keep
         keep += int(tokens[0] == self._special_tokens.bos_id)
-        window = min(request.num_ctx, self.num_cache_tokens)
+        most = min(self.num_cache_tokens, self._context_length)
+        window = max(min(request.num_ctx, most), _SHORTEST_WINDOW)
         in_use = {sequence.adapter for sequence in self._scheduler}
         sequence = Sequence(
             id=request.id,

@@ -161,6 +161,20 @@ def test_a_window_larger_than_the_cache_is_cut_to_it(model: LoadedModel) -> None
     assert len(end.context) == 64
 
 
+def test_a_window_larger_than_the_model_knows_is_cut_to_it(model: LoadedModel) -> None:
+    _, end = reply(Engine(model), ask(1, num_ctx=10_000, num_predict=600, shift=False))
+
+    assert len(end.context) == 512
+
+
+@pytest.mark.parametrize("num_ctx", [0, 1, 2])
+@pytest.mark.parametrize("num_keep", [-1, 0, 4])
+def test_the_smallest_windows_come_to_an_end(engine: Engine, num_ctx: int, num_keep: int) -> None:
+    _, end = reply(engine, ask(1, num_ctx=num_ctx, num_keep=num_keep))
+
+    assert (end.reason, end.num_tokens) == ("length", 12)
+
+
 def test_a_request_joins_while_another_streams(engine: Engine) -> None:
     add(engine, ask(1, num_predict=30))
     for _ in range(5):
