@@ -9,7 +9,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer
 
 REPLACEMENT = "\ufffd"
-_CONTEXT_TOKENS = 4
+_CONTEXT_TOKENS = 8
 _LONGEST_CHARACTER_TOKENS = 8
 
 
@@ -19,6 +19,9 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
         self._tokenizer = tokenizer
         self._window = prompt[-_CONTEXT_TOKENS:]
+        # From a whole character on: a decoder may give up on all bytes in a row if some are astray.
+        while self._window and self._decode(self._window).startswith(REPLACEMENT):
+            del self._window[0]
         self._num_shown = len(self._window)
 
     def push(self, token: int) -> str:
@@ -28,22 +31,19 @@ class Detokenizer:
         text = self._unshown()
         if text.endswith(REPLACEMENT) and num_open < _LONGEST_CHARACTER_TOKENS:
             return ""
-        self._slide()
+        if text or self._num_shown > _CONTEXT_TOKENS:
+            # What was shown last is context enough, and begins with a whole character.
+            del self._window[: self._num_shown]
+        self._num_shown = len(self._window)
         return text
 
     def finish(self) -> str:
         """What is left: a character that the reply ended inside of."""
-        text = self._unshown()
-        self._slide()
-        return text
+        return self._unshown()
 
     def _unshown(self) -> str:
         shown = self._decode(self._window[: self._num_shown])
         return self._decode(self._window)[len(shown) :]
-
-    def _slide(self) -> None:
-        self._window = self._window[-_CONTEXT_TOKENS:]
-        self._num_shown = len(self._window)
 
     def _decode(self, tokens: list[int]) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models
 
 from olla.engine.detokenizer import REPLACEMENT, Detokenizer
 from olla.engine.loading import LoadedModel
@@ -22,8 +23,22 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
-def pieces(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
-    detokenizer = Detokenizer(tokenizer, prompt=[])
+@pytest.fixture(scope="module")
+def byte_fallback() -> Tokenizer:
+    """As SentencePiece models have it: words, and a token for each byte of what is no word."""
+    words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581a", "a"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    model = models.BPE(vocabulary, merges=[], unk_token="<unk>", byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
+         decoders.Strip(" ", 1, 0)]
+    )  # fmt: skip
+    return tokenizer
+
+
+def pieces(tokenizer: Tokenizer, tokens: list[int], prompt: Sequence[int] = ()) -> list[str]:
+    detokenizer = Detokenizer(tokenizer, list(prompt))
     return [*(detokenizer.push(token) for token in tokens), detokenizer.finish()]
 
 
@@ -35,6 +50,22 @@ def test_the_pieces_make_the_text(tokenizer: Tokenizer, text: str) -> None:
 @given(text=st.text(alphabet="aé日👩"))
 def test_no_piece_holds_part_of_a_character(tokenizer: Tokenizer, text: str) -> None:
     assert REPLACEMENT not in "".join(pieces(tokenizer, tokenizer.encode(text).ids))
+
+
+@given(text=st.text(alphabet="aé字👩"), prompt=st.text(alphabet="aé字👩"))
+def test_bytes_of_characters_in_a_row_make_the_characters(
+    byte_fallback: Tokenizer, text: str, prompt: str
+) -> None:
+    before, tokens = (byte_fallback.encode(part).ids for part in (f"a{prompt}", text))
+
+    assert "".join(pieces(byte_fallback, tokens, before)) == text
+
+
+def test_a_space_after_a_special_token_is_kept(byte_fallback: Tokenizer) -> None:
+    byte_fallback.add_special_tokens(["<s>"])
+    word, special = byte_fallback.token_to_id("\u2581a"), byte_fallback.token_to_id("<s>")
+
+    assert "".join(pieces(byte_fallback, [special, word, special, word], [word])) == " a a"
 
 
 def test_a_character_that_is_never_finished_shows_as_a_replacement(tokenizer: Tokenizer) -> None:
