@@ -6,8 +6,9 @@ a test of one against the other means something.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -44,8 +45,12 @@ def write_gguf(
     architecture: str,
     quantization: GGMLQuantizationType = GGMLQuantizationType.F32,
     add_metadata: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
+    exceptions: Mapping[str, GGMLQuantizationType] = MappingProxyType({}),
 ) -> Path:
-    """Write a transformers model; matrices whose rows fit are quantized."""
+    """Write a transformers model; matrices whose rows fit are quantized.
+
+    `exceptions`: parameters that are quantized otherwise.
+    """
     writer = gguf.GGUFWriter(path, architecture)
     _add_shape(writer, model.config)
     _add_bytes_vocabulary(writer, model.config.vocab_size)
@@ -54,7 +59,9 @@ def write_gguf(
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
         values = _converted(name, tensor.float(), architecture, model.config).numpy()
-        _add_tensor(writer, _gguf_name(name, architecture), values, quantization)
+        _add_tensor(
+            writer, _gguf_name(name, architecture), values, exceptions.get(name, quantization)
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
-from torch.nn import functional
+
+from olla.engine.matrices import Matrix
 
 
 class AdapterRows(NamedTuple):
@@ -39,25 +39,16 @@ class Delta:
 class Linear:
     """`x @ weight.T + bias`, weight (out_features, in_features), plus the adapters' deltas."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: Matrix, bias: Tensor | None = None) -> None:
         self.weight = weight
         self.bias = bias
         self.deltas: dict[int, list[Delta]] = {}
 
-    @classmethod
-    def fuse(cls, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Linear:
-        """One Linear whose output is those of several, side by side."""
-        if len(weights) == 1:
-            return cls(weights[0], biases[0])
-        bias = None
-        if any(part is not None for part in biases):
-            parts = zip(weights, biases, strict=True)
-            bias = torch.cat([w.new_zeros(len(w)) if b is None else b for w, b in parts])
-        return cls(torch.cat(list(weights)), bias)
-
     def __call__(self, inputs: Tensor, adapters: Sequence[AdapterRows] = ()) -> Tensor:
         """(num_rows, in_features) -> (num_rows, out_features)."""
-        outputs = functional.linear(inputs, self.weight, self.bias)
+        outputs = self.weight.multiply(inputs)
+        if self.bias is not None:
+            outputs += self.bias
         for adapter, rows in adapters:
             for delta in self.deltas.get(adapter, ()):
                 added = (inputs[rows] @ delta.a.T) @ delta.b.T
@@ -66,4 +57,4 @@ class Linear:
 
     @property
     def num_bytes(self) -> int:
-        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+        return self.weight.num_bytes + (0 if self.bias is None else self.bias.nbytes)

@@ -50,7 +50,8 @@ def load_model(
     kind = choose_dtype(dtype, place)
     checkpoint = open_checkpoint(files)
     try:
-        network = load_network(checkpoint, files, kind, place, on_progress)
+        keep_quantized = dtype == "auto" and computes_quantized(kind, place)
+        network = load_network(checkpoint, files, kind, place, keep_quantized, on_progress)
     except (torch.OutOfMemoryError, MemoryError) as error:
         size = checkpoint.total_bytes / 2**30
         raise OutOfMemory(
@@ -73,12 +74,15 @@ def load_network(
     files: Mapping[str, str],
     dtype: torch.dtype,
     device: torch.device,
+    keep_quantized: bool,
     on_progress: OnProgress,
 ) -> CausalModel:
     """The lean decoder where it knows the architecture, else transformers' own module."""
     if checkpoint.config.get("model_type") in FAMILIES:
         reading = _Reading(checkpoint.total_bytes, on_progress)
-        parameters = CheckpointParameters(checkpoint, dtype, device, reading.on_read)
+        parameters = CheckpointParameters(
+            checkpoint, dtype, device, reading.on_read, keep_quantized
+        )
         return Decoder(decoder_config(checkpoint.config), parameters)
     # Imported here, since it takes seconds that the lean decoder's models do not spend.
     from olla.engine.models.hf import HfModel  # noqa: PLC0415
@@ -120,6 +124,13 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     has_bfloat16 = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def computes_quantized(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether torch has fast kernels for quantized weights here: bfloat16 on x86 with AVX2."""
+    fast = {"AVX2", "AVX512"}
+    is_fast = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in fast
+    return is_fast and dtype is torch.bfloat16
 
 
 class _Reading:

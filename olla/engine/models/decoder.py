@@ -7,7 +7,7 @@ names (`model.layers.0.self_attn.q_proj.weight` ...).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from olla.engine.attention import attend_batch
 from olla.engine.linear import AdapterRows, Delta, Linear
+from olla.engine.matrices import Matrix, Table
 from olla.engine.models.batch import Batch
 from olla.engine.models.config import DecoderConfig, LayerConfig, NormPlacement, QkNorm
 from olla.engine.models.rope import Rope, rotate
@@ -30,6 +31,12 @@ class Parameters(Protocol):
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor: ...
 
     def take_optional(self, name: str, shape: tuple[int, ...]) -> Tensor | None: ...
+
+    def table(self, name: str, rows: int, columns: int) -> Table: ...
+
+    def matrix(self, parts: Mapping[str, int], in_features: int) -> Matrix: ...
+
+    def matrix_optional(self, name: str, rows: int, in_features: int) -> Matrix | None: ...
 
 
 class RMSNorm:
@@ -53,24 +60,24 @@ class Decoder:
     """A model of the lean family, loaded."""
 
     def __init__(self, config: DecoderConfig, parameters: Parameters) -> None:
-        shape = (config.vocab_size, config.hidden_size)
+        rows, columns = config.vocab_size, config.hidden_size
         self.config = config
-        self._embedding = parameters.take("model.embed_tokens.weight", shape)
+        self._embedding = parameters.table("model.embed_tokens.weight", rows, columns)
         # Narrowed first, as the reference keeps the factor in the model's dtype.
-        self._embedding_scale = self._embedding.new_tensor(config.embedding_scale)
+        self._embedding_scale = self._embedding.like.new_tensor(config.embedding_scale)
         factors = parameters.take_optional("rope_freqs.weight", (config.head_dim // 2,))
-        device = self._embedding.device
+        device = self._embedding.like.device
         self._rope = Rope(config.rope, config.head_dim, device, factors)
         self._local_rope = Rope(config.local_rope, config.head_dim, device)
         self._blocks = [Block(config, index, parameters) for index in range(len(config.layers))]
         self._norm = _norm(config, parameters, "model.norm", config.hidden_size)
-        head = parameters.take_optional("lm_head.weight", shape)
+        head = parameters.matrix_optional("lm_head.weight", rows, columns)
         self._head = Linear(self._embedding if head is None else head)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Logits (num_logits, vocab_size) float32; the cache holds the batch's tokens after."""
-        states = self._embedding[batch.tokens] * self._embedding_scale
+        states = self._embedding.rows(batch.tokens) * self._embedding_scale
         tables = self._rope.tables(batch.positions, states.dtype)
         local_tables = self._local_rope.tables(batch.positions, states.dtype)
         for block, layer in zip(self._blocks, self.config.layers, strict=True):
@@ -83,13 +90,13 @@ class Decoder:
     @property
     def num_bytes(self) -> int:
         """Memory of the matrices; a head tied to the embedding counts once."""
-        matrices = {self._head.weight, self._embedding}
+        matrices: set[Matrix] = {self._head.weight, self._embedding}
         linears = [linear for block in self._blocks for linear in block.linears]
-        return sum(m.nbytes for m in matrices) + sum(linear.num_bytes for linear in linears)
+        return sum(m.num_bytes for m in matrices) + sum(linear.num_bytes for linear in linears)
 
     @property
     def cache_bytes_per_token(self) -> int:
-        size = self.config.num_kv_heads * self.config.head_dim * self._embedding.element_size()
+        size = self.config.num_kv_heads * self.config.head_dim * self._embedding.like.element_size()
         return 2 * len(self._blocks) * size
 
     def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
@@ -111,7 +118,7 @@ class Decoder:
                 f"adapter for {module} is {tuple(a.shape)} and {tuple(b.shape)}, "
                 f"the base is {(end - start, linear.weight.shape[1])}"
             )
-        like = linear.weight
+        like = linear.weight.like
         delta = Delta(start, end, a.to(like), b.to(like))
         linear.deltas.setdefault(adapter, []).append(delta)
 
@@ -279,18 +286,30 @@ def _fused(
         The Linear, and for each projection's name (the fused one too) its place in it.
     """
     total = sum(parts.values())
-    weight = parameters.take_optional(f"{prefix}.{fused}.weight", (total, in_features))
+    weight = parameters.matrix_optional(f"{prefix}.{fused}.weight", total, in_features)
     if weight is not None:
         bias = parameters.take_optional(f"{prefix}.{fused}.bias", (total,))
-        linear = Linear(weight, bias)
     else:
-        linear = Linear.fuse(
-            [parameters.take(f"{prefix}.{n}.weight", (s, in_features)) for n, s in parts.items()],
-            [parameters.take_optional(f"{prefix}.{n}.bias", (s,)) for n, s in parts.items()],
-        )
+        rows = {f"{prefix}.{name}.weight": size for name, size in parts.items()}
+        weight = parameters.matrix(rows, in_features)
+        bias = _fused_bias(parameters, prefix, parts)
+    linear = Linear(weight, bias)
     places = {fused: (linear, 0, total)}
     start = 0
     for name, size in parts.items():
         places[name] = (linear, start, start + size)
         start += size
     return linear, places
+
+
+def _fused_bias(parameters: Parameters, prefix: str, parts: dict[str, int]) -> Tensor | None:
+    """The parts' biases side by side; None if no part has one, zeros for those that have not."""
+    found = {
+        name: parameters.take_optional(f"{prefix}.{name}.bias", (size,))
+        for name, size in parts.items()
+    }
+    present = [bias for bias in found.values() if bias is not None]
+    if not present:
+        return None
+    missing = {name: present[0].new_zeros(parts[name]) for name in parts}
+    return torch.cat([missing[name] if bias is None else bias for name, bias in found.items()])

@@ -4,16 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from olla.engine.matrices import (
+    GROUP,
+    INT4_ROWS,
+    Blocks,
+    Dense,
+    Int4,
+    Int8,
+    Matrix,
+    Stacked,
+    Table,
+)
 from olla.errors import FormatError
 
 OnRead = Callable[[int], None]
 """Told the bytes of each tensor as it is read."""
+
+
+class Storage(StrEnum):
+    """How many bits a file spends on each number of a parameter, as far as it matters here."""
+
+    FLOAT = "float"
+    EIGHT_BIT = "eight_bit"
+    FOUR_BIT = "four_bit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +65,14 @@ class Checkpoint(Protocol):
         """A parameter in the file's precision or float32, and its bytes in the file."""
         ...
 
+    def storage(self, name: str) -> Storage | None:
+        """How the file holds a parameter; None for one that is not there."""
+        ...
+
+    def read_blocks(self, name: str) -> tuple[Blocks, int]:
+        """A parameter whose storage is FOUR_BIT, and its bytes in the file."""
+        ...
+
     def tokenizer(self) -> Tokenizer: ...
 
     def special_tokens(self, tokenizer: Tokenizer) -> SpecialTokens: ...
@@ -59,30 +87,88 @@ class CheckpointParameters:
         dtype: torch.dtype,
         device: torch.device,
         on_read: OnRead,
+        keep_quantized: bool = False,
     ) -> None:
+        """Args:
+        keep_quantized: what the file has quantized stays so in memory, else all is `dtype`.
+        """
         self._checkpoint = checkpoint
         self._dtype = dtype
         self._device = device
         self._on_read = on_read
+        self._keep_quantized = keep_quantized
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The parameter `name`.
+        """The parameter `name`, in the precision that is computed in.
 
         Raises:
             FormatError: it is missing or has another shape.
         """
-        tensor = self.take_optional(name, shape)
-        if tensor is None:
-            raise FormatError(f"the weights lack {name}")
-        return tensor
+        return self._read(name, shape, self._dtype)
 
     def take_optional(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
         """As `take`, but None for a parameter that is not there."""
+        return self.take(name, shape) if self._checkpoint.storage(name) else None
+
+    def matrix(self, parts: Mapping[str, int], in_features: int) -> Matrix:
+        """Matrices of one input side by side, in the precision that they are kept in.
+
+        Args:
+            parts: their names, and the rows of each.
+
+        Raises:
+            FormatError: as for `take`.
+        """
+        kinds = {self._kind(name, rows, in_features) for name, rows in parts.items()}
+        if len(kinds) == 1:
+            return self._fused(parts, in_features, kinds.pop())
+        return Stacked([self.matrix({name: rows}, in_features) for name, rows in parts.items()])
+
+    def table(self, name: str, rows: int, columns: int) -> Table:
+        """One matrix, whose rows can be looked up.
+
+        Raises:
+            FormatError: as for `take`.
+        """
+        return self._fused({name: rows}, columns, self._kind(name, rows, columns))
+
+    def matrix_optional(self, name: str, rows: int, in_features: int) -> Matrix | None:
+        """As `matrix`, but None for a parameter that is not there."""
+        return self.matrix({name: rows}, in_features) if self._checkpoint.storage(name) else None
+
+    def _kind(self, name: str, rows: int, in_features: int) -> Storage:
+        """How a matrix is to be kept."""
+        storage = self._checkpoint.storage(name)
+        if storage is None or not self._keep_quantized:
+            return Storage.FLOAT
+        fits = rows % INT4_ROWS == 0 and in_features % (2 * GROUP) == 0
+        return Storage.EIGHT_BIT if storage is Storage.FOUR_BIT and not fits else storage
+
+    def _fused(self, parts: Mapping[str, int], in_features: int, kind: Storage) -> Table:
+        shapes = {name: (rows, in_features) for name, rows in parts.items()}
+        if kind is Storage.FOUR_BIT:
+            blocks = [self._read_blocks(name, shape) for name, shape in shapes.items()]
+            return Int4(Blocks(*(torch.cat(columns) for columns in zip(*blocks, strict=True))))
+        dtype = torch.float32 if kind is Storage.EIGHT_BIT else self._dtype
+        weights = [self._read(name, shape, dtype) for name, shape in shapes.items()]
+        whole = weights[0] if len(weights) == 1 else torch.cat(weights)
+        return Int8(whole) if kind is Storage.EIGHT_BIT else Dense(whole)
+
+    def _read(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         found = self._checkpoint.read(name)
         if found is None:
-            return None
+            raise FormatError(f"the weights lack {name}")
         tensor, num_bytes = found
+        self._check(name, tensor, shape)
+        self._on_read(num_bytes)
+        return tensor.to(device=self._device, dtype=dtype)
+
+    def _read_blocks(self, name: str, shape: tuple[int, ...]) -> Blocks:
+        blocks, num_bytes = self._checkpoint.read_blocks(name)
+        self._check(name, blocks.values, shape)
+        self._on_read(num_bytes)
+        return blocks
+
+    def _check(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         if tuple(tensor.shape) != shape:
             raise FormatError(f"{name} has shape {tuple(tensor.shape)}, config.json says {shape}")
-        self._on_read(num_bytes)
-        return tensor.to(device=self._device, dtype=self._dtype)

@@ -21,16 +21,20 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from olla.engine.weights.checkpoint import SpecialTokens
+from olla.engine.matrices import Blocks
+from olla.engine.weights.checkpoint import SpecialTokens, Storage
+from olla.engine.weights.four_bit import FOUR_BIT_TYPES, four_bit_blocks
 from olla.engine.weights.gguf_config import config_from_metadata
 from olla.engine.weights.gguf_tokenizer import tokenizer_from_metadata
 from olla.errors import FormatError
+from olla.formats.ggml_types import GgmlType
 from olla.formats.gguf import GgufFile, GgufTensor, read_gguf
 from olla.formats.tensor_names import hf_name
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 _CHUNK = 2**20  # elements turned into floats at once: some megabytes, whatever the tensor's size
+_FLOATS = frozenset({GgmlType.F32, GgmlType.F16, GgmlType.BF16})
 _INTERLEAVED = frozenset({"llama", "granite", "smollm3"})
 _NORMS_PLUS_ONE = frozenset({"gemma2", "gemma3"})
 # Tensors that have no parameter in the Hugging Face checkpoint, under the names they have here.
@@ -78,6 +82,18 @@ class GgufCheckpoint:
             return None
         array = self._dequantized(tensor)
         return self._restored(name, torch.from_numpy(array)), tensor.size_bytes
+
+    def storage(self, name: str) -> Storage | None:
+        tensor = self._tensors.get(name)
+        if tensor is None or tensor.type in _FLOATS:
+            return None if tensor is None else Storage.FLOAT
+        return Storage.FOUR_BIT if tensor.type in FOUR_BIT_TYPES else Storage.EIGHT_BIT
+
+    def read_blocks(self, name: str) -> tuple[Blocks, int]:
+        tensor = self._tensors[name]
+        raw = self._bytes[tensor.offset : tensor.offset + tensor.size_bytes]
+        blocks = four_bit_blocks(raw, tensor.type, tensor.shape)
+        return Blocks(*(self._restored(name, part) for part in blocks)), tensor.size_bytes
 
     def tokenizer(self) -> Tokenizer:
         return tokenizer_from_metadata(self._metadata)

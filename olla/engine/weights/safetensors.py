@@ -14,7 +14,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from olla.engine.weights.checkpoint import SpecialTokens
+from olla.engine.matrices import Blocks
+from olla.engine.weights.checkpoint import SpecialTokens, Storage
 from olla.errors import FormatError
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
 
@@ -35,6 +36,9 @@ class TensorFiles:
         for path in paths:
             for tensor in read_safetensors(path).tensors:
                 self._where[tensor.name] = (path, tensor)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
 
     def __iter__(self) -> Any:
         return iter(self._where)
@@ -86,6 +90,12 @@ class SafetensorsCheckpoint:
 
     def read(self, name: str) -> tuple[Tensor, int] | None:
         return self._tensors.read(name)
+
+    def storage(self, name: str) -> Storage | None:
+        return Storage.FLOAT if name in self._tensors else None
+
+    def read_blocks(self, name: str) -> tuple[Blocks, int]:
+        raise AssertionError(f"{name} is not stored in four bits")
 
     def tokenizer(self) -> Tokenizer:
         """The repository's tokenizer.json.

@@ -1,0 +1,92 @@
+"""Files that are quantized stay so in memory, on CPUs that are fast at it, at little loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+
+from olla.engine.loading import LoadedModel, choose_dtype, computes_quantized, load_model
+from olla.engine.matrices import Dense, Int4, Int8, Stacked
+from olla.engine.weights.checkpoint import CheckpointParameters
+from olla.engine.weights.gguf import GgufCheckpoint
+from tests.engine.test_families import forward
+from tests.engine.test_gguf_weights import tiny
+from tests.gguf_model import write_gguf
+
+LICENSE = Path(__file__).parents[2] / "LICENSE"
+NUM_TOKENS = 600
+CPU = torch.device("cpu")
+AUTO = (choose_dtype("auto", CPU), CPU)
+
+
+def parameters(path: Path, *, keep_quantized: bool) -> CheckpointParameters:
+    return CheckpointParameters(
+        GgufCheckpoint(path),
+        torch.bfloat16,
+        CPU,
+        lambda num_bytes: None,
+        keep_quantized,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("Q4_0", Int4), ("Q4_1", Int4), ("Q8_0", Int8), ("Q5_1", Int8), ("F16", Dense)],
+)
+def test_the_file_decides_how_a_matrix_is_kept(tmp_path: Path, kind: str, expected: type) -> None:
+    model = tiny("llama", hidden_size=64, intermediate_size=64)
+    path = write_gguf(tmp_path / "m.gguf", model, "llama", gguf.GGMLQuantizationType[kind])
+    name = {"model.layers.0.mlp.up_proj.weight": 64}
+
+    assert isinstance(parameters(path, keep_quantized=True).matrix(name, 64), expected)
+    assert isinstance(parameters(path, keep_quantized=False).matrix(name, 64), Dense)
+
+
+def test_rows_that_the_four_bit_kernel_does_not_take_are_kept_in_eight(tmp_path: Path) -> None:
+    model = tiny("llama", hidden_size=64, intermediate_size=72)
+    path = write_gguf(tmp_path / "m.gguf", model, "llama", gguf.GGMLQuantizationType.Q4_0)
+
+    matrix = parameters(path, keep_quantized=True).matrix(
+        {"model.layers.0.mlp.up_proj.weight": 72}, 64
+    )
+
+    assert isinstance(matrix, Int8)
+
+
+def test_parts_of_different_kinds_are_kept_side_by_side(tmp_path: Path) -> None:
+    """As in Q4_K_M files, which spend more bits on some projections."""
+    model = tiny("llama", hidden_size=64, intermediate_size=64)
+    gate, up = (f"model.layers.0.mlp.{name}_proj.weight" for name in ("gate", "up"))
+    kinds = gguf.GGMLQuantizationType
+    path = write_gguf(tmp_path / "m.gguf", model, "llama", kinds.Q4_0, exceptions={up: kinds.Q8_0})
+
+    both = parameters(path, keep_quantized=True).matrix({gate: 64, up: 64}, 64)
+
+    assert isinstance(both, Stacked)
+    inputs = torch.randn(2, 64).bfloat16()
+    state = model.state_dict()
+    expected = inputs.float() @ torch.cat((state[gate], state[up])).T
+    assert (both.multiply(inputs).float() - expected).norm() <= 0.15 * expected.norm()
+
+
+def perplexity(model: LoadedModel) -> float:
+    tokens = torch.tensor(model.tokenizer.encode(LICENSE.read_text()).ids[:NUM_TOKENS])
+    logits = forward(model.network, tokens)
+    return float(torch.nn.functional.cross_entropy(logits[:-1], tokens[1:]).exp())
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(
+    not computes_quantized(*AUTO), reason="torch has no fast kernels for quantized weights here"
+)
+def test_a_quantized_file_loses_less_than_a_hundredth_in_a_third_of_the_memory(
+    smollm2: LoadedModel, smollm2_gguf: Path
+) -> None:
+    files = {"model.gguf": str(smollm2_gguf)}
+    kept = load_model(files, "auto", "cpu", 0, lambda done, total: None)
+
+    assert kept.num_bytes <= smollm2.num_bytes / 3
+    assert perplexity(kept) <= 1.01 * perplexity(smollm2)
