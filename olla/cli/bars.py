@@ -72,34 +72,50 @@ class Row:
 
 
 class Rows:
-    """Every status seen so far, in order; the last one without a bar is at work."""
+    """Every status so far, in order; the last one without a bar is at work.
+
+    A bar has one row for all its reports. A status without one has a row each time that it comes:
+    a create that pulls its base first writes two manifests.
+    """
 
     def __init__(self) -> None:
-        self._rows: dict[str, Row] = {}
+        self._rows: list[Row] = []
+        self._bars: dict[str, Row] = {}
 
     def update(self, progress: Progress, now: float) -> None:
         if progress.total_bytes and not progress.completed_bytes:
             return  # a layer whose transfer has not begun has no row yet
-        row = self._rows.setdefault(progress.status, Row(progress))
+        if progress.total_bytes:
+            row = self._bars.get(progress.status) or self._add(progress)
+            self._bars[progress.status] = row
+        else:
+            is_repeated = self._rows and self._rows[-1].progress.status == progress.status
+            row = self._rows[-1] if is_repeated else self._add(progress)
         row.update(progress, now)
 
     def lines(self, width: int, now: float, *, is_busy: bool = True) -> list[str]:
-        rows = tuple(self._rows.values())  # the screen's thread reads while ours adds
+        rows = tuple(self._rows)  # the screen's thread reads while ours adds
         return [row.line(width, now, is_busy=is_busy and row is rows[-1]) for row in rows]
+
+    def _add(self, progress: Progress) -> Row:
+        row = Row(progress)
+        self._rows.append(row)
+        return row
 
 
 class PlainLines:
-    """The same for a log: each status once, and each bar at every tenth of its way."""
+    """The same for a log: a line for each status as it comes, and for each tenth of a bar."""
 
     def __init__(self) -> None:
         self._steps: dict[str, int] = {}
+        self._last_status = ""
 
     def next(self, progress: Progress) -> str:
         """The line that this report is worth; "" when it is worth none."""
+        is_repeated = progress.status == self._last_status
+        self._last_status = progress.status
         if not progress.total_bytes:
-            is_new = self._steps.setdefault(progress.status, -1) == -1
-            self._steps[progress.status] = 0
-            return progress.status if is_new else ""
+            return "" if is_repeated else progress.status
         step = percent(progress) // _PLAIN_STEP
         if not progress.completed_bytes or step <= self._steps.get(progress.status, -1):
             return ""

@@ -30,7 +30,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "OLLA_DTYPE": "Precision of the computation: auto, float32, bfloat16, float16",
     "OLLA_DEVICE": 'Device that models run on, such as "cpu" or "cuda:0"',
     "OLLA_NUM_THREADS": "CPU threads of a runner (default: every core)",
-    "OLLA_KV_CACHE": 'memory for the cache of keys and values, such as "4GiB"',
+    "OLLA_KV_CACHE": 'Memory for the cache of keys and values, such as "4GiB"',
     "OLLA_DEBUG": "1: log more",
     "NO_COLOR": "1: no colours",
 }

@@ -92,14 +92,6 @@ def test_the_rate_looks_back_ten_samples() -> None:
     assert "/s" not in row.line(100, now=29.0, is_busy=True)
 
 
-def test_a_log_gets_each_status_once() -> None:
-    plain = PlainLines()
-
-    lines = [plain.next(Progress(status)) for status in ("a", "a", "b", "a")]
-
-    assert lines == ["a", "", "b", ""]
-
-
 def test_a_log_gets_a_bar_at_every_tenth() -> None:
     plain = PlainLines()
     lines = [plain.next(layer(step * GB // 50)) for step in range(101)]
@@ -116,3 +108,29 @@ def test_a_log_gets_a_bar_at_every_tenth() -> None:
 )
 def test_time_left(seconds: float, text: str) -> None:
     assert format_eta(seconds) == text
+
+
+TWICE = ["pulling manifest", "writing manifest", "success", "writing manifest", "success"]
+
+
+def test_a_status_that_comes_again_has_a_row_again() -> None:
+    """As in a create that pulls its base first."""
+    rows, plain = Rows(), PlainLines()
+    lines = []
+    for status in TWICE:
+        rows.update(Progress(status), now=0.0)
+        lines.append(plain.next(Progress(status)))
+
+    assert [line.strip() for line in rows.lines(80, now=0.0, is_busy=False)] == TWICE
+    assert lines == TWICE
+
+
+def test_a_status_that_is_only_repeated_has_one_row() -> None:
+    rows, plain = Rows(), PlainLines()
+    lines = []
+    for _ in range(3):
+        rows.update(Progress("verifying"), now=0.0)
+        lines.append(plain.next(Progress("verifying")))
+
+    assert len(rows.lines(80, now=0.0)) == 1
+    assert lines == ["verifying", "", ""]
