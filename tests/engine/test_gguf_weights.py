@@ -11,8 +11,9 @@ import pytest
 import torch
 import transformers
 
+from olla.engine.kv_cache import KVCache
 from olla.engine.loading import load_model
-from olla.engine.models.batch import CausalModel
+from olla.engine.models.batch import Batch, CausalModel, Span
 from olla.engine.weights.gguf import GgufCheckpoint
 from olla.errors import FormatError
 from tests.engine.test_families import forward
@@ -208,3 +209,31 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(FormatError, match=r"the weights lack model\.layers\.1\."):
         load(path)
+
+
+def test_rotary_factors_are_as_exact_in_bfloat16_as_in_float32(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    factors = np.array([1.237, 2.371, 3.177, 4.731], dtype=np.float32)
+    write_gguf(
+        path,
+        tiny("llama", num_hidden_layers=1),
+        "llama",
+        add_metadata=lambda writer: writer.add_tensor("rope_freqs.weight", factors),
+    )
+    files, tokens = {"model.gguf": str(path)}, torch.arange(8)
+
+    exact, rounded = (
+        load_model(files, dtype, "cpu", 0, lambda done, total: None).network.forward(
+            Batch(
+                tokens=tokens,
+                positions=tokens * 3000,
+                slots=tokens,
+                spans=[Span(0, 8, slice(0, 8))],
+                logit_rows=tokens,
+                cache=KVCache(8),
+            )
+        )
+        for dtype in ("float32", "bfloat16")
+    )
+
+    assert (exact - rounded).norm() < 0.03 * exact.norm()

@@ -30,7 +30,9 @@ class Parameters(Protocol):
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor: ...
 
-    def take_optional(self, name: str, shape: tuple[int, ...]) -> Tensor | None: ...
+    def take_optional(
+        self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None
+    ) -> Tensor | None: ...
 
     def table(self, name: str, rows: int, columns: int) -> Table: ...
 
@@ -65,7 +67,10 @@ class Decoder:
         self._embedding = parameters.table("model.embed_tokens.weight", rows, columns)
         # Narrowed first, as the reference keeps the factor in the model's dtype.
         self._embedding_scale = self._embedding.like.new_tensor(config.embedding_scale)
-        factors = parameters.take_optional("rope_freqs.weight", (config.head_dim // 2,))
+        # Rounded, they would turn far positions elsewhere.
+        factors = parameters.take_optional(
+            "rope_freqs.weight", (config.head_dim // 2,), torch.float32
+        )
         device = self._embedding.like.device
         self._rope = Rope(config.rope, config.head_dim, device, factors)
         self._local_rope = Rope(config.local_rope, config.head_dim, device)

@@ -106,9 +106,13 @@ class CheckpointParameters:
         """
         return self._read(name, shape, self._dtype)
 
-    def take_optional(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
-        """As `take`, but None for a parameter that is not there."""
-        return self.take(name, shape) if self._checkpoint.storage(name) else None
+    def take_optional(
+        self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None
+    ) -> Tensor | None:
+        """As `take`, but None for a parameter that is not there; `dtype` overrides the model's."""
+        if self._checkpoint.storage(name) is None:
+            return None
+        return self._read(name, shape, dtype or self._dtype)
 
     def matrix(self, parts: Mapping[str, int], in_features: int) -> Matrix:
         """Matrices of one input side by side, in the precision that they are kept in.
