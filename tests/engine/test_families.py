@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from olla.engine.kv_cache import KVCache
+from olla.engine.linear import AdapterRows
 from olla.engine.loading import load_model
 from olla.engine.models.batch import Batch, CausalModel, Span
 from olla.engine.models.families import decoder_config
@@ -54,7 +55,11 @@ def load_pair(folder: Path, family: str, settings: dict[str, Any]) -> tuple[Caus
 
 
 def forward(
-    model: CausalModel, tokens: torch.Tensor, cache: KVCache | None = None, start: int = 0
+    model: CausalModel,
+    tokens: torch.Tensor,
+    cache: KVCache | None = None,
+    start: int = 0,
+    adapter: int = 0,
 ) -> torch.Tensor:
     """Logits of all `tokens` of one sequence, whose first `start` are in the cache."""
     end = start + len(tokens)
@@ -66,6 +71,7 @@ def forward(
             spans=[Span(0, len(tokens), slice(0, end))],
             logit_rows=torch.arange(len(tokens)),
             cache=cache or KVCache(end),
+            adapters=[AdapterRows(adapter, torch.arange(len(tokens)))] if adapter else [],
         )
     )
 

@@ -15,6 +15,7 @@ from olla.engine.loading import load_model
 from olla.engine.models.hf import HfModel
 from olla.errors import FormatError, OutOfMemory
 from tests.engine.test_adapters import generate, likeliest
+from tests.engine.test_families import forward
 from tests.tiny_model import files_of, save_tiny_model
 
 # Parallel blocks, learned positions, a mixture of experts, partial rotation.
@@ -63,6 +64,34 @@ def test_an_adapter_over_another_architecture_answers_as_in_peft(tmp_path: Path)
     assert plain != adapted
 
 
+def test_adapters_of_one_request_add_up(tmp_path: Path) -> None:
+    files = save_tiny_model(tmp_path, "gpt_neox")
+    network = load_model(files, "float32", "cpu", 0, lambda done, total: None).network
+    a, b = torch.randn(4, 32), torch.randn(32, 4)
+    for _ in range(2):
+        network.add_adapter(1, "gpt_neox.layers.0.attention.dense", a, b)
+    network.add_adapter(2, "gpt_neox.layers.0.attention.dense", a, 2 * b)
+
+    once_doubled, twice = (forward(network, torch.arange(9), adapter=n) for n in (2, 1))
+
+    assert (once_doubled - twice).abs().max() <= 1e-3
+
+
+def test_an_adapter_lies_over_a_layer_that_is_given_flat_rows(tmp_path: Path) -> None:
+    """A shared expert of Qwen's sees (num_tokens, hidden_size), with no batch before it."""
+    files = save_tiny_model(
+        tmp_path, "qwen2_moe", num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+    )  # fmt: skip
+    network = load_model(files, "float32", "cpu", 0, lambda done, total: None).network
+    gate = "model.layers.0.mlp.shared_expert.gate_proj"
+    network.add_adapter(1, gate, torch.randn(4, 32), torch.randn(16, 4))
+
+    plain, adapted = (forward(network, torch.arange(9), adapter=n) for n in (0, 1))
+
+    assert (plain - adapted).abs().amax(dim=-1).min() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("module", "shape", "words"),
     [
@@ -95,6 +124,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("bert", {}),
     ("big_bird", {}),
     ("bloom", {}),
+    ("gptj", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}),
     ("mpt", {"n_layers": 2, "n_heads": 4, "d_model": 32}),
     ("mamba", {"num_hidden_layers": 2}),
     ("jamba", {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False}),

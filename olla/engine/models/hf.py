@@ -68,7 +68,7 @@ class HfModel:
             vocab_size=config.vocab_size,
             context_length=getattr(config, "max_position_embeddings", None) or 2048,
         )
-        self._deltas: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
+        self._deltas: dict[str, dict[int, list[tuple[Tensor, Tensor]]]] = {}
         self._cache_bytes = self._probe(config.num_hidden_layers)
         # Up to a window that only the mask knows, attention of everything is the same.
         bounds = {self.config.context_length} | (self._masked_windows - self._told_windows)
@@ -107,7 +107,7 @@ class HfModel:
             linear = self._model.get_submodule(module)
         except AttributeError as error:
             raise FormatError(f"the base model has no module {module}") from error
-        if not isinstance(linear, nn.Linear):
+        if not isinstance(linear, nn.Linear) or ".experts." in module:
             kind = type(linear).__name__
             raise FormatError(f"{module} is of type {kind}, which olla lays no adapter over")
         if (b.shape[0], a.shape[1]) != linear.weight.shape or a.shape[0] != b.shape[1]:
@@ -118,7 +118,8 @@ class HfModel:
         if module not in self._deltas:
             self._deltas[module] = {}
             linear.register_forward_hook(self._hook(self._deltas[module]))
-        self._deltas[module][adapter] = (a.to(linear.weight), b.to(linear.weight))
+        pair = (a.to(linear.weight), b.to(linear.weight))
+        self._deltas[module].setdefault(adapter, []).append(pair)
 
     def remove_adapter(self, adapter: int) -> None:
         for deltas in self._deltas.values():
@@ -161,13 +162,14 @@ class HfModel:
         if local_size:
             self._masked_windows.add(local_size)
 
-    def _hook(self, deltas: dict[int, tuple[Tensor, Tensor]]) -> Any:
+    def _hook(self, deltas: dict[int, list[tuple[Tensor, Tensor]]]) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            # Some layers drop the dimension of one that stands for the batch.
+            flat_inputs, flat_output = inputs[0].flatten(0, -2), output.flatten(0, -2)
             for adapter, rows in self._adapter_rows():
-                if adapter in deltas:
-                    a, b = deltas[adapter]
-                    output[:, rows] += (inputs[0][:, rows] @ a.T) @ b.T
-            return output
+                for a, b in deltas.get(adapter, ()):
+                    flat_output[rows] += (flat_inputs[rows] @ a.T) @ b.T
+            return flat_output.view(output.shape)
 
         return add
 
@@ -258,5 +260,7 @@ def _from_pretrained(folder: str, dtype: torch.dtype) -> Any:
     except torch.OutOfMemoryError:
         raise
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
+        if error.args == (_ATTENTION,):  # it looks its attention up in a table of its own
+            raise FormatError(_CANNOT) from error
         reason = str(error).strip().partition("\n")[0]
         raise FormatError(f"transformers cannot load this model: {reason}") from error
