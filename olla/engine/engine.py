@@ -75,8 +75,15 @@ class Engine:
         return self._blocks.num_free
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        """Token ids of `text`. Safe to call from other threads than the one that steps."""
-        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Token ids of `text`. Safe to call from other threads than the one that steps.
+
+        Raises:
+            BadInput: it holds what the vocabulary has no token for, not even an unknown one.
+        """
+        try:
+            tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise BadInput(f"the text cannot be tokenized: {error}") from error
         bos = self._special_tokens.bos_id
         if add_special_tokens and bos is not None and tokens[:1] != [bos]:
             return [bos, *tokens]

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tokenizers import Tokenizer, models
 
 from olla.engine.engine import Engine
 from olla.engine.loading import LoadedModel, load_model
@@ -267,6 +268,26 @@ def test_a_prompt_past_the_window_keeps_its_beginning_and_its_newest_part(engine
 def test_a_number_that_is_no_token_is_refused(engine: Engine, tokens: list[int]) -> None:
     with pytest.raises(BadInput, match="not in the vocabulary"):
         engine.add(ask(1), tokens)
+
+
+def test_a_tokenizer_that_was_saved_to_cut_and_pad_does_neither(tmp_path: Path) -> None:
+    files = save_tiny_model(tmp_path)
+    tokenizer = Tokenizer.from_file(files["tokenizer.json"])
+    tokenizer.enable_truncation(max_length=4)
+    tokenizer.enable_padding(length=16)
+    tokenizer.save(files["tokenizer.json"])
+    engine = Engine(load_model(files, "float32", "cpu", 0, lambda done, total: None))
+
+    assert len(engine.encode("seven b", True)) == 7
+
+
+def test_a_text_that_the_tokenizer_cannot_read_is_refused(tmp_path: Path) -> None:
+    files = save_tiny_model(tmp_path)
+    Tokenizer(models.Unigram([("a", 0.0)])).save(files["tokenizer.json"])
+    engine = Engine(load_model(files, "float32", "cpu", 0, lambda done, total: None))
+
+    with pytest.raises(BadInput, match="cannot be tokenized"):
+        engine.encode("b", False)
 
 
 def test_an_empty_prompt_is_refused(engine: Engine) -> None:

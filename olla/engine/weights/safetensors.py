@@ -109,9 +109,13 @@ class SafetensorsCheckpoint:
                 "the model has no tokenizer.json; save it again with a fast tokenizer"
             )
         try:
-            return Tokenizer.from_file(str(path))
+            tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:
             raise FormatError(f"tokenizer.json cannot be read: {error}") from error
+        # What training left in the file would cut or fill up prompts.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
     def special_tokens(self, tokenizer: Tokenizer) -> SpecialTokens:
         settings = read_json(self._files, "tokenizer_config.json", required=False)
