@@ -6,6 +6,7 @@ that a sequence is using is never pushed out.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from olla.errors import FormatError
 
 MAX_ADAPTERS = 64
 NO_ADAPTER = 0
+
+# What a missing file, a rank of 0, or a config of the wrong types and patterns comes to.
+_BROKEN = (OSError, ArithmeticError, ValueError, TypeError, AttributeError, re.error)
 
 Files = Mapping[str, str]
 _Key = tuple[tuple[tuple[str, str], ...], ...]
@@ -53,6 +57,9 @@ class AdapterTable:
         except FormatError:
             self._model.remove_adapter(number)
             raise
+        except _BROKEN as error:
+            self._model.remove_adapter(number)
+            raise FormatError(f"the adapter cannot be read: {error}") from error
         return number
 
     def _make_room(self, in_use: Collection[int]) -> None:

@@ -153,6 +153,13 @@ def break_adapter(folder: Path, change: str) -> None:
         tensors[re.sub(r"layers\.\d+", "layers.7", key)] = tensors.pop(key)
     elif change == "alone":
         del tensors[key.replace("lora_A", "lora_B")]
+    elif change == "other alone":
+        del tensors[key]
+    elif change == "empty":
+        tensors.clear()
+    elif change == "rank":
+        tensors[key] = torch.zeros(0, 32)
+        tensors[key.replace("lora_A", "lora_B")] = torch.zeros(32, 0)
     elif change == "stranger":
         tensors["base_model.model.model.norm.weight"] = torch.zeros(32)
     elif change == "vector":
@@ -164,8 +171,11 @@ def break_adapter(folder: Path, change: str) -> None:
     ("change", "words"),
     [
         ("wide", "the base is"),
-        ("layer", "lacks its lora_B|no module"),
-        ("alone", "lacks its lora_B"),
+        ("layer", "lacks its lora_|no module"),
+        ("alone", "lacks its lora_A or lora_B"),
+        ("other alone", "lacks its lora_A or lora_B"),
+        ("empty", "holds no weights"),
+        ("rank", "cannot be read"),
         ("stranger", "is no LoRA weight"),
         ("vector", "not a pair of matrices"),
     ],
@@ -182,6 +192,38 @@ def test_an_adapter_that_does_not_fit_changes_nothing(
         generate(engine, [tmp_path])
 
     assert generate(engine, [None]) == before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora_alpha": "x"},
+        {"lora_alpha": None},
+        {"alpha_pattern": {"(": 1}},
+        {"alpha_pattern": [1]},
+        {"alora_invocation_tokens": [1]},
+    ],
+)
+def test_an_adapter_config_that_makes_no_sense_is_refused(
+    base: Path, model: LoadedModel, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    save_adapter(base, tmp_path, seed=1)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+    with pytest.raises(FormatError, match="the adapter"):
+        generate(Engine(model), [tmp_path])
+
+
+def test_an_adapter_whose_file_is_gone_is_refused(
+    base: Path, model: LoadedModel, tmp_path: Path
+) -> None:
+    save_adapter(base, tmp_path, seed=1)
+    files = files_of(tmp_path)
+    (tmp_path / "adapter_model.safetensors").unlink()
+
+    with pytest.raises(FormatError, match="cannot be read"):
+        AdapterTable(model.network).number([files], set())
 
 
 def test_an_adapter_config_that_is_not_json_is_refused(model: LoadedModel, tmp_path: Path) -> None:

@@ -41,22 +41,28 @@ def read_lora(files: Mapping[str, Path]) -> Iterator[LoraPair]:
         FormatError: not a plain LoRA, or its files are missing or broken.
     """
     config = read_json(files, "adapter_config.json")
+    if config.get("alora_invocation_tokens"):
+        raise FormatError("the adapter is an activated LoRA, which olla does not run")
     if "adapter_model.safetensors" not in files:
         raise FormatError("the adapter has no adapter_model.safetensors")
     tensors = TensorFiles([files["adapter_model.safetensors"]])
+    modules: dict[str, None] = {}
     for name in tensors:
         match = _KEY.fullmatch(name)
         if match is None:
             raise FormatError(f"the adapter holds {name}, which is no LoRA weight")
-        if match["side"] == "A":
-            yield _pair(tensors, match["module"], config)
+        modules[match["module"]] = None
+    if not modules:
+        raise FormatError("the adapter holds no weights")
+    for module in modules:
+        yield _pair(tensors, module, config)
 
 
 def _pair(tensors: TensorFiles, module: str, config: Mapping[str, Any]) -> LoraPair:
     a = tensors.read(f"{_PREFIX}{module}.lora_A.weight")
     b = tensors.read(f"{_PREFIX}{module}.lora_B.weight")
     if a is None or b is None:
-        raise FormatError(f"the adapter's {module} lacks its lora_B")
+        raise FormatError(f"the adapter's {module} lacks its lora_A or lora_B")
     if a[0].ndim != 2 or b[0].ndim != 2:
         raise FormatError(f"the adapter's {module} is not a pair of matrices")
     rank = a[0].shape[0]
