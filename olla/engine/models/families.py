@@ -25,6 +25,12 @@ Config = Mapping[str, Any]
 Settings = dict[str, Any]
 
 
+_ACTIVATION_NAMES = {
+    "silu": ("hidden_act", (None, "silu", "swish")),
+    "gelu_tanh": ("hidden_activation", (None, "gelu_pytorch_tanh")),
+}
+
+
 def decoder_config(config: Config) -> DecoderConfig:
     """Read a config.json whose `model_type` is in the table.
 
@@ -36,10 +42,17 @@ def decoder_config(config: Config) -> DecoderConfig:
     if depart is None:
         known = ", ".join(sorted(FAMILIES))
         raise FormatError(f'unsupported architecture "{family}"; olla runs {known}')
+    try:
+        settings = {**_common(config), **depart(config), "architecture": family}
+        return _checked(DecoderConfig(**settings), config)
+    except (AttributeError, TypeError, ArithmeticError) as error:
+        raise FormatError(f"config.json makes no sense: {error}") from error
+
+
+def _common(config: Config) -> Settings:
     heads = read_count(config, "num_attention_heads")
     hidden = read_count(config, "hidden_size")
-    settings: Settings = {
-        "architecture": family,
+    return {
         "vocab_size": read_count(config, "vocab_size"),
         "hidden_size": hidden,
         "intermediate_size": read_count(config, "intermediate_size"),
@@ -52,11 +65,9 @@ def decoder_config(config: Config) -> DecoderConfig:
         "local_rope": _rope(config),
         "layers": (LayerConfig(),) * read_count(config, "num_hidden_layers"),
     }
-    settings.update(depart(config))
-    return _checked(DecoderConfig(**settings))
 
 
-def _checked(config: DecoderConfig) -> DecoderConfig:
+def _checked(config: DecoderConfig, raw: Config) -> DecoderConfig:
     if config.num_heads % config.num_kv_heads:
         raise FormatError(
             f"config.json: {config.num_heads} attention heads cannot share "
@@ -64,6 +75,15 @@ def _checked(config: DecoderConfig) -> DecoderConfig:
         )
     if config.head_dim % 2:
         raise FormatError(f"config.json: head_dim must be even, not {config.head_dim}")
+    if len(config.layers) != raw["num_hidden_layers"]:
+        raise FormatError("config.json: its lists of layers do not match num_hidden_layers")
+    odd = set(raw.get("layer_types") or ()) - {"full_attention", "sliding_attention"}
+    if odd or raw.get("use_bidirectional_attention"):
+        what = ", ".join(sorted(map(str, odd))) or "bidirectional_attention"
+        raise FormatError(f"config.json: unsupported layers of {what}")
+    key, names = _ACTIVATION_NAMES[config.activation]
+    if raw.get(key) not in names:
+        raise FormatError(f'config.json: unsupported {key} "{raw[key]}"')
     return config
 
 
@@ -93,7 +113,7 @@ def _llama(config: Config) -> Settings:
 
 def _sliding_everywhere(config: Config) -> Settings:
     """Mistral and Phi-3: one window for all layers, if any."""
-    window = config.get("sliding_window") or 0
+    window = read_count(config, "sliding_window") if config.get("sliding_window") else 0
     num_layers = read_count(config, "num_hidden_layers")
     return {"layers": (LayerConfig(sliding_window=window),) * num_layers}
 
@@ -122,6 +142,8 @@ def _qwen3(config: Config) -> Settings:
 def _smollm3(config: Config) -> Settings:
     """Some layers see no positions at all (`no_rope_layers`: 1 rotates, 0 does not)."""
     num_layers = read_count(config, "num_hidden_layers")
+    if config.get("use_sliding_window"):
+        raise FormatError("config.json: olla runs smollm3 without a sliding window only")
     interval = read_count(config, "no_rope_layer_interval", 4)
     rotates = config.get("no_rope_layers") or [
         int((index + 1) % interval != 0) for index in range(num_layers)
