@@ -135,3 +135,43 @@ def test_qwen_composes_characters_first() -> None:
 def test_a_vocabulary_that_cannot_be_used_is_refused(change: dict[str, Any], words_: str) -> None:
     with pytest.raises(FormatError, match=words_):
         tokenizer_from_metadata({**SENTENCEPIECE, **change})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "words"),
+    [
+        ("gpt2", "tokens", (1, 2), "tokens are not a list of str"),
+        ("gpt2", "merges", 1, "merges are not a list of str"),
+        ("gpt2", "merges", (1,), "merges are not a list of str"),
+        ("gpt2", "token_type", 1, "token_type are not a list of int"),
+        ("gpt2", "token_type", (1,), "token_type does not match"),
+        ("gpt2", "token_type", (1, 1, 1, 1), "token_type does not match"),
+        ("llama", "scores", ("x", "y", "z"), "scores are not a list of float"),
+        ("llama", "scores", (1.0,), "scores do not match"),
+    ],
+)
+def test_lists_that_do_not_belong_together_are_refused(
+    kind: str, name: str, value: object, words: str
+) -> None:
+    metadata = {
+        "tokenizer.ggml.model": kind,
+        "tokenizer.ggml.tokens": ("a", "b", "ab"),
+        "tokenizer.ggml.scores": (0.0, 0.0, -1.0),
+        f"tokenizer.ggml.{name}": value,
+    }
+
+    with pytest.raises(FormatError, match=words):
+        tokenizer_from_metadata(metadata)
+
+
+@pytest.mark.parametrize("unknown", ["x", (1,), -1, 99])
+def test_an_unknown_token_that_is_none_is_left_out(unknown: object) -> None:
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ("a", "b", "ab"),
+        "tokenizer.ggml.scores": (0.0, 0.0, -1.0),
+        "tokenizer.ggml.add_space_prefix": False,
+        "tokenizer.ggml.unknown_token_id": unknown,
+    }
+
+    assert tokenizer_from_metadata(metadata).encode("ab").ids == [2]

@@ -15,6 +15,7 @@ from olla.engine.kv_cache import KVCache
 from olla.engine.loading import load_model
 from olla.engine.models.batch import Batch, CausalModel, Span
 from olla.engine.weights.gguf import GgufCheckpoint
+from olla.engine.weights.gguf_config import config_from_metadata
 from olla.errors import FormatError
 from tests.engine.test_families import forward
 from tests.gguf_model import write_gguf
@@ -237,3 +238,18 @@ def test_rotary_factors_are_as_exact_in_bfloat16_as_in_float32(tmp_path: Path) -
     )
 
     assert (exact - rounded).norm() < 0.03 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    "key", ["embedding_length", "attention.head_count", "rope.dimension_count"]
+)
+def test_metadata_that_should_be_a_number_is_refused(key: str) -> None:
+    metadata = {
+        "general.architecture": "gemma2",
+        "gemma2.embedding_length": 32,
+        "gemma2.attention.head_count": 4,
+        f"gemma2.{key}": "x",
+    }
+
+    with pytest.raises(FormatError, match="must be a number, not 'x'"):
+        config_from_metadata(metadata, vocab_size=300)

@@ -60,7 +60,9 @@ def config_from_metadata(metadata: Mapping[str, Any], vocab_size: int) -> dict[s
         known = ", ".join(sorted(MODEL_TYPES))
         raise FormatError(f'unsupported architecture "{architecture}"; olla runs {known} from GGUF')
     found = {name: metadata.get(f"{architecture}.{key}") for name, key in _KEYS.items()}
-    config = {name: _scalar(name, value) for name, value in found.items() if value is not None}
+    config: dict[str, Any] = {
+        name: _scalar(name, value) for name, value in found.items() if value is not None
+    }
     config.update(model_type=MODEL_TYPES[architecture], vocab_size=vocab_size)
     config["rope_scaling"] = _rope_scaling(metadata, architecture)
     _add_rotary_fraction(config, metadata, architecture)
@@ -69,12 +71,14 @@ def config_from_metadata(metadata: Mapping[str, Any], vocab_size: int) -> dict[s
     return config
 
 
-def _scalar(name: str, value: Any) -> Any:
-    if not isinstance(value, tuple):
-        return value
-    if len(set(value)) != 1:
-        raise FormatError(f"{name} differs from layer to layer, which olla does not support")
-    return value[0]
+def _scalar(name: str, value: Any) -> int | float:
+    if isinstance(value, tuple):
+        if len(set(value)) != 1:
+            raise FormatError(f"{name} differs from layer to layer, which olla does not support")
+        value = value[0]
+    if not isinstance(value, int | float):
+        raise FormatError(f"the GGUF file's {name} must be a number, not {value!r}")
+    return value
 
 
 def _rope_scaling(metadata: Mapping[str, Any], architecture: str) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def _add_rotary_fraction(
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     head_dim = config.get("head_dim") or (heads and hidden and hidden // heads)
     if rotary and head_dim:
-        config["partial_rotary_factor"] = rotary / head_dim
+        config["partial_rotary_factor"] = _scalar("rope.dimension_count", rotary) / head_dim
 
 
 def _add_gemma_scale(config: dict[str, Any], architecture: str) -> None:

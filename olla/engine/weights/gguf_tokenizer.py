@@ -36,8 +36,8 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
         FormatError: a kind of vocabulary or a pre-tokenizer that olla does not know, or lists
             that do not belong together.
     """
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, tuple) or not tokens:
+    tokens = _list(metadata, "tokens", str)
+    if not tokens:
         raise FormatError("the GGUF file has no vocabulary")
     kind = metadata.get("tokenizer.ggml.model")
     if kind == "gpt2":
@@ -50,9 +50,19 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
     return tokenizer
 
 
+def _list(metadata: Mapping[str, Any], name: str, kind: type) -> tuple[Any, ...]:
+    """A list of the vocabulary; empty where the file has none."""
+    values = metadata.get(f"tokenizer.ggml.{name}")
+    if values is None:
+        return ()
+    if not isinstance(values, tuple) or not all(isinstance(value, kind) for value in values):
+        raise FormatError(f"the GGUF file's {name} are not a list of {kind.__name__}")
+    return values
+
+
 def _byte_level(metadata: Mapping[str, Any], tokens: tuple[str, ...]) -> Tokenizer:
     pre = metadata.get("tokenizer.ggml.pre", "default")
-    merges = [_merge(line) for line in metadata.get("tokenizer.ggml.merges", ())]
+    merges = [_merge(line) for line in _list(metadata, "merges", str)]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     # Llama 3 takes a word that is a token as it stands, whatever the merges make of it.
     ignore_merges = pre in _WHOLE_WORD_NAMES
@@ -91,15 +101,15 @@ def _pre_tokenizer(pre: object) -> pre_tokenizers.PreTokenizer:
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: tuple[str, ...]) -> Tokenizer:
-    scores = metadata.get("tokenizer.ggml.scores")
-    if not isinstance(scores, tuple) or len(scores) != len(tokens):
+    scores = _list(metadata, "scores", float)
+    if len(scores) != len(tokens):
         raise FormatError("the GGUF file's scores do not match its vocabulary")
     vocabulary = {token: index for index, token in enumerate(tokens)}
     unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
     model = models.BPE(
         vocab=vocabulary,
         merges=_merges_from_scores(vocabulary, scores),
-        unk_token=tokens[unknown] if 0 <= unknown < len(tokens) else None,
+        unk_token=tokens[unknown] if unknown in range(len(tokens)) else None,
         fuse_unk=True,
         byte_fallback=True,
     )
@@ -132,7 +142,9 @@ def _merges_from_scores(
 def _add_special_tokens(
     tokenizer: Tokenizer, metadata: Mapping[str, Any], tokens: tuple[str, ...]
 ) -> None:
-    types = metadata.get("tokenizer.ggml.token_type", ())
+    types = _list(metadata, "token_type", int)
+    if types and len(types) != len(tokens):
+        raise FormatError("the GGUF file's token_type does not match its vocabulary")
     special, plain = [], []
     for token, kind in zip(tokens, types, strict=False):
         if kind == _CONTROL:
