@@ -129,7 +129,7 @@ def test_qwen_composes_characters_first() -> None:
         ({"tokenizer.ggml.scores": (0.0,)}, "scores do not match"),
         ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "odd"}, 'pre-tokenizer "odd"'),
         ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ("ab",)}, "is no pair"),
-        ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ("x y",)}, "cannot be used"),
+        ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ("x y",)}, "vocabulary lacks"),
     ],
 )
 def test_a_vocabulary_that_cannot_be_used_is_refused(change: dict[str, Any], words_: str) -> None:
@@ -143,6 +143,7 @@ def test_a_vocabulary_that_cannot_be_used_is_refused(change: dict[str, Any], wor
         ("gpt2", "tokens", (1, 2), "tokens are not a list of str"),
         ("gpt2", "merges", 1, "merges are not a list of str"),
         ("gpt2", "merges", (1,), "merges are not a list of str"),
+        ("gpt2", "merges", ("b a",), "make tokens that its vocabulary lacks"),
         ("gpt2", "token_type", 1, "token_type are not a list of int"),
         ("gpt2", "token_type", (1,), "token_type does not match"),
         ("gpt2", "token_type", (1, 1, 1, 1), "token_type does not match"),

@@ -64,6 +64,9 @@ def _byte_level(metadata: Mapping[str, Any], tokens: tuple[str, ...]) -> Tokeniz
     pre = metadata.get("tokenizer.ggml.pre", "default")
     merges = [_merge(line) for line in _list(metadata, "merges", str)]
     vocabulary = {token: index for index, token in enumerate(tokens)}
+    # tokenizers would panic, which no handler of errors sees.
+    if any(left + right not in vocabulary for left, right in merges):
+        raise FormatError("the GGUF file's merges make tokens that its vocabulary lacks")
     # Llama 3 takes a word that is a token as it stands, whatever the merges make of it.
     ignore_merges = pre in _WHOLE_WORD_NAMES
     try:
