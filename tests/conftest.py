@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 # As runners have it: see olla/runner/process.py. OpenMP reads it when torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 class Reference(NamedTuple):

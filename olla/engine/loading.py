@@ -52,7 +52,9 @@ def load_model(
     try:
         keep_quantized = dtype == "auto" and computes_quantized(kind, place)
         network = load_network(checkpoint, files, kind, place, keep_quantized, on_progress)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         size = checkpoint.total_bytes / 2**30
         raise OutOfMemory(
             f"model requires more system memory than is available on {place}: "
@@ -124,6 +126,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     has_bfloat16 = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch has a class of its own for that on GPUs only."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
 def computes_quantized(dtype: torch.dtype, device: torch.device) -> bool:

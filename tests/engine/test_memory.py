@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -32,3 +36,31 @@ def test_a_cache_without_room_for_a_block_is_refused(wanted: int) -> None:
 
 def test_the_machine_has_memory() -> None:
     assert 2**20 < available_bytes(torch.device("cpu")) < 2**50
+
+
+LOAD_WITH_LITTLE_MEMORY = """
+import resource, sys
+from olla.engine.loading import load_model
+from olla.errors import OutOfMemory
+
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
+try:
+    load_model({"model.gguf": sys.argv[1]}, "float32", "cpu", 1, lambda done, total: None)
+except OutOfMemory as error:
+    print(error)
+"""
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory through /proc")
+def test_weights_that_do_not_fit_are_a_clear_error(smollm2_gguf: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", LOAD_WITH_LITTLE_MEMORY, str(smollm2_gguf)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert "model requires more system memory than is available on cpu" in found.stdout
