@@ -122,14 +122,14 @@ def test_the_same_seed_gives_the_same_text(client: ollama.Client) -> None:
 
 def test_an_empty_prompt_loads_and_a_keep_alive_of_0_unloads(client: ollama.Client) -> None:
     loaded = client.generate(MODEL, keep_alive="10m")
-    (running,) = client.ps().models
+    (running,) = [model for model in client.ps().models if model.model == MODEL]
     unloaded = client.generate(MODEL, keep_alive=0)
 
     assert (loaded.done_reason, loaded.response) == ("load", "")
     assert (running.model, running.size_vram) == (MODEL, 0)
     assert running.expires_at is not None and running.size
     assert unloaded.done_reason == "unload"
-    assert client.ps().models == []
+    assert MODEL not in [model.model for model in client.ps().models]
 
 
 def test_copy_and_delete(client: ollama.Client) -> None:
