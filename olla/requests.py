@@ -21,9 +21,46 @@ class DoneReason(StrEnum):
     UNLOAD = "unload"
 
 
+class ToolMode(StrEnum):
+    """Whether the model may, must not or must call tools."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Which tools the reply may call. `name`, with REQUIRED, is the one that it must."""
+
+    mode: ToolMode = ToolMode.AUTO
+    name: str = ""
+    parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and its natural logarithm of probability, before any filter.
+
+    `text` is the token alone, with U+FFFD where it is part of a character; `raw` its bytes.
+    `logprob` is None for the first token of a prompt, which nothing predicts. `top`: the likeliest
+    tokens at this place, likeliest first.
+    """
+
+    text: str
+    raw: bytes
+    logprob: float | None
+    top: tuple[TokenLogprob, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Durations in nanoseconds and counts of tokens; 0 is "nothing to say"."""
+    """Durations in nanoseconds and counts of tokens; 0 is "nothing to say".
+
+    `num_prompt_tokens` counts the prompt as it was run: `num_cached_tokens` of it were found in the
+    cache, and `num_truncated_tokens` more were left out before, to fit the window.
+    `num_thinking_tokens` are part of `num_tokens`.
+    """
 
     total_ns: int = 0
     load_ns: int = 0
@@ -31,11 +68,18 @@ class Timings:
     prompt_ns: int = 0
     num_tokens: int = 0
     generation_ns: int = 0
+    num_cached_tokens: int = 0
+    num_truncated_tokens: int = 0
+    num_thinking_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:
-    """What chat and generate have in common. `model` is the name as the client spelt it."""
+    """What chat and generate have in common. `model` is the name as the client spelt it.
+
+    `format`: the JSON schema that the reply must match; "json" is read as `{"type": "object"}`.
+    `logit_bias`: token id -> what is added to its logit.
+    """
 
     model: str
     stream: bool = True
@@ -45,16 +89,26 @@ class InferenceRequest:
     truncate: bool = True
     shift: bool | None = None
     debug_render_only: bool = False
+    format: Mapping[str, Any] | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest(InferenceRequest):
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest(InferenceRequest):
+    """`tokens`: the prompt as token ids instead of text, used as it is.
+
+    `echo`: the reply begins with the prompt, with its logprobs if logprobs are wanted.
+    """
+
     prompt: str = ""
     suffix: str = ""
     system: str = ""
@@ -62,6 +116,33 @@ class GenerateRequest(InferenceRequest):
     context: tuple[int, ...] = ()
     raw: bool = False
     images: tuple[bytes, ...] = ()
+    tokens: tuple[int, ...] = ()
+    echo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Texts, or token ids, to turn into vectors. `dimensions` 0 leaves their length."""
+
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...] = ()
+    truncate: bool = True
+    dimensions: int = 0
+    normalize: bool = True
+    options: Options = field(default_factory=Options)
+    keep_alive_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RerankRequest:
+    """Documents to order by how well they answer `query`; `top_n` 0 wants them all."""
+
+    model: str
+    query: str
+    documents: tuple[str, ...]
+    top_n: int = 0
+    options: Options = field(default_factory=Options)
+    keep_alive_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +173,8 @@ class CreateRequest:
 class ChatChunk:
     """A piece of a reply. The last one has a `done_reason` and `timings`.
 
-    `context`: token ids of prompt and reply, on generate's last chunk only.
+    `context`: token ids of prompt and reply, on generate's last chunk only. `stop_sequence`: the
+    stop text that ended the reply, on the last chunk. `logprobs`: of the tokens in this piece.
     `rendered_prompt`: set instead of a reply when only the rendering was asked for.
     """
 
@@ -103,6 +185,8 @@ class ChatChunk:
     timings: Timings = Timings()
     context: tuple[int, ...] = ()
     rendered_prompt: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    stop_sequence: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import msgspec
 
 from olla.options import SamplingParams
+from olla.requests import TokenLogprob
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 LENGTH_BYTES = 4
@@ -52,12 +53,30 @@ class Detokenize(msgspec.Struct, tag=True, frozen=True):
     tokens: list[int]
 
 
+class GrammarKind(StrEnum):
+    JSON_SCHEMA = "json_schema"
+    LARK = "lark"
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """What a reply has to match: a JSON schema, or a grammar in llguidance's Lark dialect.
+
+    It holds from the text `after` on, such as "</think>"; "" is from the start.
+    """
+
+    kind: GrammarKind
+    source: str
+    after: str = ""
+
+
 class Generate(msgspec.Struct, tag=True, frozen=True):
     """Answered by Piece*, then Finished or Failed.
 
     The prompt is `context` (token ids) followed by `prompt`. `num_predict` < 0 is no bound but
     the window. `num_keep` and `shift` say what happens when the window of `num_ctx` is full:
     shift drops the oldest tokens after the first `num_keep`, else the reply ends with "length".
+    With `echo`, the first Piece is the prompt. `images` are the files that the prompt's image
+    placeholders stand for, in order.
     """
 
     id: int
@@ -73,6 +92,12 @@ class Generate(msgspec.Struct, tag=True, frozen=True):
     stop: list[str] = []
     adapters: list[Files] = []
     want_context: bool = False
+    logprobs: bool = False
+    top_logprobs: int = 0
+    logit_bias: dict[int, float] = {}
+    grammar: Grammar | None = None
+    echo: bool = False
+    images: list[bytes] = []
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):
@@ -117,13 +142,15 @@ class Piece(msgspec.Struct, tag=True, frozen=True):
 
     id: int
     text: str
+    logprobs: list[TokenLogprob] = []
 
 
 class Finished(msgspec.Struct, tag=True, frozen=True):
     """The last word on a request. `reason` is "stop" or "length".
 
     `context` holds the token ids of prompt and reply if they were asked for. `num_prompt_tokens`
-    counts those reused from the cache too; `num_cached_tokens` only those.
+    counts those reused from the cache too; `num_cached_tokens` only those. `num_truncated_tokens`
+    were cut from the prompt. `stop_sequence` is the stop string that ended the reply, if one did.
     """
 
     id: int
@@ -134,6 +161,8 @@ class Finished(msgspec.Struct, tag=True, frozen=True):
     generation_ns: int
     num_cached_tokens: int = 0
     context: list[int] = []
+    num_truncated_tokens: int = 0
+    stop_sequence: str = ""
 
 
 class FailureKind(StrEnum):
