@@ -89,7 +89,8 @@ def load_network(
     # Imported here, since it takes seconds that the lean decoder's models do not spend.
     from olla.engine.models.hf import HfModel  # noqa: PLC0415
 
-    return HfModel({name: Path(path) for name, path in files.items()}, dtype, device)
+    paths = {name: Path(path) for name, path in files.items()}
+    return HfModel(paths, dtype, device, on_progress)
 
 
 def open_checkpoint(files: Mapping[str, str]) -> Checkpoint:

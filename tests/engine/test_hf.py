@@ -176,7 +176,7 @@ def test_a_file_name_that_leads_out_of_the_model_is_refused(tmp_path: Path) -> N
     files["../../escape"] = files["config.json"]
 
     with pytest.raises(FormatError, match="escape"):
-        HfModel(files, torch.float32, torch.device("cpu"))
+        HfModel(files, torch.float32, torch.device("cpu"), lambda done, total: None)
 
 
 def test_the_repositorys_own_code_is_never_run(tmp_path: Path) -> None:

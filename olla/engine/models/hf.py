@@ -24,6 +24,7 @@ from olla.engine.attention import attend_batch
 from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
 from olla.engine.models.batch import Batch, Span
+from olla.engine.models.hf_progress import OnProgress, reported
 from olla.errors import FormatError
 
 _ATTENTION = "olla"
@@ -42,8 +43,17 @@ class HfConfig:
 
 
 class HfModel:
-    def __init__(self, files: Mapping[str, Path], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        dtype: torch.dtype,
+        device: torch.device,
+        on_progress: OnProgress,
+    ) -> None:
         """Load a repository's files.
+
+        Args:
+            on_progress: told the bytes read so far and the bytes of all weights.
 
         Raises:
             FormatError: transformers has no causal language model for it, it is of a kind that
@@ -58,7 +68,8 @@ class HfModel:
         # transformers reads directories; a blob's name says nothing, so links give them theirs.
         with tempfile.TemporaryDirectory(prefix="olla-") as folder:
             _link(files, Path(folder))
-            self._model = _from_pretrained(folder, dtype).to(device).eval()
+            with reported(files, on_progress):
+                self._model = _from_pretrained(folder, dtype, device)
         self._device = device
         # Whether it can leave out the logits that nobody asked for.
         self._keeps_logits = "logits_to_keep" in signature(self._model.forward).parameters
@@ -247,9 +258,9 @@ def _link(files: Mapping[str, Path], folder: Path) -> None:
         link.symlink_to(path.resolve())
 
 
-def _from_pretrained(folder: str, dtype: torch.dtype) -> Any:
+def _from_pretrained(folder: str, dtype: torch.dtype, device: torch.device) -> Any:
     try:
-        return transformers.AutoModelForCausalLM.from_pretrained(
+        model = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=_ATTENTION,
@@ -257,6 +268,7 @@ def _from_pretrained(folder: str, dtype: torch.dtype) -> Any:
             trust_remote_code=False,
             use_safetensors=True,
         )
+        return model.to(device).eval()
     except torch.OutOfMemoryError:
         raise
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:

@@ -61,8 +61,15 @@ class Checkpoint(Protocol):
         """Bytes of all tensors as they stand in the files."""
         ...
 
-    def read(self, name: str) -> tuple[Tensor, int] | None:
-        """A parameter in the file's precision or float32, and its bytes in the file."""
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """A parameter's shape; None for one that is not there."""
+        ...
+
+    def read(self, name: str, out: Tensor) -> int:
+        """Fill `out`, of the parameter's shape and any precision; its bytes in the file.
+
+        The values come piece by piece: nothing of the parameter's size is held beside `out`.
+        """
         ...
 
     def storage(self, name: str) -> Storage | None:
@@ -154,25 +161,37 @@ class CheckpointParameters:
             blocks = [self._read_blocks(name, shape) for name, shape in shapes.items()]
             return Int4(Blocks(*(torch.cat(columns) for columns in zip(*blocks, strict=True))))
         dtype = torch.float32 if kind is Storage.EIGHT_BIT else self._dtype
-        weights = [self._read(name, shape, dtype) for name, shape in shapes.items()]
-        whole = weights[0] if len(weights) == 1 else torch.cat(weights)
+        whole = self._read_side_by_side(shapes, in_features, dtype)
         return Int8(whole) if kind is Storage.EIGHT_BIT else Dense(whole)
 
+    def _read_side_by_side(
+        self, shapes: Mapping[str, tuple[int, int]], in_features: int, dtype: torch.dtype
+    ) -> Tensor:
+        for name, shape in shapes.items():
+            self._check(name, shape)
+        num_rows = sum(rows for rows, _ in shapes.values())
+        whole = torch.empty((num_rows, in_features), dtype=dtype, device=self._device)
+        start = 0
+        for name, (rows, _) in shapes.items():
+            self._on_read(self._checkpoint.read(name, whole[start : start + rows]))
+            start += rows
+        return whole
+
     def _read(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        found = self._checkpoint.read(name)
-        if found is None:
-            raise FormatError(f"the weights lack {name}")
-        tensor, num_bytes = found
-        self._check(name, tensor, shape)
-        self._on_read(num_bytes)
-        return tensor.to(device=self._device, dtype=dtype)
+        self._check(name, shape)
+        tensor = torch.empty(shape, dtype=dtype, device=self._device)
+        self._on_read(self._checkpoint.read(name, tensor))
+        return tensor
 
     def _read_blocks(self, name: str, shape: tuple[int, ...]) -> Blocks:
+        self._check(name, shape)
         blocks, num_bytes = self._checkpoint.read_blocks(name)
-        self._check(name, blocks.values, shape)
         self._on_read(num_bytes)
         return blocks
 
-    def _check(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-        if tuple(tensor.shape) != shape:
-            raise FormatError(f"{name} has shape {tuple(tensor.shape)}, config.json says {shape}")
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        found = self._checkpoint.shape(name)
+        if found is None:
+            raise FormatError(f"the weights lack {name}")
+        if found != shape:
+            raise FormatError(f"{name} has shape {found}, config.json says {shape}")

@@ -8,15 +8,13 @@ for its rotary layout, and Gemma's norms, stored there with one added.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import gguf
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -26,16 +24,16 @@ from olla.engine.weights.checkpoint import SpecialTokens, Storage
 from olla.engine.weights.four_bit import FOUR_BIT_TYPES, four_bit_blocks
 from olla.engine.weights.gguf_config import config_from_metadata
 from olla.engine.weights.gguf_tokenizer import tokenizer_from_metadata
+from olla.engine.weights.mapped import MappedFile
 from olla.errors import FormatError
 from olla.formats.ggml_types import GgmlType
 from olla.formats.gguf import GgufFile, GgufTensor, read_gguf
 from olla.formats.tensor_names import hf_name
 
-Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
-
 _CHUNK = 2**20  # elements turned into floats at once: some megabytes, whatever the tensor's size
 _FLOATS = frozenset({GgmlType.F32, GgmlType.F16, GgmlType.BF16})
 _INTERLEAVED = frozenset({"llama", "granite", "smollm3"})
+_INTERLEAVED_NAMES = (".q_proj.weight", ".k_proj.weight", ".q_proj.bias", ".k_proj.bias")
 _NORMS_PLUS_ONE = frozenset({"gemma2", "gemma3"})
 # Tensors that have no parameter in the Hugging Face checkpoint, under the names they have here.
 _EXTRA = ("rope_freqs.weight",)
@@ -69,19 +67,29 @@ class GgufCheckpoint:
         embedding = self._tensors.get("model.embed_tokens.weight")
         rows = embedding.shape[0] if embedding is not None else 0
         self.config = config_from_metadata(self._metadata, rows)
-        # A plain view of the map: numpy's memmap class pays for itself at every slice.
-        self._bytes = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        self._mapped = MappedFile(path)
 
     @property
     def total_bytes(self) -> int:
         return sum(tensor.size_bytes for tensor in self._tensors.values())
 
-    def read(self, name: str) -> tuple[Tensor, int] | None:
+    def shape(self, name: str) -> tuple[int, ...] | None:
         tensor = self._tensors.get(name)
-        if tensor is None:
-            return None
-        array = self._dequantized(tensor)
-        return self._restored(name, torch.from_numpy(array)), tensor.size_bytes
+        return None if tensor is None else tensor.shape
+
+    def read(self, name: str, out: Tensor) -> int:
+        tensor = self._tensors[name]
+        if self._architecture in _NORMS_PLUS_ONE and name.endswith("norm.weight"):
+            wide = torch.empty(tensor.shape)  # one is added before the values are narrowed
+            self._dequantize(tensor, wide)
+            out.copy_(wide - 1.0)
+        elif self._is_interleaved(name):
+            interleaved = torch.empty_like(out)
+            self._dequantize(tensor, interleaved)
+            out.copy_(self._uninterleaved(name, interleaved))
+        else:
+            self._dequantize(tensor, out)
+        return tensor.size_bytes
 
     def storage(self, name: str) -> Storage | None:
         tensor = self._tensors.get(name)
@@ -91,9 +99,12 @@ class GgufCheckpoint:
 
     def read_blocks(self, name: str) -> tuple[Blocks, int]:
         tensor = self._tensors[name]
-        raw = self._bytes[tensor.offset : tensor.offset + tensor.size_bytes]
+        raw = self._mapped.bytes[tensor.offset : tensor.offset + tensor.size_bytes]
         blocks = four_bit_blocks(raw, tensor.type, tensor.shape)
-        return Blocks(*(self._restored(name, part) for part in blocks)), tensor.size_bytes
+        self._mapped.drop(tensor.offset, tensor.size_bytes)
+        if self._is_interleaved(name):
+            blocks = Blocks(*(self._uninterleaved(name, part) for part in blocks))
+        return blocks, tensor.size_bytes
 
     def tokenizer(self) -> Tokenizer:
         return tokenizer_from_metadata(self._metadata)
@@ -122,37 +133,39 @@ class GgufCheckpoint:
                 named[name] = tensor
         return named
 
-    def _dequantized(self, tensor: GgufTensor) -> Floats:
+    def _dequantize(self, tensor: GgufTensor, out: Tensor) -> None:
         """Raises FormatError for a quantization that the package cannot undo."""
         kind = gguf.GGMLQuantizationType(int(tensor.type))
         block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-        values = np.empty(math.prod(tensor.shape), dtype=np.float32)
-        raw = self._bytes[tensor.offset : tensor.offset + tensor.size_bytes]
+        flat = out.view(-1)
+        raw = self._mapped.bytes[tensor.offset : tensor.offset + tensor.size_bytes]
         chunk = _CHUNK // block
 
         def fill(first: int) -> None:
             # As one row: the package goes over rows sixteen at a time, which is four times slower.
-            part = raw[first * block_bytes : (first + chunk) * block_bytes].reshape(1, -1)
-            values[first * block : (first + chunk) * block] = gguf.quants.dequantize(part, kind)[0]
+            part = raw[first * block_bytes : (first + chunk) * block_bytes]
+            values = gguf.quants.dequantize(part.reshape(1, -1), kind)[0]
+            if not values.flags.writeable:  # floats come as a view of the map
+                values = values.copy()
+            flat[first * block : (first + chunk) * block] = torch.from_numpy(values)
+            self._mapped.drop(tensor.offset + first * block_bytes, part.size)
 
         try:
             # numpy lets go of the interpreter's lock, so the cores share the work.
             with ThreadPoolExecutor(os.cpu_count()) as threads:
-                list(threads.map(fill, range(0, values.size // block, chunk)))
+                list(threads.map(fill, range(0, flat.numel() // block, chunk)))
         except (NotImplementedError, ValueError) as error:
             raise FormatError(f"{tensor.name}: cannot read {tensor.type.name} weights") from error
-        return values.reshape(tensor.shape)
 
-    def _restored(self, name: str, tensor: Tensor) -> Tensor:
-        if self._architecture in _NORMS_PLUS_ONE and name.endswith("norm.weight"):
-            return tensor - 1.0
-        if self._architecture in _INTERLEAVED:
-            if ".q_proj." in name:
-                return _uninterleaved(tensor, self.config["num_attention_heads"])
-            if ".k_proj." in name:
-                heads = self.config["num_attention_heads"]
-                return _uninterleaved(tensor, self.config.get("num_key_value_heads", heads))
-        return tensor
+    def _is_interleaved(self, name: str) -> bool:
+        return self._architecture in _INTERLEAVED and name.endswith(_INTERLEAVED_NAMES)
+
+    def _uninterleaved(self, name: str, tensor: Tensor) -> Tensor:
+        heads = self.config["num_attention_heads"]
+        is_query = ".q_proj." in name
+        return _uninterleaved(
+            tensor, heads if is_query else self.config.get("num_key_value_heads", heads)
+        )
 
     def _adds_bos(self) -> bool:
         """llama.cpp's defaults where the file does not say."""

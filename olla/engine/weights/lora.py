@@ -59,16 +59,16 @@ def read_lora(files: Mapping[str, Path]) -> Iterator[LoraPair]:
 
 
 def _pair(tensors: TensorFiles, module: str, config: Mapping[str, Any]) -> LoraPair:
-    a = tensors.read(f"{_PREFIX}{module}.lora_A.weight")
-    b = tensors.read(f"{_PREFIX}{module}.lora_B.weight")
+    a = tensors.get(f"{_PREFIX}{module}.lora_A.weight")
+    b = tensors.get(f"{_PREFIX}{module}.lora_B.weight")
     if a is None or b is None:
         raise FormatError(f"the adapter's {module} lacks its lora_A or lora_B")
-    if a[0].ndim != 2 or b[0].ndim != 2:
+    if a.ndim != 2 or b.ndim != 2:
         raise FormatError(f"the adapter's {module} is not a pair of matrices")
-    rank = a[0].shape[0]
+    rank = a.shape[0]
     alpha = _for_module(config, "alpha_pattern", module, config.get("lora_alpha", rank))
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return LoraPair(module, a[0].float(), b[0].float() * scale)
+    return LoraPair(module, a, b * scale)
 
 
 def _for_module(config: Mapping[str, Any], pattern: str, module: str, default: float) -> float:

@@ -6,7 +6,7 @@ Files come as a mapping of their names to paths, since in the store they are blo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from olla.engine.matrices import Blocks
 from olla.engine.weights.checkpoint import SpecialTokens, Storage
+from olla.engine.weights.mapped import MappedFile
 from olla.errors import FormatError
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
 
+_CHUNK = 2**21  # elements copied at once: some megabytes, whatever the tensor's size
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -32,7 +34,7 @@ class TensorFiles:
 
     def __init__(self, paths: list[Path]) -> None:
         self._where: dict[str, tuple[Path, SafetensorsTensor]] = {}
-        self._maps: dict[Path, Tensor] = {}
+        self._maps: dict[Path, MappedFile] = {}
         for path in paths:
             for tensor in read_safetensors(path).tensors:
                 self._where[tensor.name] = (path, tensor)
@@ -40,34 +42,48 @@ class TensorFiles:
     def __contains__(self, name: str) -> bool:
         return name in self._where
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._where)
 
     @property
     def total_bytes(self) -> int:
         return sum(tensor.size_bytes for _, tensor in self._where.values())
 
-    def read(self, name: str) -> tuple[Tensor, int] | None:
-        """A tensor that shares the file's pages, and its bytes; None when there is none.
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        found = self._where.get(name)
+        return None if found is None else found[1].shape
+
+    def read(self, name: str, out: Tensor) -> int:
+        """Fill `out`, of the tensor's shape; returns the tensor's bytes.
 
         Raises:
             FormatError: not of floating point.
         """
-        found = self._where.get(name)
-        if found is None:
-            return None
-        path, tensor = found
+        path, tensor = self._where[name]
         dtype = _DTYPES.get(tensor.dtype)
         if dtype is None:
             raise FormatError(f"{name}: cannot read weights of type {tensor.dtype}")
-        raw = self._map(path)[tensor.offset : tensor.offset + tensor.size_bytes]
-        # A copy, since a file may place a tensor off its type's alignment.
-        return raw.clone().view(dtype).reshape(tensor.shape), tensor.size_bytes
+        mapped, flat = self._map(path), out.view(-1)
+        for first in range(0, flat.numel(), _CHUNK):
+            last = min(first + _CHUNK, flat.numel())
+            start, end = (tensor.offset + place * dtype.itemsize for place in (first, last))
+            # A copy, since a file may place a tensor off its type's alignment.
+            flat[first:last] = torch.from_numpy(mapped.bytes[start:end].copy()).view(dtype)
+            mapped.drop(start, end - start)
+        return tensor.size_bytes
 
-    def _map(self, path: Path) -> Tensor:
+    def get(self, name: str) -> Tensor | None:
+        """A tensor in float32; None when there is none. Raises as `read`."""
+        shape = self.shape(name)
+        if shape is None:
+            return None
+        out = torch.empty(shape)
+        self.read(name, out)
+        return out
+
+    def _map(self, path: Path) -> MappedFile:
         if path not in self._maps:
-            size = path.stat().st_size
-            self._maps[path] = torch.from_file(str(path), size=size, dtype=torch.uint8)
+            self._maps[path] = MappedFile(path)
         return self._maps[path]
 
 
@@ -88,8 +104,11 @@ class SafetensorsCheckpoint:
     def total_bytes(self) -> int:
         return self._tensors.total_bytes
 
-    def read(self, name: str) -> tuple[Tensor, int] | None:
-        return self._tensors.read(name)
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        return self._tensors.shape(name)
+
+    def read(self, name: str, out: Tensor) -> int:
+        return self._tensors.read(name, out)
 
     def storage(self, name: str) -> Storage | None:
         return Storage.FLOAT if name in self._tensors else None
