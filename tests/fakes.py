@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from olla.errors import OllaError, RunnerDied
-from olla.runner.protocol import Finished, Generate, Load, Loaded, Piece
+from olla.runner.protocol import Finished, Generate, Load, Loaded, LoadProgress, Piece
 
 LOADED = Loaded(
     "fake",
@@ -91,12 +91,16 @@ class FakeRunner:
 
 
 class FakeSpawn:
-    """Starts fake runners. `hold` keeps loads waiting until `release`; `error` fails them."""
+    """Starts fake runners. `hold` keeps loads waiting until `release`; `error` fails them.
+
+    `on_progress` is that of the last load.
+    """
 
     def __init__(self) -> None:
         self.runners: list[FakeRunner] = []
         self.loads: list[Load] = []
         self.error: OllaError | None = None
+        self.on_progress: Callable[[LoadProgress], None] = lambda _progress: None
         self.has_begun = asyncio.Event()
         self._may_go_on = asyncio.Event()
         self._may_go_on.set()
@@ -107,8 +111,11 @@ class FakeSpawn:
     def release(self) -> None:
         self._may_go_on.set()
 
-    async def __call__(self, load: Load, *, load_timeout_s: float) -> FakeRunner:
+    async def __call__(
+        self, load: Load, *, load_timeout_s: float, on_progress: Callable[[LoadProgress], None]
+    ) -> FakeRunner:
         self.loads.append(load)
+        self.on_progress = on_progress
         self.has_begun.set()
         await self._may_go_on.wait()
         if self.error is not None:

@@ -122,6 +122,18 @@ def tags_to_json(models: Iterable[ModelSummary]) -> Json:
     return {"models": [_tag(model) for model in newest]}
 
 
+def ps_to_json(loaded: Sequence[Json], loading: Sequence[tuple[str, int, int]]) -> Json:
+    """The models in memory; those on their way there (name, bytes read, all bytes) stand apart.
+
+    Ollama lists loaded models only, so its clients take every entry of "models" for one.
+    """
+    entries = [
+        {"model": name, "completed": completed, "total": total}
+        for name, completed, total in loading
+    ]
+    return {"models": loaded, **_set(loading=entries)}
+
+
 def loaded_to_json(
     model: ModelSummary,
     expires_at: datetime | None,

@@ -16,6 +16,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.history import History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
+from olla.cli.loading import load_status
 from olla.cli.reply import View, show_reply
 from olla.cli.slash import TRIPLE_QUOTE, Conversation, run_slash
 from olla.cli.terminal import waiting
@@ -36,7 +37,7 @@ def converse(
     client: Client, reply: ReplySettings, shown: ShownModel, view: View, settings: Settings
 ) -> None:
     """Load the model and talk until the person leaves."""
-    with waiting():
+    with waiting(load_status(client, reply.model)):
         client.load(reply)
     _show_stored(shown)
     conversation = Conversation(client, reply, view, keeps_history=settings.history)
@@ -66,7 +67,8 @@ def _ask(conversation: Conversation, text: str) -> None:
     messages = (*conversation.messages, Message("user", text))
     try:
         chunks = conversation.client.chat(conversation.settings, messages)
-        answer = show_reply(chunks, conversation.view)
+        status = load_status(conversation.client, conversation.settings.model)
+        answer = show_reply(chunks, conversation.view, status)
     except KeyboardInterrupt:
         click.echo("\n")
     except ClientError as error:

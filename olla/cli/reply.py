@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -33,14 +33,16 @@ class View:
     colour: bool = True
 
 
-def show_reply(chunks: Generator[ChatChunk, None, None], view: View) -> str:
+def show_reply(
+    chunks: Generator[ChatChunk, None, None], view: View, ask: Callable[[], str] | None = None
+) -> str:
     """Write a reply to stdout and return its text. An interrupt closes the connection.
 
-    The spinner turns until there is something to write.
+    The spinner turns until there is something to write; beside it stands what `ask` says.
     """
     writer = _ReplyWriter(view, is_terminal=sys.stdout.isatty())
     timings = Timings()
-    with closing(chunks), waiting() as stop_spinner, _own_line_for_errors(writer):
+    with closing(chunks), waiting(ask) as stop_spinner, _own_line_for_errors(writer):
         for chunk in chunks:
             text = writer.push(chunk)
             if text:

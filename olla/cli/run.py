@@ -11,6 +11,7 @@ import click
 
 from olla.cli.cobra import CLIENT_ENVIRONMENT, at_least, command
 from olla.cli.daemon import connect
+from olla.cli.loading import load_status
 from olla.cli.reply import View, show_reply
 from olla.cli.terminal import waiting
 from olla.cli.transfers import pull_with_bars
@@ -116,11 +117,12 @@ def _read_prompt(words: tuple[str, ...]) -> str:
 
 def _answer(client: Client, reply: ReplySettings, prompt: str, view: View) -> None:
     """Ctrl-C ends the reply, and that is a good end."""
+    status = load_status(client, reply.model)
     try:
         if prompt:
-            show_reply(client.generate(reply, prompt), view)
+            show_reply(client.generate(reply, prompt), view, status)
         else:
-            with waiting():
+            with waiting(status):
                 client.load(reply)
     except KeyboardInterrupt:
         click.echo()

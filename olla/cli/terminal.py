@@ -7,6 +7,7 @@ all the rest. Where stderr is no terminal there are plain lines, and never an es
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ Show = Callable[[Progress], None]
 # The terminal writes "^C" behind the last row. In a full row it would begin a new line, and the
 # next frame would be drawn one line too low.
 _ECHO_WIDTH = len("^C")
+_ASK_EVERY_S = 0.3
 
 
 @contextmanager
@@ -45,13 +47,51 @@ def progress_bars() -> Iterator[Show]:
 
 
 @contextmanager
-def waiting() -> Iterator[Callable[[], None]]:
-    """A spinner until the block ends, or until the function that is given is called."""
+def waiting(ask: Callable[[], str] | None = None) -> Iterator[Callable[[], None]]:
+    """A spinner until the block ends, or until the function that is given is called.
+
+    Args:
+        ask: says what is being waited for; it may take its time, and is called in a thread.
+    """
     if not sys.stderr.isatty():
         yield lambda: None
         return
-    with _live(lambda _width, _height: [_frame()], transient=True) as live:
-        yield live.stop
+    status = _Status(ask)
+
+    def lines(width: int, _height: int) -> list[str]:
+        return [f"{_frame()} {status.text}"[: width - _ECHO_WIDTH].rstrip()]
+
+    with status, _live(lines, transient=True) as live:
+
+        def stop() -> None:
+            status.stop()
+            live.stop()
+
+        yield stop
+
+
+class _Status:
+    """The latest answer of a question that is asked again and again."""
+
+    def __init__(self, ask: Callable[[], str] | None) -> None:
+        self._ask = ask
+        self._is_over = threading.Event()
+        self.text = ""
+
+    def __enter__(self) -> None:
+        if self._ask is not None:
+            # Not waited for at the end: an answer on its way may take seconds.
+            threading.Thread(target=self._follow, args=(self._ask,), daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._is_over.set()
+
+    def _follow(self, ask: Callable[[], str]) -> None:
+        while not self._is_over.wait(_ASK_EVERY_S):
+            self.text = ask()
 
 
 def _live_bars() -> Iterator[Show]:

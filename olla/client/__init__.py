@@ -23,6 +23,7 @@ from olla.client.replies import (
     chunk_from_json,
     create_to_json,
     listed_from_json,
+    loading_from_json,
     message_to_json,
     progress_from_json,
     running_from_json,
@@ -68,6 +69,11 @@ class Client:
     def running(self) -> tuple[RunningModel, ...]:
         models = self._call("GET", "/api/ps").get("models") or ()
         return tuple(running_from_json(model) for model in models)
+
+    def loading(self) -> tuple[Progress, ...]:
+        """How far the models are that are being loaded; the status is a model's name."""
+        reply = self._call("GET", "/api/ps", timeout_s=HEARTBEAT_TIMEOUT_S)
+        return tuple(loading_from_json(model) for model in reply.get("loading") or ())
 
     def show(self, model: str, *, verbose: bool = False) -> ShownModel:
         return shown_from_json(
@@ -124,8 +130,10 @@ class Client:
             if response.status >= 400:
                 raise ApiError(_error_text(response), response.status)
 
-    def _call(self, method: str, path: str, body: Json | None = None) -> Json:
-        with self._exchange(method, path, *_encode(body)) as response:
+    def _call(
+        self, method: str, path: str, body: Json | None = None, timeout_s: float | None = None
+    ) -> Json:
+        with self._exchange(method, path, *_encode(body), timeout_s) as response:
             self._check(response)
             data = response.read()
         return _decode(data) if data else {}

@@ -151,6 +151,14 @@ def running_from_json(model: Json) -> RunningModel:
     )
 
 
+def loading_from_json(model: Json) -> Progress:
+    return Progress(
+        status=model.get("model", ""),
+        total_bytes=model.get("total", 0),
+        completed_bytes=model.get("completed", 0),
+    )
+
+
 def shown_from_json(reply: Json) -> ShownModel:
     details: Json = reply.get("details") or {}
     texts = ("license", "modelfile", "parameters", "template", "system", "requires")

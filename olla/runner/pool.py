@@ -22,10 +22,12 @@ from typing import Protocol
 from olla.errors import RunnerDied, ServerBusy
 from olla.names import ModelName
 from olla.runner.process import Runner, RunnerProcess
-from olla.runner.protocol import Files, Load
+from olla.runner.protocol import Files, Load, LoadProgress
 from olla.settings import Settings
 
 _LONGEST_S = 1e9  # about 30 years: what is kept longer is kept forever
+
+_NOT_BEGUN = LoadProgress(0, 0)
 
 _log = logging.getLogger(__name__)
 
@@ -51,8 +53,19 @@ class LoadedModel:
     context_length: int
 
 
+@dataclass(frozen=True, slots=True)
+class LoadingModel:
+    """A model on its way into memory; `total_bytes` is 0 until its load has begun to read."""
+
+    name: ModelName
+    completed_bytes: int
+    total_bytes: int
+
+
 class Spawn(Protocol):
-    def __call__(self, load: Load, *, load_timeout_s: float) -> Awaitable[Runner]: ...
+    def __call__(
+        self, load: Load, *, load_timeout_s: float, on_progress: Callable[[LoadProgress], None]
+    ) -> Awaitable[Runner]: ...
 
 
 class Lease:
@@ -95,6 +108,7 @@ class _Slot:
     sessions: dict[ModelName, _Session] = field(default_factory=dict)
     runner: Runner | None = None
     loading: asyncio.Task[Runner] | None = None
+    progress: LoadProgress = _NOT_BEGUN
     last_used: float = 0.0
 
     @property
@@ -158,6 +172,15 @@ class RunnerPool:
         ]
         return tuple(sorted(models, key=_expiry, reverse=True))
 
+    def loading(self) -> tuple[LoadingModel, ...]:
+        """What waits to be loaded, and how far it is."""
+        return tuple(
+            LoadingModel(name, slot.progress.completed_bytes, slot.progress.total_bytes)
+            for slot in self._slots.values()
+            if slot.runner is None
+            for name in slot.sessions
+        )
+
     async def close(self) -> None:
         """End every runner, loaded or loading."""
         slots = tuple(self._slots.values())
@@ -216,7 +239,7 @@ class RunnerPool:
                 if slot.num_leases == 0:
                     raise asyncio.CancelledError  # its clients have gone before it began
                 await self._make_room()
-                slot.runner = await self._start(slot.model)
+                slot.runner = await self._start(slot)
         finally:
             if slot.runner is None:
                 self._slots.pop(slot.model.weights_key, None)
@@ -225,8 +248,12 @@ class RunnerPool:
             self._settle(slot, session)
         return slot.runner
 
-    async def _start(self, model: RunnableModel) -> Runner:
-        settings = self._settings
+    async def _start(self, slot: _Slot) -> Runner:
+        model, settings = slot.model, self._settings
+
+        def on_progress(progress: LoadProgress) -> None:
+            slot.progress = progress
+
         load = Load(
             files=model.files,
             dtype=settings.dtype,
@@ -235,7 +262,9 @@ class RunnerPool:
             kv_cache_bytes=settings.kv_cache_bytes,
         )
         _log.info("loading model=%s", model.name)
-        return await self._spawn(load, load_timeout_s=settings.load_timeout_s)
+        return await self._spawn(
+            load, load_timeout_s=settings.load_timeout_s, on_progress=on_progress
+        )
 
     async def _make_room(self) -> None:
         """Wait until one more runner may be loaded and the memory of those let go is free."""

@@ -14,7 +14,8 @@ import pytest
 
 from olla.errors import FormatError, RunnerDied, ServerBusy
 from olla.names import ModelName
-from olla.runner.pool import Lease, RunnableModel, RunnerPool
+from olla.runner.pool import Lease, LoadingModel, RunnableModel, RunnerPool
+from olla.runner.protocol import LoadProgress
 from olla.settings import Settings
 from tests.fakes import FakeRunner, FakeSpawn
 
@@ -113,6 +114,22 @@ async def test_requests_for_a_model_that_loads_wait_for_one_load(
 
     assert len({id(lease.runner) for lease in leases}) == 1
     assert len(spawn.loads) == 1
+
+
+async def test_a_load_tells_how_far_it_is(pool: RunnerPool, spawn: FakeSpawn) -> None:
+    spawn.hold()
+    loads = [_start(pool, model) for model in (A, B)]
+    await spawn.has_begun.wait()
+    before = pool.loading()
+    spawn.on_progress(LoadProgress(45, 98))
+
+    assert before == (LoadingModel(A.name, 0, 0), LoadingModel(B.name, 0, 0))
+    assert pool.loading() == (LoadingModel(A.name, 45, 98), LoadingModel(B.name, 0, 0))
+    assert pool.list() == ()
+
+    spawn.release()
+    await asyncio.gather(*loads)
+    assert pool.loading() == ()
 
 
 async def test_keep_alive_counts_from_the_end_of_the_last_request(
@@ -387,7 +404,7 @@ async def test_closing_ends_all_runners_and_loads(spawn: FakeSpawn) -> None:
 async def test_memory_is_free_before_the_next_load(spawn: FakeSpawn) -> None:
     has_closed: list[bool] = []
 
-    async def spawn_noting(load: object, *, load_timeout_s: float) -> FakeRunner:
+    async def spawn_noting(load: object, **_: object) -> FakeRunner:
         has_closed.extend(runner.closed.is_set() for runner in runners)
         runners.append(FakeRunner())
         return runners[-1]

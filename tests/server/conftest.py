@@ -27,7 +27,7 @@ from olla.registry.manifest import (
 )
 from olla.registry.store import ModelStore
 from olla.requests import ChatChunk, InferenceRequest, Progress
-from olla.runner.pool import LoadedModel, RunnerPool
+from olla.runner.pool import LoadedModel, LoadingModel, RunnerPool
 from olla.server.app import create_app
 from olla.server.services import Services
 from olla.settings import Address, Settings
@@ -68,11 +68,15 @@ class FakeInference:
 @dataclass
 class FakePool:
     loaded: tuple[LoadedModel, ...] = ()
+    on_their_way: tuple[LoadingModel, ...] = ()
     unloaded: list[ModelName] = field(default_factory=list)
     is_closed: bool = False
 
     def list(self) -> tuple[LoadedModel, ...]:
         return self.loaded
+
+    def loading(self) -> tuple[LoadingModel, ...]:
+        return self.on_their_way
 
     def unload(self, name: ModelName) -> None:
         self.unloaded.append(name)

@@ -10,7 +10,7 @@ import pytest
 
 from olla.names import ModelName
 from olla.registry.store import ModelStore
-from olla.runner.pool import LoadedModel
+from olla.runner.pool import LoadedModel, LoadingModel
 from olla.settings import Settings
 from tests.server.conftest import Client, FakePool, add_model, error_of
 
@@ -188,6 +188,15 @@ async def test_ps_lists_what_is_loaded_in_the_pools_order(
     }
     assert (forever["name"], forever["size_vram"]) == ("b:latest", 20)
     assert datetime.fromisoformat(forever["expires_at"]).year > 2300
+
+
+async def test_ps_tells_apart_what_is_still_being_loaded(client: Client, pool: FakePool) -> None:
+    pool.on_their_way = (LoadingModel(ModelName.parse("a"), 45, 98),)
+
+    assert await _json(client, "/api/ps") == {
+        "models": [],
+        "loading": [{"model": "a:latest", "completed": 45, "total": 98}],
+    }
 
 
 async def test_ps_passes_over_a_model_that_broke_in_the_store(

@@ -65,11 +65,8 @@ class HfModel:
         self._told_windows: set[int] = set()
         transformers.AttentionInterface.register(_ATTENTION, self._attend)
         AttentionMaskInterface.register(_ATTENTION, self._mask)
-        # transformers reads directories; a blob's name says nothing, so links give them theirs.
-        with tempfile.TemporaryDirectory(prefix="olla-") as folder:
-            _link(files, Path(folder))
-            with reported(files, on_progress):
-                self._model = _from_pretrained(folder, dtype, device)
+        with reported(files, on_progress):
+            self._model = _load(files, dtype, device)
         self._device = device
         # Whether it can leave out the logits that nobody asked for.
         self._keeps_logits = "logits_to_keep" in signature(self._model.forward).parameters
@@ -246,6 +243,13 @@ _CANNOT = (
     "this architecture is more than causal attention over keys and values, "
     "or hides its attention from transformers' interface, so olla cannot run it yet"
 )
+
+
+def _load(files: Mapping[str, Path], dtype: torch.dtype, device: torch.device) -> Any:
+    # transformers reads directories; a blob's name says nothing, so links give them theirs.
+    with tempfile.TemporaryDirectory(prefix="olla-") as folder:
+        _link(files, Path(folder))
+        return _from_pretrained(folder, dtype, device)
 
 
 def _link(files: Mapping[str, Path], folder: Path) -> None:

@@ -62,7 +62,7 @@ def drop_pages(paths: Iterable[Path]) -> None:
 
 
 def _clean_maps(smaps: str, names: set[str]) -> Iterator[tuple[int, int]]:
-    """Where the files are mapped, but for maps with a page that was written to: it would be lost."""
+    """Where the files are mapped, without maps that were written to: that would be lost."""
     span: tuple[int, int] | None = None
     for line in smaps.splitlines():
         field, _, rest = line.partition(" ")

@@ -15,6 +15,7 @@ from olla.api.ollama_replies import (
     ModelDescription,
     ModelSummary,
     loaded_to_json,
+    ps_to_json,
     show_to_json,
     tags_to_json,
 )
@@ -62,10 +63,15 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def ps(request: web.Request) -> web.Response:
-    """GET /api/ps: the loaded models."""
+    """GET /api/ps: the loaded models, and how far those are that are being loaded."""
     services = request.app[SERVICES]
     loaded = services.pool.list()
-    return json_reply({"models": await asyncio.to_thread(_loaded, services.store, loaded)})
+    loading = [
+        (model.name.short, model.completed_bytes, model.total_bytes)
+        for model in services.pool.loading()
+    ]
+    entries = await asyncio.to_thread(_loaded, services.store, loaded)
+    return json_reply(ps_to_json(entries, loading))
 
 
 async def copy(request: web.Request) -> web.Response:

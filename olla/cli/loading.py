@@ -1,0 +1,37 @@
+"""What a command says while the daemon loads a model for it: how far that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from olla.cli.bars import percent
+from olla.cli.text import format_size
+from olla.client import Client
+from olla.errors import ClientError, InvalidName
+from olla.names import ModelName
+from olla.requests import Progress
+
+
+def load_status(client: Client, model: str) -> Callable[[], str]:
+    """A function that asks the daemon and says it; "" while nothing is being loaded."""
+
+    def ask() -> str:
+        try:
+            return describe_load(client.loading(), ModelName.parse(model))
+        except (ClientError, InvalidName):
+            return ""  # the request itself will tell what is wrong
+
+    return ask
+
+
+def describe_load(loading: Sequence[Progress], name: ModelName) -> str:
+    """Where the load of `name` stands among those that the daemon has to do."""
+    ours = [load for load in loading if load.status.lower() == name.short.lower()]
+    if not ours:
+        return ""
+    progress = ours[0]
+    if progress.total_bytes:
+        return f"loading model {percent(progress)} % of {format_size(progress.total_bytes)}"
+    if any(load.total_bytes for load in loading):
+        return "waiting for another model to load"
+    return "loading model"
