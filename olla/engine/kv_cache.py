@@ -33,6 +33,15 @@ class KVCache:
         keys, values = self._layers[layer]
         return keys[slots].transpose(0, 1), values[slots].transpose(0, 1)
 
+    def layer(
+        self, layer: int, shape: tuple[int, int], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """A layer's whole tensors on the CPU, with (num_kv_heads, head_dim) for each slot."""
+        if layer not in self._layers:
+            keys = torch.empty((self.num_slots, *shape), dtype=dtype)
+            self._layers[layer] = (keys, torch.empty_like(keys))
+        return self._layers[layer]
+
     @property
     def num_layers(self) -> int:
         """Layers that have written something."""

@@ -12,6 +12,9 @@ from tokenizers import Tokenizer
 from olla.engine.models.batch import CausalModel
 from olla.engine.models.decoder import Decoder
 from olla.engine.models.families import FAMILIES, decoder_config
+from olla.engine.native.decoder import NativeDecoder
+from olla.engine.native.library import Core, find_library
+from olla.engine.native.packed import Packing
 from olla.engine.weights.checkpoint import Checkpoint, CheckpointParameters, SpecialTokens
 from olla.engine.weights.gguf import GgufCheckpoint
 from olla.engine.weights.safetensors import SafetensorsCheckpoint
@@ -50,8 +53,13 @@ def load_model(
     kind = choose_dtype(dtype, place)
     checkpoint = open_checkpoint(files)
     try:
-        keep_quantized = dtype == "auto" and computes_quantized(kind, place)
-        network = load_network(checkpoint, files, kind, place, keep_quantized, on_progress)
+        keeps_quantized = dtype == "auto" and place.type == "cpu" and checkpoint.is_quantized
+        if keeps_quantized and (core := open_core()) is not None:
+            kind = torch.float32
+            network = load_native(checkpoint, core, on_progress)
+        else:
+            keeps_quantized = keeps_quantized and computes_quantized(kind, place)
+            network = load_network(checkpoint, files, kind, place, keeps_quantized, on_progress)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -91,6 +99,26 @@ def load_network(
 
     paths = {name: Path(path) for name, path in files.items()}
     return HfModel(paths, dtype, device, on_progress)
+
+
+def open_core() -> Core | None:
+    """The compiled core with torch's number of threads; None where it was not built."""
+    library = find_library()
+    return None if library is None else Core(library, torch.get_num_threads())
+
+
+def load_native(checkpoint: Checkpoint, core: Core, on_progress: OnProgress) -> CausalModel:
+    """A quantized model of the lean decoder's families, computed by the compiled core."""
+    reading = _Reading(checkpoint.total_bytes, on_progress)
+    parameters = CheckpointParameters(
+        checkpoint,
+        torch.float32,
+        torch.device("cpu"),
+        reading.on_read,
+        keep_quantized=True,
+        matrices=Packing(core),
+    )
+    return NativeDecoder(Decoder(decoder_config(checkpoint.config), parameters), core)
 
 
 def open_checkpoint(files: Mapping[str, str]) -> Checkpoint:

@@ -155,3 +155,40 @@ class Stacked:
 
     def multiply(self, inputs: Tensor) -> Tensor:
         return torch.cat([part.multiply(inputs) for part in self._parts], dim=-1)
+
+
+class Matrices(Protocol):
+    """Makes the matrices of a model, in the kernels' own layouts."""
+
+    def fits_four_bit(self, rows: int, columns: int) -> bool: ...
+
+    def four_bit(self, blocks: Blocks) -> Table: ...
+
+    def eight_bit(self, weights: Tensor) -> Table:
+        """From (out_features, in_features) float32."""
+        ...
+
+    def dense(self, weights: Tensor) -> Table: ...
+
+    def stack(self, matrices: Sequence[Matrix]) -> Matrix:
+        """Their outputs side by side."""
+        ...
+
+
+class TorchMatrices:
+    """Those that torch itself has kernels for."""
+
+    def fits_four_bit(self, rows: int, columns: int) -> bool:
+        return rows % INT4_ROWS == 0 and columns % (2 * GROUP) == 0
+
+    def four_bit(self, blocks: Blocks) -> Table:
+        return Int4(blocks)
+
+    def eight_bit(self, weights: Tensor) -> Table:
+        return Int8(weights)
+
+    def dense(self, weights: Tensor) -> Table:
+        return Dense(weights)
+
+    def stack(self, matrices: Sequence[Matrix]) -> Matrix:
+        return Stacked(matrices)

@@ -45,7 +45,7 @@ class RMSNorm:
     """Scales each row to unit mean square, computed in float32 as the reference does."""
 
     def __init__(self, weight: Tensor, eps: float, adds_one: bool) -> None:
-        self._weight = weight.float() + 1.0 if adds_one else weight
+        self.weight = weight.float() + 1.0 if adds_one else weight
         self._adds_one = adds_one
         self._eps = eps
 
@@ -54,8 +54,8 @@ class RMSNorm:
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self._eps)
         # Gemma multiplies in float32 and then narrows; Llama narrows first.
         if self._adds_one:
-            return (normed * self._weight).to(states.dtype)
-        return self._weight * normed.to(states.dtype)
+            return (normed * self.weight).to(states.dtype)
+        return self.weight * normed.to(states.dtype)
 
 
 class Decoder:
@@ -64,30 +64,30 @@ class Decoder:
     def __init__(self, config: DecoderConfig, parameters: Parameters) -> None:
         rows, columns = config.vocab_size, config.hidden_size
         self.config = config
-        self._embedding = parameters.table("model.embed_tokens.weight", rows, columns)
+        self.embedding = parameters.table("model.embed_tokens.weight", rows, columns)
         # Narrowed first, as the reference keeps the factor in the model's dtype.
-        self._embedding_scale = self._embedding.like.new_tensor(config.embedding_scale)
+        self._embedding_scale = self.embedding.like.new_tensor(config.embedding_scale)
         # Rounded, they would turn far positions elsewhere.
         factors = parameters.take_optional(
             "rope_freqs.weight", (config.head_dim // 2,), torch.float32
         )
-        device = self._embedding.like.device
-        self._rope = Rope(config.rope, config.head_dim, device, factors)
-        self._local_rope = Rope(config.local_rope, config.head_dim, device)
-        self._blocks = [Block(config, index, parameters) for index in range(len(config.layers))]
-        self._norm = _norm(config, parameters, "model.norm", config.hidden_size)
+        device = self.embedding.like.device
+        self.rope = Rope(config.rope, config.head_dim, device, factors)
+        self.local_rope = Rope(config.local_rope, config.head_dim, device)
+        self.blocks = [Block(config, index, parameters) for index in range(len(config.layers))]
+        self.norm = _norm(config, parameters, "model.norm", config.hidden_size)
         head = parameters.matrix_optional("lm_head.weight", rows, columns)
-        self._head = Linear(self._embedding if head is None else head)
+        self.head = Linear(self.embedding if head is None else head)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Logits (num_logits, vocab_size) float32; the cache holds the batch's tokens after."""
-        states = self._embedding.rows(batch.tokens) * self._embedding_scale
-        tables = self._rope.tables(batch.positions, states.dtype)
-        local_tables = self._local_rope.tables(batch.positions, states.dtype)
-        for block, layer in zip(self._blocks, self.config.layers, strict=True):
+        states = self.embedding.rows(batch.tokens) * self._embedding_scale
+        tables = self.rope.tables(batch.positions, states.dtype)
+        local_tables = self.local_rope.tables(batch.positions, states.dtype)
+        for block, layer in zip(self.blocks, self.config.layers, strict=True):
             states = block(states, batch, local_tables if layer.uses_local_rope else tables)
-        logits = self._head(self._norm(states[batch.logit_rows])).float()
+        logits = self.head(self.norm(states[batch.logit_rows])).float()
         logits *= self.config.logit_scale
         cap = self.config.logit_softcap
         return cap * torch.tanh(logits / cap) if cap else logits
@@ -95,14 +95,14 @@ class Decoder:
     @property
     def num_bytes(self) -> int:
         """Memory of the matrices; a head tied to the embedding counts once."""
-        matrices: set[Matrix] = {self._head.weight, self._embedding}
-        linears = [linear for block in self._blocks for linear in block.linears]
+        matrices: set[Matrix] = {self.head.weight, self.embedding}
+        linears = [linear for block in self.blocks for linear in block.linears]
         return sum(m.num_bytes for m in matrices) + sum(linear.num_bytes for linear in linears)
 
     @property
     def cache_bytes_per_token(self) -> int:
-        size = self.config.num_kv_heads * self.config.head_dim * self._embedding.like.element_size()
-        return 2 * len(self._blocks) * size
+        size = self.config.num_kv_heads * self.config.head_dim * self.embedding.like.element_size()
+        return 2 * len(self.blocks) * size
 
     def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
         """Lay a low-rank pair over one projection, such as `model.layers.0.self_attn.q_proj`.
@@ -114,9 +114,9 @@ class Decoder:
             FormatError: the model has no such projection, or the shapes are not its.
         """
         prefix, _, rest = module.removeprefix("model.layers.").partition(".")
-        if not prefix.isdigit() or int(prefix) >= len(self._blocks):
+        if not prefix.isdigit() or int(prefix) >= len(self.blocks):
             raise FormatError(f"the base model has no module {module}")
-        linear, start, end = self._blocks[int(prefix)].projection(rest)
+        linear, start, end = self.blocks[int(prefix)].projection(rest)
         fits = a.shape[1] == linear.weight.shape[1] and b.shape[0] == end - start
         if not fits or a.shape[0] != b.shape[1]:
             raise FormatError(
@@ -129,7 +129,7 @@ class Decoder:
 
     def remove_adapter(self, adapter: int) -> None:
         """Take an adapter off every projection."""
-        for block in self._blocks:
+        for block in self.blocks:
             for linear in block.linears:
                 linear.deltas.pop(adapter, None)
 
@@ -142,19 +142,19 @@ class Block:
         hidden = config.hidden_size
         pre, post = _norm_names(config.norm_placement)
         self._residual_scale = config.residual_scale
-        self._pre = [_norm(config, parameters, f"{prefix}.{name}", hidden) for name in pre]
-        self._post = [_norm(config, parameters, f"{prefix}.{name}", hidden) for name in post]
-        self._attention = Attention(config, config.layers[index], index, parameters)
-        self._mlp = MLP(config, f"{prefix}.mlp", parameters)
+        self.pre = [_norm(config, parameters, f"{prefix}.{name}", hidden) for name in pre]
+        self.post = [_norm(config, parameters, f"{prefix}.{name}", hidden) for name in post]
+        self.attention = Attention(config, config.layers[index], index, parameters)
+        self.mlp = MLP(config, f"{prefix}.mlp", parameters)
         self._projections = {
-            **{f"self_attn.{name}": where for name, where in self._attention.projections.items()},
-            **{f"mlp.{name}": where for name, where in self._mlp.projections.items()},
+            **{f"self_attn.{name}": where for name, where in self.attention.projections.items()},
+            **{f"mlp.{name}": where for name, where in self.mlp.projections.items()},
         }
 
     def __call__(self, states: Tensor, batch: Batch, tables: RopeTables) -> Tensor:
-        mixed = self._attention(self._before(0, states), batch, tables)
+        mixed = self.attention(self._before(0, states), batch, tables)
         states = states + self._after(0, mixed)
-        mixed = self._mlp(self._before(1, states), batch.adapters)
+        mixed = self.mlp(self._before(1, states), batch.adapters)
         return states + self._after(1, mixed)
 
     def projection(self, name: str) -> tuple[Linear, int, int]:
@@ -168,10 +168,10 @@ class Block:
         return {linear for linear, _, _ in self._projections.values()}
 
     def _before(self, half: int, states: Tensor) -> Tensor:
-        return self._pre[half](states) if self._pre else states
+        return self.pre[half](states) if self.pre else states
 
     def _after(self, half: int, states: Tensor) -> Tensor:
-        states = self._post[half](states) if self._post else states
+        states = self.post[half](states) if self.post else states
         return states if self._residual_scale == 1.0 else states * self._residual_scale
 
 
@@ -188,13 +188,13 @@ class Attention:
         q_size, kv_size = config.num_heads * head_dim, config.num_kv_heads * head_dim
         self._sizes = [q_size, kv_size, kv_size]
         parts = {"q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size}
-        self._qkv, self.projections = _fused(parameters, prefix, "qkv_proj", parts, hidden)
-        self._out, out = _fused(parameters, prefix, "o_proj", {"o_proj": hidden}, q_size)
+        self.qkv, self.projections = _fused(parameters, prefix, "qkv_proj", parts, hidden)
+        self.out, out = _fused(parameters, prefix, "o_proj", {"o_proj": hidden}, q_size)
         self.projections.update(out)
-        self._q_norm, self._k_norm = _qk_norms(config, parameters, prefix)
+        self.q_norm, self.k_norm = _qk_norms(config, parameters, prefix)
 
     def __call__(self, states: Tensor, batch: Batch, tables: RopeTables) -> Tensor:
-        projected = self._qkv(states, batch.adapters)
+        projected = self.qkv(states, batch.adapters)
         queries, keys, values = torch.split(projected, self._sizes, dim=-1)
         queries, keys = self._normed(queries, keys)
         if self._layer.uses_rope:
@@ -209,14 +209,14 @@ class Attention:
             sliding_window=self._layer.sliding_window,
             softcap=self._config.attention_softcap,
         )
-        return self._out(mixed, batch.adapters)
+        return self.out(mixed, batch.adapters)
 
     def _normed(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        if self._q_norm is None or self._k_norm is None:
+        if self.q_norm is None or self.k_norm is None:
             return self._heads(queries), self._heads(keys)
         if self._config.qk_norm is QkNorm.FULL:
-            return self._heads(self._q_norm(queries)), self._heads(self._k_norm(keys))
-        return self._q_norm(self._heads(queries)), self._k_norm(self._heads(keys))
+            return self._heads(self.q_norm(queries)), self._heads(self.k_norm(keys))
+        return self.q_norm(self._heads(queries)), self.k_norm(self._heads(keys))
 
     def _heads(self, states: Tensor) -> Tensor:
         return states.reshape(states.shape[0], -1, self._config.head_dim)
@@ -228,14 +228,14 @@ class MLP:
     def __init__(self, config: DecoderConfig, prefix: str, parameters: Parameters) -> None:
         hidden, size = config.hidden_size, config.intermediate_size
         parts = {"gate_proj": size, "up_proj": size}
-        self._gate_up, self.projections = _fused(parameters, prefix, "gate_up_proj", parts, hidden)
-        self._down, down = _fused(parameters, prefix, "down_proj", {"down_proj": hidden}, size)
+        self.gate_up, self.projections = _fused(parameters, prefix, "gate_up_proj", parts, hidden)
+        self.down, down = _fused(parameters, prefix, "down_proj", {"down_proj": hidden}, size)
         self.projections.update(down)
         self._activation = _ACTIVATIONS[config.activation]
 
     def __call__(self, states: Tensor, adapters: Sequence[AdapterRows]) -> Tensor:
-        gate, up = self._gate_up(states, adapters).chunk(2, dim=-1)
-        return self._down(self._activation(gate) * up, adapters)
+        gate, up = self.gate_up(states, adapters).chunk(2, dim=-1)
+        return self.down(self._activation(gate) * up, adapters)
 
 
 def _gelu_tanh(states: Tensor) -> Tensor:

@@ -11,17 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from olla.engine.matrices import (
-    GROUP,
-    INT4_ROWS,
-    Blocks,
-    Dense,
-    Int4,
-    Int8,
-    Matrix,
-    Stacked,
-    Table,
-)
+from olla.engine.matrices import Blocks, Matrices, Matrix, Table, TorchMatrices
 from olla.errors import FormatError
 
 OnRead = Callable[[int], None]
@@ -61,6 +51,11 @@ class Checkpoint(Protocol):
         """Bytes of all tensors as they stand in the files."""
         ...
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether any parameter is held in fewer bits than a float has."""
+        ...
+
     def shape(self, name: str) -> tuple[int, ...] | None:
         """A parameter's shape; None for one that is not there."""
         ...
@@ -95,15 +90,18 @@ class CheckpointParameters:
         device: torch.device,
         on_read: OnRead,
         keep_quantized: bool = False,
+        matrices: Matrices | None = None,
     ) -> None:
         """Args:
         keep_quantized: what the file has quantized stays so in memory, else all is `dtype`.
+        matrices: what makes the matrices; None is torch.
         """
         self._checkpoint = checkpoint
         self._dtype = dtype
         self._device = device
         self._on_read = on_read
         self._keep_quantized = keep_quantized
+        self._matrices = matrices or TorchMatrices()
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The parameter `name`, in the precision that is computed in.
@@ -133,7 +131,9 @@ class CheckpointParameters:
         kinds = {self._kind(name, rows, in_features) for name, rows in parts.items()}
         if len(kinds) == 1:
             return self._fused(parts, in_features, kinds.pop())
-        return Stacked([self.matrix({name: rows}, in_features) for name, rows in parts.items()])
+        return self._matrices.stack(
+            [self.matrix({name: rows}, in_features) for name, rows in parts.items()]
+        )
 
     def table(self, name: str, rows: int, columns: int) -> Table:
         """One matrix, whose rows can be looked up.
@@ -152,17 +152,20 @@ class CheckpointParameters:
         storage = self._checkpoint.storage(name)
         if storage is None or not self._keep_quantized:
             return Storage.FLOAT
-        fits = rows % INT4_ROWS == 0 and in_features % (2 * GROUP) == 0
+        fits = self._matrices.fits_four_bit(rows, in_features)
         return Storage.EIGHT_BIT if storage is Storage.FOUR_BIT and not fits else storage
 
     def _fused(self, parts: Mapping[str, int], in_features: int, kind: Storage) -> Table:
         shapes = {name: (rows, in_features) for name, rows in parts.items()}
         if kind is Storage.FOUR_BIT:
             blocks = [self._read_blocks(name, shape) for name, shape in shapes.items()]
-            return Int4(Blocks(*(torch.cat(columns) for columns in zip(*blocks, strict=True))))
+            whole = Blocks(*(torch.cat(columns) for columns in zip(*blocks, strict=True)))
+            return self._matrices.four_bit(whole)
         dtype = torch.float32 if kind is Storage.EIGHT_BIT else self._dtype
-        whole = self._read_side_by_side(shapes, in_features, dtype)
-        return Int8(whole) if kind is Storage.EIGHT_BIT else Dense(whole)
+        weights = self._read_side_by_side(shapes, in_features, dtype)
+        if kind is Storage.EIGHT_BIT:
+            return self._matrices.eight_bit(weights)
+        return self._matrices.dense(weights)
 
     def _read_side_by_side(
         self, shapes: Mapping[str, tuple[int, int]], in_features: int, dtype: torch.dtype

@@ -73,6 +73,10 @@ class GgufCheckpoint:
     def total_bytes(self) -> int:
         return sum(tensor.size_bytes for tensor in self._tensors.values())
 
+    @property
+    def is_quantized(self) -> bool:
+        return any(tensor.type not in _FLOATS for tensor in self._tensors.values())
+
     def shape(self, name: str) -> tuple[int, ...] | None:
         tensor = self._tensors.get(name)
         return None if tensor is None else tensor.shape

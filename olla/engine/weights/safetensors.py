@@ -104,6 +104,10 @@ class SafetensorsCheckpoint:
     def total_bytes(self) -> int:
         return self._tensors.total_bytes
 
+    @property
+    def is_quantized(self) -> bool:
+        return False
+
     def shape(self, name: str) -> tuple[int, ...] | None:
         return self._tensors.shape(name)
 

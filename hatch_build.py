@@ -1,0 +1,57 @@
+"""Build hook: compiles olla's CPU core, once for each instruction set that this machine's kind has.
+
+Without a compiler nothing is built, and olla computes with torch's own kernels. `CXX` names the
+compiler. A library is built anew only when its sources changed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+FLAGS = (
+    "-std=c++17 -O3 -fPIC -shared -pthread -fno-math-errno -fno-trapping-math "
+    "-fassociative-math -fno-signed-zeros -ffp-contract=fast"
+).split()
+VARIANTS = {"core_portable.so": []}
+if platform.machine().lower() in {"x86_64", "amd64"}:
+    VARIANTS["core_avx2.so"] = ["-mavx2", "-mfma", "-mf16c"]
+
+
+class CoreBuildHook(BuildHookInterface[Any]):
+    """Puts the libraries beside their sources, and into the wheel."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        folder = Path(self.root) / "olla" / "engine" / "native"
+        compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+        if sys.platform == "win32" or not compiler:
+            self.app.display_warning("no C++ compiler: olla will compute with torch's kernels only")
+            return
+        built = [name for name in VARIANTS if build(compiler, folder, name)]
+        if len(built) < len(VARIANTS):
+            self.app.display_warning(f"{compiler} could not build the core: {VARIANTS}")
+        if built:
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True
+            build_data["artifacts"] += [f"/olla/engine/native/{name}" for name in built]
+
+
+def build(compiler: str, folder: Path, name: str) -> bool:
+    """Compile one library if it is older than its sources; whether there is one now."""
+    target = folder / name
+    newest = max(path.stat().st_mtime for path in folder.glob("*.[hc]*"))
+    if target.exists() and target.stat().st_mtime >= newest:
+        return True
+    partial = target.with_suffix(".partial")
+    command = [compiler, *FLAGS, *VARIANTS[name], str(folder / "core.cpp"), "-o", str(partial)]
+    if subprocess.run(command, check=False).returncode != 0:
+        return False
+    partial.replace(target)
+    return True

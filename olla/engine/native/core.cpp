@@ -1,0 +1,226 @@
+// A whole decoder step: the new tokens of many sequences through every layer, to logits.
+#include "core.h"
+
+#include <cmath>
+#include <vector>
+
+#include "attention.h"
+#include "linear.h"
+#include "maths.h"
+#include "threads.h"
+
+struct Core {
+    explicit Core(int num_threads) : pool(num_threads) {}
+    Pool pool;
+    Activations inputs;
+    std::vector<float> states, normed, projected, mixed, wide, narrow, picked;
+};
+
+namespace {
+
+constexpr int kRowsAChunk = 4;
+
+// Call body(row) for each row; a few rows are not worth waking threads for.
+template <class Body>
+void for_rows(Pool& pool, int num_rows, const Body& body) {
+    if (num_rows <= 2 * kRowsAChunk) {
+        for (int row = 0; row < num_rows; ++row) body(row);
+        return;
+    }
+    pool.run((num_rows + kRowsAChunk - 1) / kRowsAChunk, [&](int chunk) {
+        int end = std::min(num_rows, (chunk + 1) * kRowsAChunk);
+        for (int row = chunk * kRowsAChunk; row < end; ++row) body(row);
+    });
+}
+
+void rms_norm(const float* from, const float* weight, int size, float eps, float* to) {
+    float factor = 1.f / std::sqrt(dot(from, from, size) / float(size) + eps);
+    for (int i = 0; i < size; ++i) to[i] = from[i] * factor * weight[i];
+}
+
+void rotate(float* head, const float* cosine, const float* sine, int rotary_dim) {
+    int half = rotary_dim / 2;
+    for (int i = 0; i < half; ++i) {
+        float first = head[i], second = head[i + half];
+        head[i] = first * cosine[i] - second * sine[i];
+        head[i + half] = second * cosine[i + half] + first * sine[i + half];
+    }
+}
+
+// One forward pass; holds what its parts share.
+class Pass {
+  public:
+    Pass(Core& core, const Model& model, const Step& step)
+        : core_(core), pool_(core.pool), model_(model), step_(step), rows_(step.num_tokens) {}
+
+    void run() {
+        embed();
+        for (int i = 0; i < model_.num_layers; ++i) {
+            const Layer& layer = model_.layers[i];
+            attention(layer, i);
+            mlp(layer);
+        }
+        logits();
+    }
+
+  private:
+    void embed() {
+        core_.states.resize(size_t(rows_) * model_.hidden);
+        for_rows(pool_, rows_, [&](int row) {
+            float* state = core_.states.data() + size_t(row) * model_.hidden;
+            matrix_row(model_.embedding, step_.tokens[row], state);
+            for (int i = 0; i < model_.hidden; ++i) state[i] *= model_.embedding_scale;
+        });
+    }
+
+    // The states as a half of a layer takes them.
+    const float* before(const float* weight) {
+        if (!weight) return core_.states.data();
+        core_.normed.resize(core_.states.size());
+        norm_rows(core_.states.data(), weight, core_.normed.data());
+        return core_.normed.data();
+    }
+
+    // Add what a half of a layer made of them.
+    void after(const float* weight, std::vector<float>& added) {
+        if (weight) norm_rows(added.data(), weight, added.data());
+        float scale = model_.residual_scale;
+        for_rows(pool_, rows_, [&](int row) {
+            size_t start = size_t(row) * model_.hidden;
+            axpy(scale, added.data() + start, core_.states.data() + start, model_.hidden);
+        });
+    }
+
+    void norm_rows(const float* from, const float* weight, float* to) {
+        for_rows(pool_, rows_, [&](int row) {
+            size_t start = size_t(row) * model_.hidden;
+            rms_norm(from + start, weight, model_.hidden, model_.eps, to + start);
+        });
+    }
+
+    void apply(const Linear& layer, const float* inputs, std::vector<float>& out) {
+        out.resize(size_t(rows_) * layer.rows);
+        core_.inputs.set(inputs, rows_, layer.columns);
+        linear(pool_, layer, core_.inputs, out.data());
+        add_deltas(pool_, layer, core_.inputs, step_.adapters, out.data());
+    }
+
+    void attention(const Layer& layer, int number) {
+        apply(layer.qkv, before(layer.pre_attention), core_.projected);
+        for_rows(pool_, rows_, [&](int row) { place(layer, number, row); });
+        core_.mixed.resize(size_t(rows_) * model_.num_heads * model_.head_dim);
+        attend_all(layer, number);
+        apply(layer.out, core_.mixed.data(), core_.narrow);
+        after(layer.post_attention, core_.narrow);
+    }
+
+    // Norm and rotate a token's queries and keys, and store its keys and values.
+    void place(const Layer& layer, int number, int row) {
+        int size = model_.head_dim, queries = model_.num_heads * size, keys = model_.num_kv_heads * size;
+        float* query = core_.projected.data() + size_t(row) * (queries + 2 * keys);
+        norm_heads(layer.q_norm, query, queries);
+        norm_heads(layer.k_norm, query + queries, keys);
+        if (layer.rope) {
+            bool is_local = layer.rope == 2;
+            int dim = is_local ? step_.local_rotary_dim : step_.rotary_dim;
+            const float* cosine = (is_local ? step_.local_cosines : step_.cosines) + size_t(row) * dim;
+            const float* sine = (is_local ? step_.local_sines : step_.sines) + size_t(row) * dim;
+            for (int i = 0; i < queries + keys; i += size) rotate(query + i, cosine, sine, dim);
+        }
+        size_t start = size_t(step_.slots[row]) * keys;
+        for (int i = 0; i < keys; ++i) {
+            step_.keys[number][start + i] = float_to_half(query[queries + i]);
+            step_.values[number][start + i] = float_to_half(query[queries + keys + i]);
+        }
+    }
+
+    void norm_heads(const float* weight, float* heads, int size) {
+        if (!weight) return;
+        int part = model_.norms_whole_projection ? size : model_.head_dim;
+        for (int i = 0; i < size; i += part) rms_norm(heads + i, weight, part, model_.eps, heads + i);
+    }
+
+    void attend_all(const Layer& layer, int number) {
+        AttentionShape shape{model_.num_heads,     model_.num_kv_heads,    model_.head_dim,
+                             step_.block_size,     layer.sliding_window,   model_.attention_scale,
+                             model_.attention_softcap};
+        size_t stride = size_t(model_.num_heads + 2 * model_.num_kv_heads) * model_.head_dim;
+        tiles_.clear();
+        for (int i = 0; i < step_.num_spans; ++i)
+            for (int at = step_.spans[i].start; at < step_.spans[i].end; at += kQueriesAtOnce)
+                tiles_.push_back({i, at});
+        pool_.run(int(tiles_.size()) * model_.num_kv_heads, [&](int task) {
+            // The last tiles of a prompt see most keys, so they go first.
+            Tile tile = tiles_[tiles_.size() - 1 - task / model_.num_kv_heads];
+            const Span& span = step_.spans[tile.span];
+            attend(shape, span, task % model_.num_kv_heads, tile.start,
+                   std::min(span.end, tile.start + kQueriesAtOnce), core_.projected.data(), stride,
+                   step_.keys[number], step_.values[number], core_.mixed.data());
+        });
+    }
+
+    void mlp(const Layer& layer) {
+        apply(layer.gate_up, before(layer.pre_mlp), core_.wide);
+        int size = model_.intermediate;
+        core_.mixed.resize(size_t(rows_) * size);
+        for_rows(pool_, rows_, [&](int row) {
+            const float* gate = core_.wide.data() + size_t(row) * 2 * size;
+            float* to = core_.mixed.data() + size_t(row) * size;
+            if (model_.uses_gelu)
+                for (int i = 0; i < size; ++i) to[i] = gelu(gate[i]) * gate[size + i];
+            else
+                for (int i = 0; i < size; ++i) to[i] = silu(gate[i]) * gate[size + i];
+        });
+        apply(layer.down, core_.mixed.data(), core_.narrow);
+        after(layer.post_mlp, core_.narrow);
+    }
+
+    void logits() {
+        int count = step_.num_logits, hidden = model_.hidden, vocab = model_.head.rows;
+        if (!count) return;
+        core_.picked.resize(size_t(count) * hidden);
+        for (int i = 0; i < count; ++i)
+            rms_norm(core_.states.data() + size_t(step_.logit_rows[i]) * hidden, model_.final_norm, hidden,
+                     model_.eps, core_.picked.data() + size_t(i) * hidden);
+        core_.inputs.set(core_.picked.data(), count, hidden);
+        linear(pool_, model_.head, core_.inputs, step_.logits);
+        float scale = model_.logit_scale, cap = model_.logit_softcap;
+        if (scale == 1.f && cap == 0.f) return;
+        for (size_t i = 0; i < size_t(count) * vocab; ++i) {
+            float value = step_.logits[i] * scale;
+            step_.logits[i] = cap > 0 ? cap * fast_tanh(value / cap) : value;
+        }
+    }
+
+    struct Tile {
+        int span, start;
+    };
+
+    Core& core_;
+    Pool& pool_;
+    const Model& model_;
+    const Step& step_;
+    int rows_;
+    std::vector<Tile> tiles_;
+};
+
+}  // namespace
+
+extern "C" {
+
+Core* olla_open(int32_t num_threads) { return new Core(num_threads); }
+
+void olla_close(Core* core) { delete core; }
+
+void olla_step(Core* core, const Model* model, const Step* step) { Pass(*core, *model, *step).run(); }
+
+void olla_linear(Core* core, const Linear* layer, const float* inputs, int32_t num_rows, float* outputs) {
+    core->inputs.set(inputs, num_rows, layer->columns);
+    linear(core->pool, *layer, core->inputs, outputs);
+}
+
+void olla_rows(Core* core, const Linear* matrix, const int32_t* numbers, int32_t count, float* outputs) {
+    for_rows(core->pool, count,
+             [&](int i) { matrix_row(*matrix, numbers[i], outputs + size_t(i) * matrix->columns); });
+}
+}

@@ -1,0 +1,166 @@
+"""NativeDecoder: the lean decoder with whole steps computed by the compiled core.
+
+It is made of a Decoder whose matrices are Packed, and shares its weights, rotary tables and
+adapters; what it adds is the C description of them. Keys and values are kept in half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import Array, c_void_p
+
+import torch
+from torch import Tensor
+
+from olla.engine.kv_cache import KVCache
+from olla.engine.linear import AdapterRows, Linear
+from olla.engine.models.batch import Batch, Span
+from olla.engine.models.config import DecoderConfig, QkNorm
+from olla.engine.models.decoder import Block, Decoder, RMSNorm
+from olla.engine.native.library import CDelta, CLayer, CLinear, CModel, Core, CSpan, CStep
+from olla.engine.native.packed import packed
+
+_NO_ROPE, _ROPE, _LOCAL_ROPE = range(3)
+_CACHE_DTYPE = torch.float16
+
+
+class NativeDecoder:
+    def __init__(self, decoder: Decoder, core: Core) -> None:
+        self.config: DecoderConfig = decoder.config
+        self._decoder = decoder
+        self._core = core
+        self._layers = (CLayer * len(decoder.blocks))()
+        self._deltas: list[object] = []
+        self._model = _c_model(decoder, self._layers)
+        self._describe_layers()
+
+    @property
+    def num_bytes(self) -> int:
+        return self._decoder.num_bytes
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        size = self.config.num_kv_heads * self.config.head_dim * _CACHE_DTYPE.itemsize
+        return 2 * len(self.config.layers) * size
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (num_logits, vocab_size) float32; the cache holds the batch's tokens after."""
+        tokens, slots = batch.tokens.int(), batch.slots.int()
+        logit_rows, adapters = batch.logit_rows.int(), _adapters(len(tokens), batch.adapters)
+        tables = self._decoder.rope.tables(batch.positions, torch.float32)
+        local_tables = self._decoder.local_rope.tables(batch.positions, torch.float32)
+        spans, where = _spans(batch.spans)
+        keys, values = self._cache(batch.cache)
+        logits = torch.empty(len(logit_rows), self.config.vocab_size)
+        self._core.step(
+            self._model,
+            CStep(
+                len(tokens), len(spans), len(logit_rows), 1, tables[0].shape[-1],
+                local_tables[0].shape[-1], tokens.data_ptr(), slots.data_ptr(),
+                adapters.data_ptr(), logit_rows.data_ptr(), spans, tables[0].data_ptr(),
+                tables[1].data_ptr(), local_tables[0].data_ptr(), local_tables[1].data_ptr(),
+                keys, values, logits.data_ptr(),
+            ),
+        )  # fmt: skip
+        del where  # the step read it
+        return logits
+
+    def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
+        """Lay a low-rank pair over one projection; raises as `Decoder.add_adapter`."""
+        self._decoder.add_adapter(adapter, module, a, b)
+        self._describe_layers()
+
+    def remove_adapter(self, adapter: int) -> None:
+        self._decoder.remove_adapter(adapter)
+        self._describe_layers()
+
+    def _describe_layers(self) -> None:
+        self._deltas.clear()
+        for index, block in enumerate(self._decoder.blocks):
+            self._layers[index] = self._c_layer(block, index)
+
+    def _c_layer(self, block: Block, index: int) -> CLayer:
+        layer = self.config.layers[index]
+        rope = _LOCAL_ROPE if layer.uses_local_rope else _ROPE
+        attention, mlp = block.attention, block.mlp
+        pre, post = block.pre or (None, None), block.post or (None, None)
+        return CLayer(
+            self._c_linear(attention.qkv),
+            self._c_linear(attention.out),
+            self._c_linear(mlp.gate_up),
+            self._c_linear(mlp.down),
+            *(_weight(norm) for norm in (pre[0], post[0], pre[1], post[1])),
+            _weight(attention.q_norm),
+            _weight(attention.k_norm),
+            layer.sliding_window,
+            rope if layer.uses_rope else _NO_ROPE,
+        )
+
+    def _c_linear(self, linear: Linear) -> CLinear:
+        described = _c_linear(linear)
+        deltas = [
+            CDelta(adapter, len(d.a), d.start, d.end, d.a.data_ptr(), d.b.data_ptr())
+            for adapter, found in linear.deltas.items()
+            for d in found
+        ]
+        if deltas:
+            described.num_deltas, described.deltas = len(deltas), (CDelta * len(deltas))(*deltas)
+            self._deltas.append(described.deltas)
+        return described
+
+    def _cache(self, cache: KVCache) -> tuple[object, object]:
+        """Pointers to each layer's keys and values."""
+        shape = (self.config.num_kv_heads, self.config.head_dim)
+        layers = [cache.layer(i, shape, _CACHE_DTYPE) for i in range(len(self.config.layers))]
+        pointers = c_void_p * len(layers)
+        keys = pointers(*(keys.data_ptr() for keys, _ in layers))
+        return keys, pointers(*(values.data_ptr() for _, values in layers))
+
+
+def _c_model(decoder: Decoder, layers: object) -> CModel:
+    config = decoder.config
+    return CModel(
+        config.hidden_size, config.intermediate_size, config.num_heads, config.num_kv_heads,
+        config.head_dim, len(config.layers), config.qk_norm is QkNorm.FULL,
+        config.activation == "gelu_tanh", config.norm_eps,
+        config.attention_scale or config.head_dim**-0.5, config.attention_softcap,
+        config.logit_softcap, config.embedding_scale, config.residual_scale, config.logit_scale,
+        packed(decoder.embedding).c_linear(), _c_linear(decoder.head), _weight(decoder.norm),
+        layers,
+    )  # fmt: skip
+
+
+def _c_linear(linear: Linear) -> CLinear:
+    described = packed(linear.weight).c_linear()
+    described.bias = None if linear.bias is None else linear.bias.data_ptr()
+    return described
+
+
+def _weight(norm: RMSNorm | None) -> int | None:
+    return None if norm is None else norm.weight.data_ptr()
+
+
+def _adapters(num_tokens: int, adapters: Sequence[AdapterRows]) -> Tensor:
+    """Each token's adapter, 0 for none."""
+    numbers = torch.zeros(num_tokens, dtype=torch.int32)
+    for adapter, rows in adapters:
+        numbers[rows] = adapter
+    return numbers
+
+
+def _spans(spans: Sequence[Span]) -> tuple[Array[CSpan], list[Tensor]]:
+    """The spans in C, and the slots that they point to."""
+    where = [
+        torch.arange(span.slots.start, span.slots.stop, dtype=torch.int32)
+        if isinstance(span.slots, slice)
+        else span.slots.int()
+        for span in spans
+    ]
+    described = (CSpan * len(spans))(
+        *(
+            CSpan(span.start, span.end, len(slots), slots.data_ptr())
+            for span, slots in zip(spans, where, strict=True)
+        )
+    )
+    return described, where

@@ -1,0 +1,121 @@
+"""Packed: a matrix in the layout of the compiled core; and Packing, which makes them.
+
+Rows stand in groups of 8 and columns in blocks of 32, so that a vector register takes one column
+of a group; what is missing of the last group is zeros. 4-bit values keep the file's scale and
+offset for each 32, the others get a scale for each 32: exact for Q4_0, Q4_1, Q4_K (but for scales
+in half precision) and Q8_0. Float weights keep the precision of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from olla.engine.matrices import GROUP, Blocks, Matrix
+from olla.engine.native.library import CLinear, Core, CPart, Kind
+
+LANES = 8
+"""Rows in a group."""
+
+_FLOATS = {torch.float16: Kind.F16, torch.bfloat16: Kind.BF16, torch.float32: Kind.F32}
+
+
+class Part(NamedTuple):
+    """Some rows of one kind. data: uint8, as core.h says."""
+
+    kind: Kind
+    rows: int
+    data: Tensor
+
+
+class Packed:
+    """Weights (out_features, in_features), in parts; multiplies float32."""
+
+    def __init__(self, core: Core, parts: Sequence[Part], in_features: int) -> None:
+        self.core = core
+        self.parts = tuple(parts)
+        self.shape = (sum(part.rows for part in parts), in_features)
+        self.like = torch.empty(0)
+        self.num_bytes = sum(part.data.nbytes for part in parts)
+        self._c_parts = (CPart * len(parts))(
+            *(CPart(part.kind, part.rows, part.data.data_ptr()) for part in parts)
+        )
+
+    def c_linear(self) -> CLinear:
+        """Good for as long as this matrix lives."""
+        rows, columns = self.shape
+        return CLinear(rows, columns, len(self.parts), 0, self._c_parts)
+
+    def multiply(self, inputs: Tensor) -> Tensor:
+        states = inputs.float().contiguous()
+        outputs = torch.empty(states.shape[0], self.shape[0])
+        self.core.linear(self.c_linear(), states.data_ptr(), len(states), outputs.data_ptr())
+        return outputs.to(inputs.dtype)
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        wanted = numbers.to(torch.int32).contiguous()
+        found = torch.empty(len(wanted), self.shape[1])
+        self.core.rows(self.c_linear(), wanted.data_ptr(), len(wanted), found.data_ptr())
+        return found
+
+
+class Packing:
+    """Makes the matrices of a model that the core computes."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+
+    def fits_four_bit(self, rows: int, columns: int) -> bool:
+        return columns % GROUP == 0
+
+    def four_bit(self, blocks: Blocks) -> Packed:
+        rows, columns = blocks.values.shape
+        values = _groups(blocks.values).view(-1, LANES, columns // GROUP, 2, 4, 4)
+        nibbles = values[:, :, :, 0] | (values[:, :, :, 1] << 4)
+        bytes_ = nibbles.permute(0, 2, 3, 1, 4).reshape(-1, columns // GROUP, 128)
+        data = torch.cat((bytes_, _halves(blocks.scales), _halves(blocks.offsets)), dim=-1)
+        return Packed(self.core, [Part(Kind.Q4, rows, data)], columns)
+
+    def eight_bit(self, weights: Tensor) -> Packed:
+        """Args:
+        weights: (out_features, in_features) float32; in_features a multiple of 32.
+        """
+        rows, columns = weights.shape
+        blocks = weights.view(rows, -1, GROUP)
+        scales = (blocks.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=1e-12)
+        values = (blocks / scales).round_().to(torch.int8)
+        groups = _groups(values.view(rows, columns)).view(-1, LANES, columns // GROUP, 8, 4)
+        bytes_ = groups.permute(0, 2, 3, 1, 4).reshape(-1, columns // GROUP, 256).view(torch.uint8)
+        data = torch.cat((bytes_, _halves(scales[..., 0])), dim=-1)
+        return Packed(self.core, [Part(Kind.Q8, rows, data)], columns)
+
+    def dense(self, weights: Tensor) -> Packed:
+        rows, columns = weights.shape
+        groups = _groups(weights).view(-1, LANES, columns)
+        data = groups.permute(0, 2, 1).contiguous().view(torch.uint8)
+        return Packed(self.core, [Part(_FLOATS[weights.dtype], rows, data)], columns)
+
+    def stack(self, matrices: Sequence[Matrix]) -> Packed:
+        """Their outputs side by side."""
+        parts = [part for matrix in matrices for part in packed(matrix).parts]
+        return Packed(self.core, parts, matrices[0].shape[1])
+
+
+def packed(matrix: Matrix) -> Packed:
+    assert isinstance(matrix, Packed), "a model that the core computes is packed throughout"
+    return matrix
+
+
+def _groups(rows: Tensor) -> Tensor:
+    """Rows (num_rows, width), with rows of zeros up to a whole group."""
+    return functional.pad(rows, (0, 0, 0, -len(rows) % LANES)).contiguous()
+
+
+def _halves(values: Tensor) -> Tensor:
+    """(num_rows, num_blocks) -> (num_groups, num_blocks, 16), the bytes of halves."""
+    groups = _groups(values).half().view(-1, LANES, values.shape[1])
+    return groups.transpose(1, 2).contiguous().view(torch.uint8)

@@ -1,0 +1,90 @@
+"""Products of packed matrices are those of their weights, within what 8-bit activations cost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from olla.engine.matrices import Blocks
+from olla.engine.native.library import Core
+from olla.engine.native.packed import Packed, Packing
+
+SHAPES = [(8, 32), (1, 32), (13, 96), (64, 576), (100, 128)]
+COUNTS = [1, 3, 4, 7, 70]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def four_bit(rows: int, columns: int) -> tuple[Blocks, Tensor]:
+    """Blocks, and the weights that they stand for."""
+    values = torch.randint(0, 16, (rows, columns), dtype=torch.uint8)
+    scales = torch.rand(rows, columns // 32).half().float()
+    offsets = -8 * torch.rand(rows, columns // 32).half().float()
+    groups = values.view(rows, -1, 32) * scales[..., None] + offsets[..., None]
+    return Blocks(values, scales, offsets), groups.view(rows, columns)
+
+
+def check(matrix: Packed, weights: Tensor, tolerance: float) -> None:
+    """Rows are the weights; products are theirs, as a part of the largest that could be."""
+    assert torch.allclose(matrix.rows(torch.arange(len(weights))), weights, rtol=1e-3, atol=1e-4)
+    for count in COUNTS:
+        inputs = torch.randn(count, weights.shape[1])
+        bound = inputs.abs() @ weights.abs().T
+        error = (matrix.multiply(inputs) - inputs @ weights.T).abs()
+        assert (error <= tolerance * bound + 1e-6).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_four_bits(core: Core, shape: tuple[int, int]) -> None:
+    blocks, weights = four_bit(*shape)
+
+    check(Packing(core).four_bit(blocks), weights, tolerance=1 / 127)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_eight_bits(core: Core, shape: tuple[int, int]) -> None:
+    scales = torch.rand(shape[0], shape[1] // 32, 1).half().float()
+    values = torch.randint(-127, 128, (shape[0], shape[1] // 32, 32))
+    values[..., 0] = 127  # so that the scale found is the one that was meant
+    weights = (values * scales).view(shape)
+
+    check(Packing(core).eight_bit(weights), weights, tolerance=1 / 127)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [*SHAPES, (9, 7), (16, 33)])
+def test_floats(core: Core, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    weights = torch.randn(shape).to(dtype)
+
+    check(Packing(core).dense(weights), weights.float(), tolerance=1e-5)
+
+
+def test_parts_of_different_kinds_give_their_outputs_side_by_side(core: Core) -> None:
+    packing = Packing(core)
+    blocks, four = four_bit(20, 64)
+    eight, whole = torch.randn(12, 64), torch.randn(5, 64)
+    parts = [packing.four_bit(blocks), packing.eight_bit(eight), packing.dense(whole)]
+
+    stacked = packing.stack(parts)
+
+    inputs = torch.randn(3, 64)
+    apart = torch.cat([part.multiply(inputs) for part in parts], dim=-1)
+    assert stacked.shape == (37, 64)
+    assert torch.equal(stacked.multiply(inputs), apart)
+    assert torch.equal(stacked.rows(torch.tensor([32])), whole[:1])
+
+
+def test_a_row_of_a_product_does_not_depend_on_the_others(core: Core) -> None:
+    blocks, _ = four_bit(64, 128)
+    matrix = Packing(core).four_bit(blocks)
+    inputs = torch.randn(9, 128)
+
+    alone = torch.cat([matrix.multiply(row[None]) for row in inputs])
+
+    assert torch.equal(matrix.multiply(inputs), alone)
+
+
+def test_inputs_of_zero_give_zero(core: Core) -> None:
+    blocks, _ = four_bit(8, 32)
+
+    assert not Packing(core).four_bit(blocks).multiply(torch.zeros(2, 32)).any()
