@@ -19,6 +19,7 @@ from olla.engine.linear import AdapterRows, Delta, Linear
 from olla.engine.matrices import Matrix, Table
 from olla.engine.models.batch import Batch
 from olla.engine.models.config import DecoderConfig, LayerConfig, NormPlacement, QkNorm
+from olla.engine.models.placed import placed
 from olla.engine.models.rope import Rope, rotate
 from olla.errors import FormatError
 
@@ -74,7 +75,8 @@ class Decoder:
         device = self._embedding.like.device
         self._rope = Rope(config.rope, config.head_dim, device, factors)
         self._local_rope = Rope(config.local_rope, config.head_dim, device)
-        self._blocks = [Block(config, index, parameters) for index in range(len(config.layers))]
+        blocks = (Block(config, index, parameters) for index in range(len(config.layers)))
+        self._blocks = placed(blocks, device)
         self._norm = _norm(config, parameters, "model.norm", config.hidden_size)
         head = parameters.matrix_optional("lm_head.weight", rows, columns)
         self._head = Linear(self._embedding if head is None else head)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -22,10 +22,15 @@ from olla.engine.matrices import (
     Stacked,
     Table,
 )
+from olla.engine.matrices_cuda import BnbMatrix
+from olla.engine.weights.four_bit import quantize
 from olla.errors import FormatError
 
 OnRead = Callable[[int], None]
 """Told the bytes of each tensor as it is read."""
+
+_LAYERS = "model.layers."
+_CPU = torch.device("cpu")
 
 
 class Storage(StrEnum):
@@ -59,6 +64,11 @@ class Checkpoint(Protocol):
     @property
     def total_bytes(self) -> int:
         """Bytes of all tensors as they stand in the files."""
+        ...
+
+    @property
+    def names(self) -> Iterable[str]:
+        """All parameters."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...] | None:
@@ -95,15 +105,21 @@ class CheckpointParameters:
         device: torch.device,
         on_read: OnRead,
         keep_quantized: bool = False,
+        wanted: Storage | None = None,
+        device_of: Callable[[str], torch.device] | None = None,
     ) -> None:
         """Args:
         keep_quantized: what the file has quantized stays so in memory, else all is `dtype`.
+        wanted: the precision that matrices get whatever the file's is; None leaves it to the
+            file. Four bits are for the layers alone: the embedding and the head get eight.
+        device_of: where a parameter goes, by its name; all to `device` without it.
         """
         self._checkpoint = checkpoint
         self._dtype = dtype
-        self._device = device
         self._on_read = on_read
         self._keep_quantized = keep_quantized
+        self._wanted = wanted
+        self._device_of = device_of or (lambda _name: device)
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The parameter `name`, in the precision that is computed in.
@@ -131,6 +147,11 @@ class CheckpointParameters:
             FormatError: as for `take`.
         """
         kinds = {self._kind(name, rows, in_features) for name, rows in parts.items()}
+        device = self._device_of(next(iter(parts)))
+        if device.type == "cuda" and kinds != {Storage.FLOAT}:
+            shapes = {name: (rows, in_features) for name, rows in parts.items()}
+            weights = self._read_side_by_side(shapes, in_features, self._dtype, _CPU)
+            return BnbMatrix(weights, device, is_four_bit=self._wanted is Storage.FOUR_BIT)
         if len(kinds) == 1:
             return self._fused(parts, in_features, kinds.pop())
         return Stacked([self.matrix({name: rows}, in_features) for name, rows in parts.items()])
@@ -141,7 +162,9 @@ class CheckpointParameters:
         Raises:
             FormatError: as for `take`.
         """
-        return self._fused({name: rows}, columns, self._kind(name, rows, columns))
+        is_on_gpu = self._device_of(name).type == "cuda"  # where only products are quantized
+        kind = Storage.FLOAT if is_on_gpu else self._kind(name, rows, columns)
+        return self._fused({name: rows}, columns, kind)
 
     def matrix_optional(self, name: str, rows: int, in_features: int) -> Matrix | None:
         """As `matrix`, but None for a parameter that is not there."""
@@ -150,27 +173,47 @@ class CheckpointParameters:
     def _kind(self, name: str, rows: int, in_features: int) -> Storage:
         """How a matrix is to be kept."""
         storage = self._checkpoint.storage(name)
-        if storage is None or not self._keep_quantized:
+        if storage is None:
+            return Storage.FLOAT
+        if self._wanted is not None:
+            storage = self._wanted_for(name, storage)
+        elif not self._keep_quantized:
             return Storage.FLOAT
         fits = rows % INT4_ROWS == 0 and in_features % (2 * GROUP) == 0
         return Storage.EIGHT_BIT if storage is Storage.FOUR_BIT and not fits else storage
 
+    def _wanted_for(self, name: str, storage: Storage) -> Storage:
+        is_rounded = self._wanted is Storage.FOUR_BIT and storage is not Storage.FOUR_BIT
+        if is_rounded and not name.startswith(_LAYERS):
+            return Storage.EIGHT_BIT
+        return self._wanted or storage
+
     def _fused(self, parts: Mapping[str, int], in_features: int, kind: Storage) -> Table:
         shapes = {name: (rows, in_features) for name, rows in parts.items()}
         if kind is Storage.FOUR_BIT:
-            blocks = [self._read_blocks(name, shape) for name, shape in shapes.items()]
+            blocks = [self._blocks(name, shape) for name, shape in shapes.items()]
             return Int4(Blocks(*(torch.cat(columns) for columns in zip(*blocks, strict=True))))
         dtype = torch.float32 if kind is Storage.EIGHT_BIT else self._dtype
-        whole = self._read_side_by_side(shapes, in_features, dtype)
+        device = self._device_of(next(iter(parts)))
+        whole = self._read_side_by_side(shapes, in_features, dtype, device)
         return Int8(whole) if kind is Storage.EIGHT_BIT else Dense(whole)
 
+    def _blocks(self, name: str, shape: tuple[int, int]) -> Blocks:
+        if self._checkpoint.storage(name) is not Storage.FOUR_BIT:
+            return quantize(self._read(name, shape, torch.float32))
+        return self._read_blocks(name, shape)
+
     def _read_side_by_side(
-        self, shapes: Mapping[str, tuple[int, int]], in_features: int, dtype: torch.dtype
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        in_features: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> Tensor:
         for name, shape in shapes.items():
             self._check(name, shape)
         num_rows = sum(rows for rows, _ in shapes.values())
-        whole = torch.empty((num_rows, in_features), dtype=dtype, device=self._device)
+        whole = torch.empty((num_rows, in_features), dtype=dtype, device=device)
         start = 0
         for name, (rows, _) in shapes.items():
             self._on_read(self._checkpoint.read(name, whole[start : start + rows]))
@@ -179,7 +222,7 @@ class CheckpointParameters:
 
     def _read(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         self._check(name, shape)
-        tensor = torch.empty(shape, dtype=dtype, device=self._device)
+        tensor = torch.empty(shape, dtype=dtype, device=self._device_of(name))
         self._on_read(self._checkpoint.read(name, tensor))
         return tensor
 

@@ -9,7 +9,7 @@ for its rotary layout, and Gemma's norms, stored there with one added.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,10 @@ class GgufCheckpoint:
     @property
     def total_bytes(self) -> int:
         return sum(tensor.size_bytes for tensor in self._tensors.values())
+
+    @property
+    def names(self) -> Iterable[str]:
+        return self._tensors
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         tensor = self._tensors.get(name)

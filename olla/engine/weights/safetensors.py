@@ -6,7 +6,7 @@ Files come as a mapping of their names to paths, since in the store they are blo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,10 @@ class SafetensorsCheckpoint:
     @property
     def total_bytes(self) -> int:
         return self._tensors.total_bytes
+
+    @property
+    def names(self) -> Iterable[str]:
+        return self._tensors
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         return self._tensors.shape(name)
