@@ -16,10 +16,18 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FLAGS = (
-    "-std=c++17 -O3 -fPIC -shared -pthread -fno-math-errno -fno-trapping-math "
-    "-fassociative-math -fno-signed-zeros -ffp-contract=fast"
-).split()
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fassociative-math",
+    "-fno-signed-zeros",
+    "-ffp-contract=fast",
+]
 VARIANTS = {"core_portable.so": []}
 if platform.machine().lower() in {"x86_64", "amd64"}:
     VARIANTS["core_avx2.so"] = ["-mavx2", "-mfma", "-mf16c"]

@@ -24,20 +24,25 @@ class Kind(StrEnum):
     FLOAT = "float32"
     BOOLEAN = "boolean"
     STRINGS = "array"
+    CHOICE = "string"
+
+
+QUANTIZATIONS = ("auto", "none", "int8", "int4", "nf4")
 
 
 @dataclass(frozen=True, slots=True)
 class OptionSpec:
     kind: Kind
     meaning: str
+    choices: tuple[str, ...] = ()
 
 
 _NO_EFFECT = "kept for Ollama's sake; has no effect"
 OPTION_SPECS: Mapping[str, OptionSpec] = {
     "num_ctx": OptionSpec(Kind.INTEGER, "context window, in tokens"),
     "num_batch": OptionSpec(Kind.INTEGER, _NO_EFFECT),
-    "num_gpu": OptionSpec(Kind.INTEGER, _NO_EFFECT),
-    "main_gpu": OptionSpec(Kind.INTEGER, _NO_EFFECT),
+    "num_gpu": OptionSpec(Kind.INTEGER, "layers on the GPU; 0 CPU only, -1 as many as fit"),
+    "main_gpu": OptionSpec(Kind.INTEGER, "the GPU to begin with"),
     "use_mmap": OptionSpec(Kind.BOOLEAN, _NO_EFFECT),
     "num_thread": OptionSpec(Kind.INTEGER, _NO_EFFECT),
     "draft_num_predict": OptionSpec(Kind.INTEGER, _NO_EFFECT),
@@ -54,6 +59,7 @@ OPTION_SPECS: Mapping[str, OptionSpec] = {
     "presence_penalty": OptionSpec(Kind.FLOAT, "taken off the logit of a token seen before"),
     "frequency_penalty": OptionSpec(Kind.FLOAT, "taken off for each time a token was seen"),
     "stop": OptionSpec(Kind.STRINGS, "texts that end the reply"),
+    "quantize": OptionSpec(Kind.CHOICE, "precision of the weights in memory", QUANTIZATIONS),
 }
 
 DEPRECATED_PARAMETERS = frozenset(
@@ -116,6 +122,7 @@ class Options:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     stop: tuple[str, ...] | None = None
+    quantize: str | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, object]) -> Self:
@@ -168,6 +175,8 @@ def parse_parameter(name: str, text: str) -> int | float | bool | str:
         raise InvalidOption(f"unknown parameter '{name}'")
     if spec.kind is Kind.STRINGS:
         return text
+    if spec.kind is Kind.CHOICE:
+        return _choose(name, text)
     if spec.kind is Kind.BOOLEAN:
         if text not in _TRUE | _FALSE:
             raise InvalidOption(f"invalid bool value [{text}]")
@@ -186,8 +195,17 @@ def _parse_number(kind: Kind, text: str) -> int | float:
     return value
 
 
+def _choose(name: str, text: str) -> str:
+    choices = OPTION_SPECS[name].choices
+    if text not in choices:
+        raise InvalidOption(f'option "{name}" must be one of {", ".join(choices)}')
+    return text
+
+
 def _from_json(name: str, value: object) -> object:
     kind = OPTION_SPECS[name].kind
+    if kind is Kind.CHOICE and isinstance(value, str):
+        return _choose(name, value)
     if kind is Kind.BOOLEAN and isinstance(value, bool):
         return value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

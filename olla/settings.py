@@ -14,6 +14,7 @@ from typing import Self, TypeVar
 
 from olla.durations import FOREVER, keep_alive, parse_duration
 from olla.errors import InvalidDuration, InvalidSetting
+from olla.options import QUANTIZATIONS
 
 DEFAULT_PORT = 11434
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -89,6 +90,7 @@ class Settings:
     colour: bool = True
     debug: bool = False
     dtype: str = "auto"
+    quantize: str = "auto"
     device: str = "auto"
     num_threads: int = 0
     kv_cache_bytes: int = 0
@@ -118,6 +120,7 @@ class Settings:
             colour=not environ.get("NO_COLOR"),  # https://no-color.org
             debug=env.read("DEBUG", _flag, False),
             dtype=env.read("DTYPE", _dtype, "auto"),
+            quantize=env.read("QUANTIZE", _quantize, "auto"),
             device=env.read("DEVICE", str, "auto"),
             num_threads=env.read("NUM_THREADS", _count, 0),
             kv_cache_bytes=env.read("KV_CACHE", _size, 0),
@@ -180,8 +183,16 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _dtype(text: str) -> str:
-    if text not in DTYPES:
-        raise ValueError(f"expected one of {', '.join(DTYPES)}")
+    return _one_of(DTYPES, text)
+
+
+def _quantize(text: str) -> str:
+    return _one_of(QUANTIZATIONS, text)
+
+
+def _one_of(choices: tuple[str, ...], text: str) -> str:
+    if text not in choices:
+        raise ValueError(f"expected one of {', '.join(choices)}")
     return text
 
 

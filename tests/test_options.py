@@ -13,6 +13,7 @@ from olla.errors import InvalidOption
 from olla.options import (
     DEPRECATED_PARAMETERS,
     OPTION_SPECS,
+    QUANTIZATIONS,
     Kind,
     Options,
     SamplingParams,
@@ -25,6 +26,7 @@ VALUES = {
     Kind.FLOAT: st.floats(-1e6, 1e6),
     Kind.BOOLEAN: st.booleans(),
     Kind.STRINGS: st.lists(st.text(max_size=5), max_size=3).map(tuple),
+    Kind.CHOICE: st.sampled_from(QUANTIZATIONS),
 }
 ANY_OPTIONS = st.builds(
     Options, **{name: st.none() | VALUES[spec.kind] for name, spec in OPTION_SPECS.items()}
@@ -189,3 +191,18 @@ def test_a_parameter_that_cannot_be_read_is_refused(name: str, text: str, error:
         parse_parameter(name, text)
 
     assert str(caught.value) == error
+
+
+@pytest.mark.parametrize("text", ["int5", "", "INT8"])
+def test_a_choice_is_one_of_its_names(text: str) -> None:
+    message = 'option "quantize" must be one of auto, none, int8, int4, nf4'
+
+    with pytest.raises(InvalidOption, match=message):
+        parse_parameter("quantize", text)
+    with pytest.raises(InvalidOption, match=message):
+        Options.from_json({"quantize": text})
+
+
+def test_a_choice_is_a_string() -> None:
+    with pytest.raises(InvalidOption, match='option "quantize" must be of type string'):
+        Options.from_json({"quantize": 8})

@@ -126,6 +126,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ("DEBUG", "2", "debug", True),
         ("DEBUG", "false", "debug", False),
         ("DTYPE", "float32", "dtype", "float32"),
+        ("QUANTIZE", "int8", "quantize", "int8"),
         ("DEVICE", "cpu", "device", "cpu"),
         ("NUM_THREADS", "4", "num_threads", 4),
     ],
@@ -167,6 +168,7 @@ def test_an_empty_value_is_no_value(text: str) -> None:
         ("OLLA_KEEP_ALIVE", "soon", 'expected seconds or a duration such as "5m"'),
         ("OLLA_LOAD_TIMEOUT", "5x", 'expected seconds or a duration such as "5m"'),
         ("OLLA_DTYPE", "int8", "expected one of auto, float32, bfloat16, float16"),
+        ("OLLA_QUANTIZE", "int5", "expected one of auto, none, int8, int4, nf4"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_name(

@@ -14,13 +14,15 @@ from olla.engine.blocks import BLOCK_SIZE, BlockPool
 from olla.engine.detokenizer import Detokenizer
 from olla.engine.executor import Executor
 from olla.engine.loading import LoadedModel
+from olla.engine.memory import is_out_of_memory, release_unused
 from olla.engine.sampler import SamplingRow, sample
-from olla.engine.scheduler import TOKENS_PER_STEP, Scheduler
+from olla.engine.scheduler import TOKENS_PER_STEP, Scheduled, Scheduler
 from olla.engine.sequence import Sequence
 from olla.engine.stops import StopScanner
-from olla.errors import BadInput, PromptTooLong
+from olla.errors import BadInput, OutOfMemory, PromptTooLong
+from olla.options import SamplingParams
 from olla.requests import DoneReason
-from olla.runner.protocol import Finished, FromRunner, Generate, Piece
+from olla.runner.protocol import Failed, FailureKind, Finished, FromRunner, Generate, Piece
 
 DEFAULT_CACHE_TOKENS = 16384
 _SHORTEST_WINDOW = 2  # a token to go on from, and room for one more
@@ -132,6 +134,26 @@ class Engine:
         )
         self._scheduler.add(sequence)
 
+    def warm_up(self) -> None:
+        """Compute one token, so that the cache's tensors are made and the libraries are ready.
+
+        Raises:
+            OutOfMemory: there is no room for them.
+        """
+        probe = Sequence(id=0, tokens=[0], sampling=SamplingParams(), max_length=2)
+        self._blocks.reserve(probe, 1)
+        try:
+            self._executor.forward([Scheduled(probe, 1)])
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                f"model requires more system memory for a cache of {self.num_cache_tokens} "
+                "tokens than is available"
+            ) from error
+        finally:
+            self._blocks.release(probe)
+
     def cancel(self, request_id: int) -> None:
         """Forget a request; one that is finished already is no error."""
         reply = self._replies.pop(request_id, None)
@@ -139,7 +161,35 @@ class Engine:
             self._remove(reply)
 
     def step(self) -> list[FromRunner]:
-        """One forward pass; the messages that came of it."""
+        """One forward pass; the messages that came of it.
+
+        When memory runs out, the longest sequence is given up and the rest tried again.
+        """
+        failures: list[FromRunner] = []
+        while True:
+            try:
+                return failures + self._step()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Only now is the error gone, and with it the tensors of the frames that it held.
+            release_unused()
+            failures.append(self._give_up_longest())
+
+    def _give_up_longest(self) -> Failed:
+        running = [sequence for sequence in self._scheduler if sequence.block_table]
+        for sequence in running:  # a token may have been computed, and none sampled after it
+            sequence.num_computed = min(sequence.num_computed, len(sequence.tokens) - 1)
+        longest = max(running, key=lambda sequence: len(sequence.tokens))
+        self.cancel(longest.id)
+        return Failed(
+            longest.id,
+            FailureKind.OUT_OF_MEMORY,
+            f"the model ran out of memory at {len(longest.tokens)} tokens; "
+            "use a smaller num_ctx or OLLA_KV_CACHE",
+        )
+
+    def _step(self) -> list[FromRunner]:
         scheduled = self._scheduler.schedule()
         if not scheduled:
             return []

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 
+from olla.engine.matrices import TorchMatrices
+from olla.engine.memory import is_out_of_memory
 from olla.engine.models.batch import CausalModel
 from olla.engine.models.decoder import Decoder
 from olla.engine.models.families import FAMILIES, decoder_config
 from olla.engine.native.decoder import NativeDecoder
 from olla.engine.native.library import Core, find_library
 from olla.engine.native.packed import Packing
-from olla.engine.weights.checkpoint import Checkpoint, CheckpointParameters, SpecialTokens
+from olla.engine.placement import Plan
+from olla.engine.weights.checkpoint import Checkpoint, CheckpointParameters, SpecialTokens, Storage
 from olla.engine.weights.gguf import GgufCheckpoint
 from olla.engine.weights.safetensors import SafetensorsCheckpoint
 from olla.errors import BadInput, OutOfMemory
 
 OnProgress = Callable[[int, int], None]
 """Told the bytes read so far and the bytes of all weights."""
+
+
+_QUANTIZED = {"int8": Storage.EIGHT_BIT, "int4": Storage.FOUR_BIT, "nf4": Storage.FOUR_BIT}
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """`dtype` is computed in. `wanted` is how matrices are kept, None as the file has them.
+
+    `keeps_quantized` says whether they then stay quantized.
+    """
+
+    dtype: torch.dtype
+    keeps_quantized: bool
+    wanted: Storage | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,46 +54,46 @@ class LoadedModel:
 
 
 def load_model(
-    files: Mapping[str, str], dtype: str, device: str, num_threads: int, on_progress: OnProgress
+    files: Mapping[str, str],
+    dtype: str,
+    device: str,
+    num_threads: int,
+    on_progress: OnProgress,
+    *,
+    quantize: str = "auto",
+    plan: Plan | None = None,
 ) -> LoadedModel:
     """Load a GGUF file (`{"model.gguf": path}`) or a Hugging Face repository's files.
 
     Args:
-        num_threads: CPU threads to compute with; 0 leaves it to torch.
+        num_threads: CPU threads; 0 leaves it to torch.
+        quantize: one of `options.QUANTIZATIONS`; "auto" leaves it to the file.
+        plan: which layers go where; all to `device` without one.
 
     Raises:
         FormatError: the files are broken or of a kind that olla does not run.
-        BadInput: there is no such device.
+        BadInput: there is no such device, or it does not quantize so.
         OutOfMemory: the weights do not fit.
     """
     if num_threads:
         torch.set_num_threads(num_threads)
-    place = choose_device(device)
-    kind = choose_dtype(dtype, place)
+    place = choose_device(device if plan is None else plan.rest)
+    library = find_library() if place.type == "cpu" else None
+    precision = choose_precision(dtype, quantize, place, has_core=library is not None)
     checkpoint = open_checkpoint(files)
-    try:
-        keeps_quantized = dtype == "auto" and place.type == "cpu" and checkpoint.is_quantized
-        if keeps_quantized and (core := open_core()) is not None:
-            kind = torch.float32
-            network = load_native(checkpoint, core, on_progress)
-        else:
-            keeps_quantized = keeps_quantized and computes_quantized(kind, place)
-            network = load_network(checkpoint, files, kind, place, keeps_quantized, on_progress)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        size = checkpoint.total_bytes / 2**30
-        raise OutOfMemory(
-            f"model requires more system memory than is available on {place}: "
-            f"its weights alone are {size:.1f} GiB"
-        ) from error
+    core = None
+    if library is not None and is_for_core(checkpoint, precision):
+        core = Core(library, torch.get_num_threads())
+        precision = replace(precision, dtype=torch.float32)
+    with _out_of_memory_explained(checkpoint, place):
+        network = load_network(checkpoint, files, precision, place, on_progress, plan, core)
     tokenizer = checkpoint.tokenizer()
     return LoadedModel(
         network=network,
         tokenizer=tokenizer,
         special_tokens=checkpoint.special_tokens(tokenizer),
         device=place,
-        dtype=kind,
+        dtype=precision.dtype,
         num_bytes=network.num_bytes,
     )
 
@@ -82,43 +101,49 @@ def load_model(
 def load_network(
     checkpoint: Checkpoint,
     files: Mapping[str, str],
-    dtype: torch.dtype,
+    precision: Precision,
     device: torch.device,
-    keep_quantized: bool,
     on_progress: OnProgress,
+    plan: Plan | None = None,
+    core: Core | None = None,
 ) -> CausalModel:
-    """The lean decoder where it knows the architecture, else transformers' own module."""
+    """The lean decoder where it knows the architecture, else transformers' own module.
+
+    Raises:
+        BadInput: the latter, which olla does not quantize, is to be quantized.
+    """
     if checkpoint.config.get("model_type") in FAMILIES:
         reading = _Reading(checkpoint.total_bytes, on_progress)
         parameters = CheckpointParameters(
-            checkpoint, dtype, device, reading.on_read, keep_quantized
+            checkpoint,
+            precision.dtype,
+            device,
+            reading.on_read,
+            precision.keeps_quantized,
+            precision.wanted,
+            None if plan is None else lambda name: torch.device(plan.device_of(name)),
+            TorchMatrices() if core is None else Packing(core),
         )
-        return Decoder(decoder_config(checkpoint.config), parameters)
+        decoder = Decoder(decoder_config(checkpoint.config), parameters)
+        return decoder if core is None else NativeDecoder(decoder, core)
+    if precision.wanted is not None:
+        raise BadInput(
+            f"models of type {checkpoint.config.get('model_type')} run in the precision of their "
+            "files; set quantize to auto"
+        )
     # Imported here, since it takes seconds that the lean decoder's models do not spend.
     from olla.engine.models.hf import HfModel  # noqa: PLC0415
 
     paths = {name: Path(path) for name, path in files.items()}
-    return HfModel(paths, dtype, device, on_progress)
+    return HfModel(paths, precision.dtype, device, on_progress)
 
 
-def open_core() -> Core | None:
-    """The compiled core with torch's number of threads; None where it was not built."""
-    library = find_library()
-    return None if library is None else Core(library, torch.get_num_threads())
-
-
-def load_native(checkpoint: Checkpoint, core: Core, on_progress: OnProgress) -> CausalModel:
-    """A quantized model of the lean decoder's families, computed by the compiled core."""
-    reading = _Reading(checkpoint.total_bytes, on_progress)
-    parameters = CheckpointParameters(
-        checkpoint,
-        torch.float32,
-        torch.device("cpu"),
-        reading.on_read,
-        keep_quantized=True,
-        matrices=Packing(core),
-    )
-    return NativeDecoder(Decoder(decoder_config(checkpoint.config), parameters), core)
+def is_for_core(checkpoint: Checkpoint, precision: Precision) -> bool:
+    """Whether the compiled core is to compute the model: one of the lean decoder's, quantized."""
+    if checkpoint.config.get("model_type") not in FAMILIES or not precision.keeps_quantized:
+        return False
+    storages = {checkpoint.storage(name) for name in checkpoint.names}
+    return precision.wanted is not None or storages != {Storage.FLOAT}
 
 
 def open_checkpoint(files: Mapping[str, str]) -> Checkpoint:
@@ -143,6 +168,33 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_precision(
+    dtype: str, quantize: str, device: torch.device, *, has_core: bool = False
+) -> Precision:
+    """
+    Args:
+        has_core: the compiled core computes what is quantized on the CPU, else torch does.
+
+    Raises:
+        BadInput: what is asked for cannot be had on the device.
+    """
+    kind = choose_dtype(dtype, device)
+    wanted = _QUANTIZED.get(quantize)
+    if wanted is None:
+        is_fast = has_core or computes_quantized(kind, device)
+        keeps = quantize == "auto" and dtype == "auto" and is_fast
+        return Precision(kind, keeps, None)
+    if device.type == "cuda" and quantize == "int4":
+        raise BadInput("quantize int4 is for CPUs; on a GPU use nf4")
+    if device.type != "cuda" and quantize == "nf4":
+        raise BadInput("quantize nf4 needs a CUDA GPU; on a CPU use int4")
+    if device.type != "cuda":
+        if dtype not in {"auto", "bfloat16"}:
+            raise BadInput(f"quantize {quantize} chooses its own precision; set OLLA_DTYPE to auto")
+        kind = torch.bfloat16
+    return Precision(kind, keeps_quantized=True, wanted=wanted)
+
+
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The precision called `name`; "auto" is bfloat16 where the hardware computes in it."""
     if name != "auto":
@@ -157,17 +209,25 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; torch has a class of its own for that on GPUs only."""
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
-
-
 def computes_quantized(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether torch has fast kernels for quantized weights here: bfloat16 on x86 with AVX2."""
     fast = {"AVX2", "AVX512"}
     is_fast = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in fast
     return is_fast and dtype is torch.bfloat16
+
+
+@contextmanager
+def _out_of_memory_explained(checkpoint: Checkpoint, device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = checkpoint.total_bytes / 2**30
+        raise OutOfMemory(
+            f"model requires more system memory than is available on {device}: "
+            f"its weights alone are {size:.1f} GiB"
+        ) from error
 
 
 class _Reading:

@@ -9,12 +9,18 @@ bfloat16 for the product. The fast kernels are torch's (`_weight_int4pack_mm_for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from olla.formats.ggml_types import GgmlType
+
+Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
 GROUP = 32
 INT4_ROWS = 16
@@ -32,6 +38,21 @@ class Blocks(NamedTuple):
     values: Tensor
     scales: Tensor
     offsets: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class RawTensor:
+    """A matrix (rows, columns) as it stands in a GGUF file, in blocks of `type`.
+
+    `order`: (rows,) int32, the row of the file for each row of the matrix; None if they are the
+    same. `done` gives back the memory of `data`, and says how many bytes were read.
+    """
+
+    type: GgmlType
+    shape: tuple[int, int]
+    data: Bytes
+    order: Tensor | None
+    done: Callable[[], int]
 
 
 class Matrix(Protocol):
@@ -160,6 +181,10 @@ class Stacked:
 class Matrices(Protocol):
     """Makes the matrices of a model, in the kernels' own layouts."""
 
+    def filed(self, tensor: RawTensor) -> Table | None:
+        """From the file's own blocks; None where the kernels cannot use them as they are."""
+        ...
+
     def fits_four_bit(self, rows: int, columns: int) -> bool: ...
 
     def four_bit(self, blocks: Blocks) -> Table: ...
@@ -177,6 +202,9 @@ class Matrices(Protocol):
 
 class TorchMatrices:
     """Those that torch itself has kernels for."""
+
+    def filed(self, tensor: RawTensor) -> Table | None:
+        return None
 
     def fits_four_bit(self, rows: int, columns: int) -> bool:
         return rows % INT4_ROWS == 0 and columns % (2 * GROUP) == 0

@@ -25,6 +25,17 @@ def available_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; torch has a class of its own for that on GPUs only."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
+
+
+def release_unused() -> None:
+    """Give memory that torch keeps for later back to the GPUs."""
+    torch.cuda.empty_cache()  # nothing happens where CUDA is not in use
+
+
 def cache_tokens(
     bytes_per_token: int, context_length: int, block_size: int, wanted_bytes: int, available: int
 ) -> int:

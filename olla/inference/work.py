@@ -8,6 +8,7 @@ not read, know where a suffix goes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from olla.requests import ChatRequest, GenerateRequest, InferenceRequest
 from olla.runner.pool import RunnableModel
 from olla.runner.protocol import Files, Generate
 from olla.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_NUM_CTX = 4096
 MIN_NUM_CTX = 4
@@ -52,8 +55,16 @@ class Work:
 
     @property
     def runnable(self) -> RunnableModel:
-        model = self.model
-        return RunnableModel(model.name, model.weights_key, _paths(model.files), self.num_ctx)
+        model, options = self.model, self.options
+        return RunnableModel(
+            model.name,
+            model.weights_key,
+            _paths(model.files),
+            self.num_ctx,
+            quantize=options.quantize or "",
+            num_gpu=-1 if options.num_gpu is None else max(options.num_gpu, -1),
+            main_gpu=max(options.main_gpu or 0, 0),
+        )
 
     @property
     def room(self) -> int:
@@ -158,6 +169,14 @@ def _missing(model: Model, capability: Capability) -> CapabilityMissing:
 def _num_ctx(model: Model, options: Options, settings: Settings) -> int:
     wanted = options.num_ctx or settings.context_length or DEFAULT_NUM_CTX
     trained = model.context_length or wanted
+    if wanted > trained:
+        _log.info(
+            "num_ctx is above the trained length, which is used instead "
+            "model=%s num_ctx=%d trained=%d",
+            model.name,
+            wanted,
+            trained,
+        )
     return max(MIN_NUM_CTX, min(wanted, trained))
 
 

@@ -20,8 +20,10 @@ import msgspec
 
 from olla.engine.blocks import BLOCK_SIZE
 from olla.engine.engine import Engine
+from olla.engine.fitting import choose_plan, first_that_fits, gpus
 from olla.engine.loading import LoadedModel, load_model
 from olla.engine.memory import cache_budget, cache_tokens
+from olla.engine.placement import Plan
 from olla.errors import BadInput, OllaError, OutOfMemory, PromptTooLong
 from olla.logs import configure_logging
 from olla.runner.protocol import (
@@ -44,6 +46,7 @@ from olla.runner.protocol import (
 )
 
 _PROGRESS_EVERY_S = 0.1
+_LEAST_CACHE_TOKENS = 2048
 
 _log = logging.getLogger("olla.runner.child")
 
@@ -121,23 +124,36 @@ def load(request: Load, outbox: Outbox) -> Engine:
             last_report = time.monotonic()
             outbox.send(LoadProgress(completed_bytes, total_bytes))
 
-    model = load_model(
-        request.files, request.dtype, request.device, request.num_threads, on_progress
-    )
-    engine = make_engine(model, request.kv_cache_bytes)
-    loaded = describe(model, engine)
+    def by(plan: Plan | None) -> tuple[LoadedModel, Engine]:
+        model = load_model(
+            request.files,
+            request.dtype,
+            request.device,
+            request.num_threads,
+            on_progress,
+            quantize=request.quantize,
+            plan=plan,
+        )
+        return model, make_engine(model, request.kv_cache_bytes)
+
+    (model, engine), plan, note = first_that_fits(choose_plan(request, gpus()), by)
+    loaded = describe(model, engine, plan, note)
     outbox.send(loaded)
     seconds = time.monotonic() - started
     _log.info(
-        "loaded architecture=%s device=%s dtype=%s bytes=%d cache_tokens=%d seconds=%.2f",
+        "loaded architecture=%s device=%s dtype=%s bytes=%d cache_tokens=%d seconds=%.2f note=%r",
         loaded.architecture, loaded.device, loaded.dtype, loaded.total_bytes,
-        engine.num_cache_tokens, seconds,
+        engine.num_cache_tokens, seconds, note,
     )  # fmt: skip
     return engine
 
 
 def make_engine(model: LoadedModel, kv_cache_bytes: int) -> Engine:
-    """An engine whose cache takes what the user says, or a share of the free memory."""
+    """An engine whose cache takes what the user says, or a share of the free memory.
+
+    On a GPU the cache is made now, so that too little memory shows at the load: a cache that does
+    not fit is halved as long as it holds one window.
+    """
     config = model.network.config
     num_tokens = cache_tokens(
         model.network.cache_bytes_per_token,
@@ -146,20 +162,38 @@ def make_engine(model: LoadedModel, kv_cache_bytes: int) -> Engine:
         kv_cache_bytes,
         cache_budget(model.device),
     )
-    return Engine(model, num_tokens)
+    if model.device.type == "cpu":
+        return Engine(model, num_tokens)
+    while True:
+        try:
+            engine = Engine(model, num_tokens)
+            engine.warm_up()
+        except OutOfMemory:
+            num_tokens //= 2
+            if num_tokens < min(config.context_length, _LEAST_CACHE_TOKENS):
+                raise
+            _log.warning("the cache does not fit, trying half tokens=%d", num_tokens)
+        else:
+            return engine
 
 
-def describe(model: LoadedModel, engine: Engine) -> Loaded:
+def describe(model: LoadedModel, engine: Engine, plan: Plan | None, note: str) -> Loaded:
+    """What the daemon is told. On a CPU, a cache costs memory only as it fills."""
     config = model.network.config
+    is_on_gpu = model.device.type != "cpu"
+    share = plan.num_gpu_layers / len(plan.layers) if plan and plan.layers else float(is_on_gpu)
+    cache_bytes = engine.num_cache_tokens * model.network.cache_bytes_per_token * is_on_gpu
+    total_bytes = model.num_bytes + cache_bytes
     return Loaded(
         architecture=config.architecture,
         context_length=min(config.context_length, engine.num_cache_tokens),
-        total_bytes=model.num_bytes,
-        bytes_on_device=0 if model.device.type == "cpu" else model.num_bytes,
+        total_bytes=total_bytes,
+        bytes_on_device=int(total_bytes * share),
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         bos_token=model.special_tokens.bos_token,
         eos_token=model.special_tokens.eos_token,
+        note=note,
     )
 
 

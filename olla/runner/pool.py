@@ -34,12 +34,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunnableModel:
-    """What the pool needs of a model. `context_length` is the window its request asks for."""
+    """What the pool needs of a model. `context_length` is the window its request asks for.
+
+    `quantize` is "" for what the settings say; `num_gpu` and `main_gpu` are those of Load.
+    """
 
     name: ModelName
     weights_key: str
     files: Files
     context_length: int
+    quantize: str = ""
+    num_gpu: int = -1
+    main_gpu: int = 0
+
+    @property
+    def runner_key(self) -> str:
+        """Equal for models that may share a runner: the same weights, loaded alike."""
+        return f"{self.weights_key} {self.quantize} {self.num_gpu} {self.main_gpu}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +211,12 @@ class RunnerPool:
             ServerBusy: it is not loaded, and the queue is full.
         """
         self._drop_dead()
-        slot = self._slots.get(model.weights_key)
+        slot = self._slots.get(model.runner_key)
         # One load is under way; the queue holds those behind it.
         if (slot is None or slot.runner is None) and self._num_waiting > self._settings.max_queue:
             raise ServerBusy
         if slot is None:
-            slot = self._slots[model.weights_key] = _Slot(model)
+            slot = self._slots[model.runner_key] = _Slot(model)
             slot.loading = asyncio.create_task(self._load(slot), name="load")
             slot.loading.add_done_callback(_notice_result)
         return slot
@@ -242,7 +253,7 @@ class RunnerPool:
                 slot.runner = await self._start(slot)
         finally:
             if slot.runner is None:
-                self._slots.pop(slot.model.weights_key, None)
+                self._slots.pop(slot.model.runner_key, None)
         for session in tuple(slot.sessions.values()):
             session.idle_since = asyncio.get_running_loop().time()
             self._settle(slot, session)
@@ -260,6 +271,10 @@ class RunnerPool:
             device=settings.device,
             num_threads=settings.num_threads,
             kv_cache_bytes=settings.kv_cache_bytes,
+            quantize=model.quantize or settings.quantize,
+            num_gpu=model.num_gpu,
+            main_gpu=model.main_gpu,
+            num_ctx=model.context_length,
         )
         _log.info("loading model=%s", model.name)
         return await self._spawn(
@@ -309,10 +324,10 @@ class RunnerPool:
             self._drop(slot)
 
     def _forget_elsewhere(self, model: RunnableModel) -> None:
-        """A name that was made anew has other weights: its old runner is not its any more."""
+        """A name that was made anew, or is to be loaded otherwise, leaves its old runner."""
         for key, slot in tuple(self._slots.items()):
             session = slot.sessions.get(model.name)
-            if session is not None and key != model.weights_key:
+            if session is not None and key != model.runner_key:
                 session.keep_alive_s = 0.0
                 self._settle(slot, session)
 
@@ -323,9 +338,9 @@ class RunnerPool:
 
     def _drop(self, slot: _Slot) -> None:
         """Take a slot out of the pool and end its runner."""
-        if self._slots.get(slot.model.weights_key) is not slot:
+        if self._slots.get(slot.model.runner_key) is not slot:
             return
-        del self._slots[slot.model.weights_key]
+        del self._slots[slot.model.runner_key]
         for session in slot.sessions.values():
             session.stop_timer()
         self._has_changed.set()
@@ -341,7 +356,7 @@ class RunnerPool:
             expires_at=_expires_at(session),
             size_bytes=runner.loaded.total_bytes,
             vram_bytes=runner.loaded.bytes_on_device,
-            context_length=session.context_length,
+            context_length=min(session.context_length, runner.loaded.context_length),
         )
 
 

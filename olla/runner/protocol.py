@@ -29,6 +29,8 @@ class Load(msgspec.Struct, tag=True, frozen=True):
 
     0 threads or bytes of cache leave the choice to the runner.
     `files` is `{"model.gguf": path}` or a repository's files (config.json, *.safetensors ...).
+    `quantize` is one of `options.QUANTIZATIONS`. `num_gpu` layers go to GPUs, -1 as many as fit,
+    beginning with number `main_gpu`. `num_ctx` is the window of the first request.
     """
 
     files: Files
@@ -36,6 +38,10 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     device: str = "auto"
     num_threads: int = 0
     kv_cache_bytes: int = 0
+    quantize: str = "auto"
+    num_gpu: int = -1
+    main_gpu: int = 0
+    num_ctx: int = 0
 
 
 class Tokenize(msgspec.Struct, tag=True, frozen=True):
@@ -115,7 +121,10 @@ class LoadProgress(msgspec.Struct, tag=True, frozen=True):
 
 
 class Loaded(msgspec.Struct, tag=True, frozen=True):
-    """The model is ready. `bytes_on_device` counts weights on a GPU, 0 on the CPU."""
+    """The model is ready. `bytes_on_device` counts what is on GPUs, 0 on the CPU.
+
+    `note` says what had to be given up so that it fits, "" for nothing.
+    """
 
     architecture: str
     context_length: int
@@ -125,6 +134,7 @@ class Loaded(msgspec.Struct, tag=True, frozen=True):
     dtype: str
     bos_token: str = ""
     eos_token: str = ""
+    note: str = ""
 
 
 class Tokens(msgspec.Struct, tag=True, frozen=True):

@@ -8,13 +8,15 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 from tokenizers import Tokenizer, models
 
 from olla.engine.engine import Engine
 from olla.engine.loading import LoadedModel, load_model
-from olla.errors import BadInput, PromptTooLong
+from olla.engine.models.batch import Batch, CausalModel
+from olla.errors import BadInput, OutOfMemory, PromptTooLong
 from olla.options import SamplingParams
-from olla.runner.protocol import Finished, FromRunner, Generate, Piece
+from olla.runner.protocol import Failed, FailureKind, Finished, FromRunner, Generate, Piece
 from tests.tiny_model import BOS, EOS, save_tiny_model
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -322,3 +324,86 @@ def test_an_adapter_that_does_not_exist_is_a_clear_error(engine: Engine, tmp_pat
     with pytest.raises(BadInput, match="no adapter_config"):
         add(engine, ask(1, adapters=[{"adapter_model.safetensors": str(tmp_path / "none")}]))
     assert not engine.has_work
+
+
+class ForgetfulNetwork:
+    """A network that runs out of memory on steps with more than `most` tokens in their past."""
+
+    def __init__(self, network: CausalModel, most: int) -> None:
+        self._network = network
+        self.most = most
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        if int(batch.positions.max()) >= self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self._network.forward(batch)
+
+
+def forgetful(model: LoadedModel, most: int) -> Engine:
+    return Engine(dataclasses.replace(model, network=ForgetfulNetwork(model.network, most)))
+
+
+def test_running_out_of_memory_costs_the_longest_sequence_alone(
+    model: LoadedModel, engine: Engine
+) -> None:
+    expected, _ = reply(engine, ask(1))
+    poor = forgetful(model, most=40)
+    for number, prompt in ((1, "hello"), (2, "x" * 35), (3, "hello")):
+        add(poor, ask(number, prompt))
+
+    messages: dict[int, list[FromRunner]] = {}
+    while poor.has_work:
+        for message in poor.step():
+            assert isinstance(message, Piece | Finished | Failed)
+            messages.setdefault(message.id, []).append(message)
+
+    failed = messages[2][-1]
+    assert isinstance(failed, Failed)
+    assert failed.kind is FailureKind.OUT_OF_MEMORY
+    assert failed.text == (
+        "the model ran out of memory at 41 tokens; use a smaller num_ctx or OLLA_KV_CACHE"
+    )
+    assert text_of(messages[1]) == text_of(messages[3]) == expected
+    assert poor.num_free_blocks == engine.num_free_blocks
+
+
+def test_a_step_that_fits_nothing_fails_every_request_and_the_engine_goes_on(
+    model: LoadedModel,
+) -> None:
+    poor = forgetful(model, most=0)
+    add(poor, ask(1))
+    add(poor, ask(2))
+
+    failures = poor.step()
+
+    assert sorted(message.id for message in failures if isinstance(message, Failed)) == [1, 2]
+    assert not poor.has_work
+    assert poor.step() == []
+
+
+def test_other_errors_of_a_step_are_not_taken_for_little_memory(model: LoadedModel) -> None:
+    class Broken(ForgetfulNetwork):
+        def forward(self, batch: Batch) -> torch.Tensor:
+            raise RuntimeError("shapes do not match")
+
+    broken = Engine(dataclasses.replace(model, network=Broken(model.network, 0)))
+    add(broken, ask(1))
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        broken.step()
+
+
+def test_warming_up_leaves_no_trace(engine: Engine) -> None:
+    free = engine.num_free_blocks
+    engine.warm_up()
+
+    assert engine.num_free_blocks == free
+    assert not engine.has_work
+
+
+def test_a_cache_that_does_not_fit_shows_when_warming_up(model: LoadedModel) -> None:
+    with pytest.raises(OutOfMemory, match="for a cache of 16384 tokens"):
+        forgetful(model, most=0).warm_up()

@@ -44,7 +44,7 @@ async def pool(spawn: FakeSpawn) -> AsyncIterator[RunnerPool]:
 
 
 @asynccontextmanager
-async def _open(spawn: FakeSpawn, **changes: int) -> AsyncIterator[RunnerPool]:
+async def _open(spawn: FakeSpawn, **changes: object) -> AsyncIterator[RunnerPool]:
     """A pool with some settings changed, closed at the end."""
     settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
     pool = RunnerPool(settings, spawn)
@@ -95,6 +95,29 @@ async def test_names_with_the_same_weights_share_a_runner(
 
     assert one.runner is two.runner
     assert _names(pool) == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"quantize": "int8"}, {"num_gpu": 0}, {"main_gpu": 1}], ids=str
+)
+async def test_models_that_are_loaded_otherwise_have_runners_of_their_own(
+    pool: RunnerPool, spawn: FakeSpawn, changes: dict[str, object]
+) -> None:
+    one, other = _model("one", "w"), _model("two", "w")
+    await _use(pool, one)
+    await _use(pool, replace(other, **changes))  # type: ignore[arg-type]
+
+    load = spawn.loads[1]
+    assert len(spawn.runners) == 2
+    assert {name: getattr(load, name) for name in changes} == changes
+
+
+async def test_the_settings_say_how_to_quantize_when_the_model_does_not(spawn: FakeSpawn) -> None:
+    async with _open(spawn, quantize="int4") as pool:
+        await _use(pool, A)
+        await _use(pool, replace(B, quantize="none"))
+
+    assert [load.quantize for load in spawn.loads] == ["int4", "none"]
 
 
 async def test_a_shared_runner_lives_while_one_name_does(

@@ -19,6 +19,7 @@ from olla.engine.linear import AdapterRows, Delta, Linear
 from olla.engine.matrices import Matrix, Table
 from olla.engine.models.batch import Batch
 from olla.engine.models.config import DecoderConfig, LayerConfig, NormPlacement, QkNorm
+from olla.engine.models.placed import placed
 from olla.engine.models.rope import Rope, rotate
 from olla.errors import FormatError
 
@@ -74,7 +75,8 @@ class Decoder:
         device = self.embedding.like.device
         self.rope = Rope(config.rope, config.head_dim, device, factors)
         self.local_rope = Rope(config.local_rope, config.head_dim, device)
-        self.blocks = [Block(config, index, parameters) for index in range(len(config.layers))]
+        blocks = (Block(config, index, parameters) for index in range(len(config.layers)))
+        self.blocks = placed(blocks, device)
         self.norm = _norm(config, parameters, "model.norm", config.hidden_size)
         head = parameters.matrix_optional("lm_head.weight", rows, columns)
         self.head = Linear(self.embedding if head is None else head)

@@ -7,6 +7,7 @@
 #include "attention.h"
 #include "linear.h"
 #include "maths.h"
+#include "pack.h"
 #include "threads.h"
 
 struct Core {
@@ -222,5 +223,10 @@ void olla_linear(Core* core, const Linear* layer, const float* inputs, int32_t n
 void olla_rows(Core* core, const Linear* matrix, const int32_t* numbers, int32_t count, float* outputs) {
     for_rows(core->pool, count,
              [&](int i) { matrix_row(*matrix, numbers[i], outputs + size_t(i) * matrix->columns); });
+}
+
+void olla_pack(Core* core, int32_t type, const uint8_t* blocks, const int32_t* order, int32_t rows,
+               int32_t columns, uint8_t* data) {
+    pack(core->pool, type, blocks, order, rows, columns, data);
 }
 }

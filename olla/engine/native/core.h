@@ -75,4 +75,8 @@ void olla_step(Core* core, const Model* model, const Step* step);
 void olla_linear(Core* core, const Linear* linear, const float* inputs, int32_t num_rows, float* outputs);
 // Rows of a matrix by number, (count, columns).
 void olla_rows(Core* core, const Linear* linear, const int32_t* numbers, int32_t count, float* outputs);
+// Blocks of a GGUF file, of ggml's `type` Q4_0, Q4_1, Q4_K or Q8_0, to a part's data. `order` has
+// the file's row for each row; null if they are the same.
+void olla_pack(Core* core, int32_t type, const uint8_t* blocks, const int32_t* order, int32_t rows,
+               int32_t columns, uint8_t* data);
 }

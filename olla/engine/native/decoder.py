@@ -78,6 +78,7 @@ class NativeDecoder:
     def _describe_layers(self) -> None:
         self._deltas.clear()
         for index, block in enumerate(self._decoder.blocks):
+            assert isinstance(block, Block), "the core computes on the CPU alone"
             self._layers[index] = self._c_layer(block, index)
 
     def _c_layer(self, block: Block, index: int) -> CLayer:

@@ -134,6 +134,9 @@ class Core:
         self._library.olla_step.argtypes = [c_void_p, POINTER(CModel), POINTER(CStep)]
         for function in (self._library.olla_linear, self._library.olla_rows):
             function.argtypes = [c_void_p, POINTER(CLinear), c_void_p, c_int32, c_void_p]
+        self._library.olla_pack.argtypes = [
+            c_void_p, c_int32, c_void_p, c_void_p, c_int32, c_int32, c_void_p,
+        ]  # fmt: skip
         self._handle = self._library.olla_open(num_threads)
 
     def __del__(self) -> None:
@@ -148,3 +151,8 @@ class Core:
 
     def rows(self, linear: CLinear, numbers: int, count: int, outputs: int) -> None:
         self._library.olla_rows(self._handle, linear, numbers, count, outputs)
+
+    def pack(
+        self, kind: int, blocks: int, order: int | None, rows: int, columns: int, data: int
+    ) -> None:
+        self._library.olla_pack(self._handle, kind, blocks, order, rows, columns, data)

@@ -15,12 +15,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from olla.engine.matrices import GROUP, Blocks, Matrix
+from olla.engine.matrices import GROUP, Blocks, Matrix, RawTensor
 from olla.engine.native.library import CLinear, Core, CPart, Kind
+from olla.formats.ggml_types import GgmlType
 
 LANES = 8
 """Rows in a group."""
 
+_BLOCK_BYTES = {Kind.Q4: 160, Kind.Q8: 272}
+_FILED = {
+    GgmlType.Q4_0: Kind.Q4,
+    GgmlType.Q4_1: Kind.Q4,
+    GgmlType.Q4_K: Kind.Q4,
+    GgmlType.Q8_0: Kind.Q8,
+}
 _FLOATS = {torch.float16: Kind.F16, torch.bfloat16: Kind.BF16, torch.float32: Kind.F32}
 
 
@@ -68,6 +76,19 @@ class Packing:
 
     def __init__(self, core: Core) -> None:
         self.core = core
+
+    def filed(self, tensor: RawTensor) -> Packed | None:
+        """From a file's own blocks, with nothing of their size beside them."""
+        rows, columns = tensor.shape
+        kind = _FILED.get(tensor.type)
+        if kind is None:
+            return None
+        num_groups, num_blocks = -(-rows // LANES), columns // GROUP
+        data = torch.empty(num_groups, num_blocks, _BLOCK_BYTES[kind], dtype=torch.uint8)
+        order = None if tensor.order is None else tensor.order.data_ptr()
+        blocks = tensor.data.ctypes.data
+        self.core.pack(int(tensor.type), blocks, order, rows, columns, data.data_ptr())
+        return Packed(self.core, [Part(kind, rows, data)], columns)
 
     def fits_four_bit(self, rows: int, columns: int) -> bool:
         return columns % GROUP == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -11,11 +11,16 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from olla.engine.matrices import Blocks, Matrices, Matrix, Table, TorchMatrices
+from olla.engine.matrices import Blocks, Matrices, Matrix, RawTensor, Table, TorchMatrices
+from olla.engine.matrices_cuda import BnbMatrix
+from olla.engine.weights.four_bit import quantize
 from olla.errors import FormatError
 
 OnRead = Callable[[int], None]
 """Told the bytes of each tensor as it is read."""
+
+_LAYERS = "model.layers."
+_CPU = torch.device("cpu")
 
 
 class Storage(StrEnum):
@@ -52,8 +57,8 @@ class Checkpoint(Protocol):
         ...
 
     @property
-    def is_quantized(self) -> bool:
-        """Whether any parameter is held in fewer bits than a float has."""
+    def names(self) -> Iterable[str]:
+        """All parameters."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...] | None:
@@ -69,6 +74,10 @@ class Checkpoint(Protocol):
 
     def storage(self, name: str) -> Storage | None:
         """How the file holds a parameter; None for one that is not there."""
+        ...
+
+    def raw(self, name: str) -> RawTensor | None:
+        """A matrix as it stands in the file; None where files hold plain floats."""
         ...
 
     def read_blocks(self, name: str) -> tuple[Blocks, int]:
@@ -90,17 +99,23 @@ class CheckpointParameters:
         device: torch.device,
         on_read: OnRead,
         keep_quantized: bool = False,
+        wanted: Storage | None = None,
+        device_of: Callable[[str], torch.device] | None = None,
         matrices: Matrices | None = None,
     ) -> None:
         """Args:
         keep_quantized: what the file has quantized stays so in memory, else all is `dtype`.
-        matrices: what makes the matrices; None is torch.
+        wanted: the precision that matrices get whatever the file's is; None leaves it to the
+            file. Four bits are for the layers alone: the embedding and the head get eight.
+        device_of: where a parameter goes, by its name; all to `device` without it.
+        matrices: what makes the matrices; torch without it.
         """
         self._checkpoint = checkpoint
         self._dtype = dtype
-        self._device = device
         self._on_read = on_read
         self._keep_quantized = keep_quantized
+        self._wanted = wanted
+        self._device_of = device_of or (lambda _name: device)
         self._matrices = matrices or TorchMatrices()
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -128,7 +143,17 @@ class CheckpointParameters:
         Raises:
             FormatError: as for `take`.
         """
+        filed = {name: self._filed(name, rows, in_features) for name, rows in parts.items()}
+        if any(filed.values()):
+            return self._matrices.stack(
+                [filed[name] or self.table(name, rows, in_features) for name, rows in parts.items()]
+            )
         kinds = {self._kind(name, rows, in_features) for name, rows in parts.items()}
+        device = self._device_of(next(iter(parts)))
+        if device.type == "cuda" and kinds != {Storage.FLOAT}:
+            shapes = {name: (rows, in_features) for name, rows in parts.items()}
+            weights = self._read_side_by_side(shapes, in_features, self._dtype, _CPU)
+            return BnbMatrix(weights, device, is_four_bit=self._wanted is Storage.FOUR_BIT)
         if len(kinds) == 1:
             return self._fused(parts, in_features, kinds.pop())
         return self._matrices.stack(
@@ -141,39 +166,74 @@ class CheckpointParameters:
         Raises:
             FormatError: as for `take`.
         """
-        return self._fused({name: rows}, columns, self._kind(name, rows, columns))
+        if (filed := self._filed(name, rows, columns)) is not None:
+            return filed
+        is_on_gpu = self._device_of(name).type == "cuda"  # where only products are quantized
+        kind = Storage.FLOAT if is_on_gpu else self._kind(name, rows, columns)
+        return self._fused({name: rows}, columns, kind)
 
     def matrix_optional(self, name: str, rows: int, in_features: int) -> Matrix | None:
         """As `matrix`, but None for a parameter that is not there."""
         return self.matrix({name: rows}, in_features) if self._checkpoint.storage(name) else None
 
+    def _filed(self, name: str, rows: int, in_features: int) -> Table | None:
+        """A matrix of the file's own blocks, if those can be used as they are."""
+        raw = None if self._wanted is not None else self._checkpoint.raw(name)
+        if raw is None or not self._keep_quantized:
+            return None
+        self._check(name, (rows, in_features))
+        table = self._matrices.filed(raw)
+        if table is not None:
+            self._on_read(raw.done())
+        return table
+
     def _kind(self, name: str, rows: int, in_features: int) -> Storage:
         """How a matrix is to be kept."""
         storage = self._checkpoint.storage(name)
-        if storage is None or not self._keep_quantized:
+        if storage is None:
+            return Storage.FLOAT
+        if self._wanted is not None:
+            storage = self._wanted_for(name, storage)
+        elif not self._keep_quantized:
             return Storage.FLOAT
         fits = self._matrices.fits_four_bit(rows, in_features)
         return Storage.EIGHT_BIT if storage is Storage.FOUR_BIT and not fits else storage
 
+    def _wanted_for(self, name: str, storage: Storage) -> Storage:
+        is_rounded = self._wanted is Storage.FOUR_BIT and storage is not Storage.FOUR_BIT
+        if is_rounded and not name.startswith(_LAYERS):
+            return Storage.EIGHT_BIT
+        return self._wanted or storage
+
     def _fused(self, parts: Mapping[str, int], in_features: int, kind: Storage) -> Table:
         shapes = {name: (rows, in_features) for name, rows in parts.items()}
         if kind is Storage.FOUR_BIT:
-            blocks = [self._read_blocks(name, shape) for name, shape in shapes.items()]
+            blocks = [self._blocks(name, shape) for name, shape in shapes.items()]
             whole = Blocks(*(torch.cat(columns) for columns in zip(*blocks, strict=True)))
             return self._matrices.four_bit(whole)
         dtype = torch.float32 if kind is Storage.EIGHT_BIT else self._dtype
-        weights = self._read_side_by_side(shapes, in_features, dtype)
+        device = self._device_of(next(iter(parts)))
+        weights = self._read_side_by_side(shapes, in_features, dtype, device)
         if kind is Storage.EIGHT_BIT:
             return self._matrices.eight_bit(weights)
         return self._matrices.dense(weights)
 
+    def _blocks(self, name: str, shape: tuple[int, int]) -> Blocks:
+        if self._checkpoint.storage(name) is not Storage.FOUR_BIT:
+            return quantize(self._read(name, shape, torch.float32))
+        return self._read_blocks(name, shape)
+
     def _read_side_by_side(
-        self, shapes: Mapping[str, tuple[int, int]], in_features: int, dtype: torch.dtype
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        in_features: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> Tensor:
         for name, shape in shapes.items():
             self._check(name, shape)
         num_rows = sum(rows for rows, _ in shapes.values())
-        whole = torch.empty((num_rows, in_features), dtype=dtype, device=self._device)
+        whole = torch.empty((num_rows, in_features), dtype=dtype, device=device)
         start = 0
         for name, (rows, _) in shapes.items():
             self._on_read(self._checkpoint.read(name, whole[start : start + rows]))
@@ -182,7 +242,7 @@ class CheckpointParameters:
 
     def _read(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         self._check(name, shape)
-        tensor = torch.empty(shape, dtype=dtype, device=self._device)
+        tensor = torch.empty(shape, dtype=dtype, device=self._device_of(name))
         self._on_read(self._checkpoint.read(name, tensor))
         return tensor
 

@@ -1,6 +1,7 @@
-"""GGUF's 4-bit blocks -> groups of 32 values with a scale and an offset each, without loss.
+"""Four bits: groups of 32 values with a scale and an offset each, from GGUF's blocks or floats.
 
-The layouts are ggml's (ggml-quants.c, `dequantize_row_q4_0`, `_q4_1` and `_q4_K`).
+GGUF's 4-bit blocks lose nothing. Their layouts are ggml's (ggml-quants.c,
+`dequantize_row_q4_0`, `_q4_1` and `_q4_K`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from olla.engine.matrices import GROUP, Blocks
 from olla.formats.ggml_types import GgmlType
@@ -17,6 +19,7 @@ Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 _SUPER = 256
+_ROWS_AT_ONCE = 1024
 
 
 def four_bit_blocks(raw: Bytes, kind: GgmlType, shape: tuple[int, ...]) -> Blocks:
@@ -28,6 +31,22 @@ def four_bit_blocks(raw: Bytes, kind: GgmlType, shape: tuple[int, ...]) -> Block
         torch.from_numpy(scales.reshape(groups)),
         torch.from_numpy(offsets.reshape(groups)),
     )
+
+
+def quantize(weights: Tensor) -> Blocks:
+    """A matrix (rows, columns) of floats, rounded to four bits between each group's extremes."""
+    parts = [_quantized(rows) for rows in torch.split(weights, _ROWS_AT_ONCE)]
+    return Blocks(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _quantized(weights: Tensor) -> Blocks:
+    groups = weights.float().reshape(weights.shape[0], -1, GROUP)
+    least, most = groups.aminmax(dim=-1)
+    # Narrowed first, as they are kept, so that values are rounded to what they will stand for.
+    offsets = least.bfloat16().float()
+    scales = ((most - offsets) / 15).clamp(min=1e-12).bfloat16().float()
+    values = ((groups - offsets[..., None]) / scales[..., None]).round().clamp(0, 15)
+    return Blocks(values.to(torch.uint8).reshape(weights.shape), scales, offsets)
 
 
 def _q4_0(raw: Bytes) -> tuple[Bytes, Floats, Floats]:

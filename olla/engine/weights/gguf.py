@@ -9,7 +9,7 @@ for its rotary layout, and Gemma's norms, stored there with one added.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from olla.engine.matrices import Blocks
+from olla.engine.matrices import Blocks, RawTensor
 from olla.engine.weights.checkpoint import SpecialTokens, Storage
 from olla.engine.weights.four_bit import FOUR_BIT_TYPES, four_bit_blocks
 from olla.engine.weights.gguf_config import config_from_metadata
@@ -74,8 +74,8 @@ class GgufCheckpoint:
         return sum(tensor.size_bytes for tensor in self._tensors.values())
 
     @property
-    def is_quantized(self) -> bool:
-        return any(tensor.type not in _FLOATS for tensor in self._tensors.values())
+    def names(self) -> Iterable[str]:
+        return self._tensors
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         tensor = self._tensors.get(name)
@@ -100,6 +100,21 @@ class GgufCheckpoint:
         if tensor is None or tensor.type in _FLOATS:
             return None if tensor is None else Storage.FLOAT
         return Storage.FOUR_BIT if tensor.type in FOUR_BIT_TYPES else Storage.EIGHT_BIT
+
+    def raw(self, name: str) -> RawTensor | None:
+        tensor = self._tensors.get(name)
+        if tensor is None or len(tensor.shape) != 2:
+            return None
+        order = None
+        if self._is_interleaved(name):
+            order = self._uninterleaved(name, torch.arange(tensor.shape[0], dtype=torch.int32))
+
+        def done() -> int:
+            self._mapped.drop(tensor.offset, tensor.size_bytes)
+            return tensor.size_bytes
+
+        data = self._mapped.bytes[tensor.offset : tensor.offset + tensor.size_bytes]
+        return RawTensor(tensor.type, (tensor.shape[0], tensor.shape[1]), data, order, done)
 
     def read_blocks(self, name: str) -> tuple[Blocks, int]:
         tensor = self._tensors[name]

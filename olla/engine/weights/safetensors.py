@@ -6,7 +6,7 @@ Files come as a mapping of their names to paths, since in the store they are blo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from olla.engine.matrices import Blocks
+from olla.engine.matrices import Blocks, RawTensor
 from olla.engine.weights.checkpoint import SpecialTokens, Storage
 from olla.engine.weights.mapped import MappedFile
 from olla.errors import FormatError
@@ -105,8 +105,8 @@ class SafetensorsCheckpoint:
         return self._tensors.total_bytes
 
     @property
-    def is_quantized(self) -> bool:
-        return False
+    def names(self) -> Iterable[str]:
+        return self._tensors
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         return self._tensors.shape(name)
@@ -116,6 +116,9 @@ class SafetensorsCheckpoint:
 
     def storage(self, name: str) -> Storage | None:
         return Storage.FLOAT if name in self._tensors else None
+
+    def raw(self, name: str) -> RawTensor | None:
+        return None
 
     def read_blocks(self, name: str) -> tuple[Blocks, int]:
         raise AssertionError(f"{name} is not stored in four bits")

@@ -8,19 +8,12 @@ import pytest
 
 from olla.engine.native.library import FOLDER, Core, find_library
 
-LIBRARIES = sorted(FOLDER.glob("core_*.so"))
+PORTABLE = FOLDER / "core_portable.so"
+LIBRARIES = {path for path in (PORTABLE, find_library()) if path is not None and path.is_file()}
 
 
-def runs_here(path: Path) -> bool:
-    """The portable library runs everywhere, the fastest found one here by definition."""
-    return path.stem == "core_portable" or path == find_library()
-
-
-@pytest.fixture(
-    params=[path for path in LIBRARIES if runs_here(path)] or [None],
-    ids=lambda path: "none" if path is None else path.stem,
-)
+@pytest.fixture(params=sorted(map(str, LIBRARIES)) or ["none"], ids=lambda path: Path(path).stem)
 def core(request: pytest.FixtureRequest) -> Core:
-    if request.param is None:
+    if request.param == "none":
         pytest.skip("no C++ compiler was there when olla was installed")
-    return Core(request.param, num_threads=2)
+    return Core(Path(request.param), num_threads=2)

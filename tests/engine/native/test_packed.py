@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from olla.engine.matrices import Blocks
+from olla.engine.matrices import Blocks, RawTensor
 from olla.engine.native.library import Core
 from olla.engine.native.packed import Packed, Packing
+from olla.formats.ggml_types import GgmlType
 
 SHAPES = [(8, 32), (1, 32), (13, 96), (64, 576), (100, 128)]
 COUNTS = [1, 3, 4, 7, 70]
@@ -61,7 +64,7 @@ def test_floats(core: Core, shape: tuple[int, int], dtype: torch.dtype) -> None:
 
 def test_parts_of_different_kinds_give_their_outputs_side_by_side(core: Core) -> None:
     packing = Packing(core)
-    blocks, four = four_bit(20, 64)
+    blocks, _ = four_bit(20, 64)
     eight, whole = torch.randn(12, 64), torch.randn(5, 64)
     parts = [packing.four_bit(blocks), packing.eight_bit(eight), packing.dense(whole)]
 
@@ -88,3 +91,34 @@ def test_inputs_of_zero_give_zero(core: Core) -> None:
     blocks, _ = four_bit(8, 32)
 
     assert not Packing(core).four_bit(blocks).multiply(torch.zeros(2, 32)).any()
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+def test_blocks_of_a_file_are_packed_as_they_are(core: Core, kind: str) -> None:
+    weights = np.random.default_rng(1).normal(size=(21, 64)).astype(np.float32)
+    quantization = gguf.GGMLQuantizationType[kind]
+    raw = gguf.quants.quantize(weights, quantization)
+    order = torch.randperm(21, dtype=torch.int32)
+
+    matrix = Packing(core).filed(RawTensor(GgmlType[kind], (21, 64), raw.ravel(), order, lambda: 0))
+
+    assert matrix is not None
+    expected = torch.from_numpy(gguf.quants.dequantize(raw, quantization))[order.long()]
+    assert torch.allclose(matrix.rows(torch.arange(21)), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_four_bit_super_blocks_of_a_file_are_packed_as_they_are(core: Core) -> None:
+    raw = np.random.default_rng(1).integers(0, 256, (5, 144 * 2), dtype=np.uint8)
+    raw.reshape(-1, 144)[:, :4] = np.array([0.5, 0.25], np.float16).view(np.uint8)
+
+    matrix = Packing(core).filed(RawTensor(GgmlType.Q4_K, (5, 512), raw.ravel(), None, lambda: 0))
+
+    assert matrix is not None
+    expected = torch.from_numpy(gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.Q4_K))
+    assert torch.allclose(matrix.rows(torch.arange(5)), expected, rtol=1e-3, atol=1e-2)
+
+
+def test_other_blocks_of_a_file_are_left_to_be_read(core: Core) -> None:
+    raw = RawTensor(GgmlType.Q6_K, (1, 256), np.zeros(210, np.uint8), None, lambda: 0)
+
+    assert Packing(core).filed(raw) is None
