@@ -215,7 +215,8 @@ def fit_prompt(tokens: list[int], request: Generate, window: int, num_keep: int)
         raise PromptTooLong(
             "the prompt is longer than the context length currently available to the model; "
             "shorten the prompt, adjust the context length in settings, or use a model with "
-            "a longer context length"
+            "a longer context length "
+            f"(prompt is too long: {len(tokens)} tokens > {window - 1} maximum)"
         )
     keep = min(num_keep, window - 1)
     length = window - max((window - keep) // 2, 1)

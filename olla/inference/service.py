@@ -63,6 +63,18 @@ class Inference:
         """What follows a prompt; without a prompt, load or unload the model. Raises as `chat`."""
         return self._answer(request, generate_work, is_empty=not request.prompt)
 
+    async def count_tokens(self, request: ChatRequest) -> int:
+        """How many tokens the prompt of a conversation has, none left out. Raises as `chat`."""
+        model = await asyncio.to_thread(self._resolve, request.model)
+        work = chat_work(model, request, self._settings)
+        lease = await self._pool.acquire(work.runnable, request.keep_alive_s)
+        try:
+            message = await self._message(work, lease.runner)
+            tokens = await lease.runner.tokenize(message.prompt, message.add_special_tokens)
+            return len(tokens)
+        finally:
+            lease.release()
+
     async def _answer(
         self,
         request: _Request,

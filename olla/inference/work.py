@@ -140,6 +140,8 @@ def _think(model: Model, request: InferenceRequest) -> bool | str | None:
     """What the template is told of thinking: a model that can think does, unless told not to."""
     if Capability.THINKING in model.capabilities:
         return True if request.think is None else request.think
+    if request.think and request.think_if_able:
+        return None
     if request.think:
         raise CapabilityMissing(f'"{request.model}" does not support thinking')
     return request.think
