@@ -73,8 +73,10 @@ class Fields:
         )
 
 
-def parse_fields(body: bytes, struct: str) -> Fields:
+def parse_fields(body: bytes, struct: str, *, if_empty: str = "missing request body") -> Fields:
     """Read the object that `body` starts with; `struct` is the Go name of the request's type.
+
+    `if_empty`: what is said of a body that is not there; "EOF" on the /v1 routes.
 
     Raises:
         BadInput: no body, no JSON, or JSON that is not an object.
@@ -82,7 +84,7 @@ def parse_fields(body: bytes, struct: str) -> Fields:
     text = body.decode("utf-8", errors="replace")  # as Go does
     start = len(text) - len(text.lstrip(_WHITESPACE))
     if start == len(text):
-        raise BadInput("missing request body")
+        raise BadInput(if_empty)
     value = _decode(text, start)
     if value is None:
         return Fields({}, struct)

@@ -100,6 +100,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         handler_cancellation=True,
         shutdown_timeout=DRAIN_S,
         access_log=None,
+        auto_decompress=False,  # server/compression.py does, with limits
     )
     await runner.setup()
     await web.SockSite(runner, listener).start()
