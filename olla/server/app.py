@@ -20,7 +20,7 @@ from olla import __version__
 from olla.errors import OllaError
 from olla.logs import configure_logging
 from olla.server.errors import ErrorGuard
-from olla.server.handlers import about, blobs, chat, models, transfers
+from olla.server.handlers import about, anthropic, blobs, chat, models, responses, transfers
 from olla.server.logs import log_requests
 from olla.server.origins import HostGuard, OriginGuard
 from olla.server.services import SERVICES, Services
@@ -54,6 +54,11 @@ ROUTES = (
     web.post("/api/me", about.account),
     web.post("/api/experimental/web_search", about.web_search),
     web.post("/api/experimental/web_fetch", about.web_fetch),
+    web.post("/v1/responses", responses.create),
+    web.get("/v1/responses/{id}", responses.retrieve),
+    web.delete("/v1/responses/{id}", responses.delete),
+    web.post("/v1/messages", anthropic.messages),
+    web.post("/v1/messages/count_tokens", anthropic.count_tokens),
 )
 
 _log = logging.getLogger(__name__)

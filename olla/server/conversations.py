@@ -50,6 +50,8 @@ class Conversations:
         kept = _Kept(encode(response), encode(items))
         with self._lock:
             self._drop(response["id"])
+            if kept.num_bytes > self._max_bytes:
+                return
             self._kept[response["id"]] = kept
             self._num_bytes += kept.num_bytes
             while len(self._kept) > self._max_count or self._num_bytes > self._max_bytes:

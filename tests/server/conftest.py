@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -63,6 +64,10 @@ class FakeInference:
             self.closed.set()
 
     generate = chat
+
+    async def count_tokens(self, request: InferenceRequest) -> int:
+        async with aclosing(self.chat(request)) as chunks:
+            return sum([chunk.timings.num_prompt_tokens async for chunk in chunks])
 
 
 @dataclass
