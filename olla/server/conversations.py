@@ -7,13 +7,12 @@ as bytes, so that their size is known. Invariant: there are never more than `max
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import msgspec
 
 from olla.api.ollama_replies import encode
 from olla.errors import BadInput, NotFound
@@ -68,7 +67,8 @@ class Conversations:
                 f"previous response '{response_id}' not found: it was not stored, or has made room "
                 "for later ones; send the whole conversation instead"
             )
-        return msgspec.json.decode(kept.items, type=list[Json])
+        items: list[Json] = json.loads(kept.items)
+        return items
 
     def response(self, response_id: str) -> bytes:
         """Its JSON. Raises NotFound."""

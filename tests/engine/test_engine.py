@@ -250,8 +250,9 @@ def test_a_full_window_shifts_and_the_reply_goes_on(engine: Engine) -> None:
 def test_a_prompt_past_the_window_is_refused_when_it_may_not_be_cut(
     engine: Engine, settings: dict[str, bool]
 ) -> None:
-    with pytest.raises(PromptTooLong, match="longer than the context length"):
+    with pytest.raises(PromptTooLong, match="longer than the context length") as caught:
         add(engine, ask(1, "x" * 16, num_ctx=16, **settings))
+    assert "(prompt is too long: 16 tokens > 15 maximum)" in str(caught.value)
     assert not engine.has_work
 
 

@@ -238,6 +238,27 @@ async def test_what_the_model_cannot_do_is_told_before_it_is_loaded(
     assert spawn.loads == []
 
 
+async def test_tokens_are_counted_of_the_whole_prompt_without_a_reply(
+    inference: Inference, spawn: FakeSpawn, pool: RunnerPool
+) -> None:
+    long = replace(CHAT, messages=(Message("user", "word " * 9000), *CHAT.messages), truncate=False)
+
+    num_tokens = await inference.count_tokens(long)
+
+    runner = spawn.runners[0]
+    assert num_tokens > 9000
+    assert runner.requests == []
+    pool.unload(FakeModel().name)  # nothing holds it
+    assert pool.list() == ()
+
+
+async def test_counting_has_the_errors_of_a_chat(inference: Inference) -> None:
+    with pytest.raises(ModelNotFound):
+        await inference.count_tokens(replace(CHAT, model="nobody"))
+    with pytest.raises(CapabilityMissing):
+        await inference.count_tokens(replace(CHAT, think=True))
+
+
 async def test_closing_a_reply_frees_the_engine_and_the_runner(
     inference: Inference, spawn: FakeSpawn, pool: RunnerPool
 ) -> None:

@@ -111,6 +111,11 @@ def test_a_model_that_can_think_does_unless_told_not_to(
     assert _chat(model, think=asked).think == told
 
 
+def test_thinking_may_be_only_a_wish() -> None:
+    assert _chat(FakeModel(), think="low", think_if_able=True).think is None
+    assert _chat(THINKER, think="low", think_if_able=True).think == "low"
+
+
 def test_tools_reach_a_model_that_can_call_them() -> None:
     assert _chat(CALLER, tools=(TOOL,)).tools == (TOOL,)
 
