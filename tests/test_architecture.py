@@ -58,7 +58,7 @@ RULES = {
     "cli": Rule(("values", "modelfile.parse", "modelfile.files", "client"), ("click",)),
     "engine": Rule(
         ("values", "formats", "runner.protocol"),
-        ("torch", "transformers", "tokenizers", "gguf", "numpy", "safetensors"),
+        ("torch", "transformers", "tokenizers", "gguf", "numpy", "safetensors", "llguidance"),
     ),
     "runner.__main__": Rule(("values", "engine", "runner.protocol"), ("msgspec",)),
 }

@@ -181,9 +181,12 @@ def _last_chunk(finished: Finished, load_ns: int, started: int) -> ChatChunk:
         prompt_ns=finished.prompt_ns,
         num_tokens=finished.num_tokens,
         generation_ns=finished.generation_ns,
+        num_cached_tokens=finished.num_cached_tokens,
+        num_truncated_tokens=finished.num_truncated_tokens,
     )
     return ChatChunk(
         done_reason=DoneReason(finished.reason),
         timings=timings,
         context=tuple(finished.context),
+        stop_sequence=finished.stop_sequence,
     )
