@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import anthropic
 import pytest
 
 from olla import errors
@@ -111,6 +112,23 @@ async def test_a_later_error_is_the_last_event(client: Client, inference: FakeIn
     last = _parse(events[-1])
     assert (last["type"], last["error"]["type"]) == ("error", "api_error")
     assert last["error"]["message"] == str(errors.RunnerDied())
+
+
+async def test_the_official_client_raises_a_later_error(
+    client: Client, inference: FakeInference
+) -> None:
+    inference.script = [ChatChunk(content="He"), errors.RunnerDied()]
+    text = ""
+
+    async with anthropic.AsyncAnthropic(base_url=str(client.make_url("")), api_key="x") as claude:
+        with pytest.raises(anthropic.APIStatusError, match="unexpectedly stopped"):
+            async with claude.messages.stream(
+                model="m", max_tokens=5, messages=[{"role": "user", "content": "hi"}]
+            ) as stream:
+                async for piece in stream.text_stream:
+                    text += piece
+
+    assert text == "He"
 
 
 @pytest.mark.parametrize(

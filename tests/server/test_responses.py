@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from typing import Any
 
+import openai
 import pytest
 
 from olla import errors
-from olla.messages import Message
+from olla.messages import Message, ToolCall
 from olla.requests import ChatChunk, ChatRequest, DoneReason, Timings
 from tests.server.conftest import (
     HANG,
@@ -19,6 +21,11 @@ from tests.server.conftest import (
     openai_error_of,
     until,
 )
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 PATH = "/v1/responses"
 BODY: dict[str, Any] = {"model": "m", "input": "hi"}
@@ -163,6 +170,84 @@ async def test_a_later_error_is_a_response_that_failed(
     assert "failed in mid-stream" in caplog.text
     answer = await client.get(f"{PATH}/{response['id']}")
     assert answer.status == 404
+
+
+async def test_the_official_client_gets_a_later_error_as_an_event(
+    client: Client, inference: FakeInference
+) -> None:
+    inference.script = [ChatChunk(content="He"), errors.RunnerDied()]
+
+    async with openai.AsyncOpenAI(base_url=str(client.make_url("/v1")), api_key="x") as oai:
+        stream = await oai.responses.create(model="m", input="hi", stream=True)
+        events = [event async for event in stream]
+
+    assert events[-1].type == "response.failed"
+    assert events[-1].response.error is not None
+    assert events[-1].response.error.code == "server_error"
+
+
+async def test_a_request_like_codexs_is_read_from_a_compressed_body(
+    client: Client, inference: FakeInference
+) -> None:
+    call = ToolCall("mcp__fs.ls", {"path": "."}, "c2")
+    inference.script = [ChatChunk(thinking="hm"), ChatChunk(tool_calls=(call,)), REPLY[-1]]
+    body = {
+        "model": "m",
+        "instructions": "You code.",
+        "input": [
+            {"type": "message", "role": "developer", "content": [_part("Sandbox.")]},
+            {"type": "message", "role": "user", "content": [_part("Look.")]},
+            {"type": "reasoning", "summary": [], "encrypted_content": "I look."},
+            {
+                "type": "function_call",
+                "call_id": "c1",
+                "namespace": "mcp__fs",
+                "name": "ls",
+                "arguments": "{}",
+            },
+            {"type": "function_call_output", "call_id": "c1", "output": "a.py"},
+        ],
+        "tools": [
+            {"type": "function", "name": "shell", "parameters": {}, "strict": False},
+            {
+                "type": "namespace",
+                "name": "mcp__fs",
+                "tools": [{"type": "function", "name": "ls", "parameters": {}}],
+            },
+            {"type": "web_search", "external_web_access": False},
+        ],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "reasoning": {"effort": "medium", "summary": "auto"},
+        "include": ["reasoning.encrypted_content"],
+        "store": False,
+        "stream": True,
+    }
+
+    response = await client.post(
+        PATH,
+        data=zstd.compress(json.dumps(body).encode()),
+        headers={"Content-Encoding": "zstd", "OpenAI-Beta": "responses=experimental"},
+    )
+
+    last = _parse((await events_of(response))[-1])["response"]
+    assert [item["type"] for item in last["output"]] == ["reasoning", "function_call"]
+    called = last["output"][1]
+    assert (called["namespace"], called["name"], called["call_id"]) == ("mcp__fs", "ls", "c2")
+    (asked,) = inference.requests
+    assert isinstance(asked, ChatRequest)
+    assert [tool.name for tool in asked.tools] == ["shell", "mcp__fs.ls", "web_search"]
+    assert asked.think == "medium"
+    assert asked.messages == (
+        Message("system", "You code.\n\nSandbox."),
+        Message("user", "Look."),
+        Message("assistant", thinking="I look.", tool_calls=(ToolCall("mcp__fs.ls", {}, "c1"),)),
+        Message("tool", "a.py", tool_name="mcp__fs.ls", tool_call_id="c1"),
+    )
+
+
+def _part(text: str) -> dict[str, str]:
+    return {"type": "input_text", "text": text}
 
 
 async def test_a_crash_in_a_stream_ends_it_with_an_error(
