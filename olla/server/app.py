@@ -20,7 +20,7 @@ from olla import __version__
 from olla.errors import OllaError
 from olla.logs import configure_logging
 from olla.server.errors import ErrorGuard
-from olla.server.handlers import about, blobs, chat, models, transfers
+from olla.server.handlers import about, blobs, chat, models, openai, transfers
 from olla.server.logs import log_requests
 from olla.server.origins import HostGuard, OriginGuard
 from olla.server.services import SERVICES, Services
@@ -54,6 +54,10 @@ ROUTES = (
     web.post("/api/me", about.account),
     web.post("/api/experimental/web_search", about.web_search),
     web.post("/api/experimental/web_fetch", about.web_fetch),
+    web.post("/v1/chat/completions", openai.chat),
+    web.post("/v1/completions", openai.completion),
+    web.get("/v1/models", openai.list_models, allow_head=False),
+    web.get("/v1/models/{model:.*[^/]}", openai.retrieve_model, allow_head=False),
 )
 
 _log = logging.getLogger(__name__)
