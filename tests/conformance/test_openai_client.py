@@ -14,6 +14,7 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from tests.conformance.conftest import MODEL
 from tests.conformance.daemon import Daemon
+from tests.server.test_compression import pack
 
 pytestmark = pytest.mark.weights
 
@@ -274,6 +275,14 @@ def test_a_prompt_that_is_too_long_is_not_cut(api: openai.OpenAI, stream: bool) 
         api.chat.completions.create(messages=messages, stream=stream, **GREEDY)
 
     assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_body_may_be_packed(daemon: Daemon, client: ollama.Client, answer: str) -> None:
+    body = pack(json.dumps({**GREEDY, "messages": MESSAGES}).encode())
+
+    reply = daemon.ask("POST", "/v1/chat/completions", body, {"Content-Encoding": "zstd"})
+
+    assert reply.json["choices"][0]["message"]["content"] == answer
 
 
 def test_what_is_sent_is_events(daemon: Daemon, client: ollama.Client) -> None:
