@@ -14,13 +14,19 @@ from typing import Any
 
 from olla.api.anthropic_blocks import messages_from_fields, system_from_fields
 from olla.api.json_fields import Fields, parse_fields
-from olla.api.turns import check_tool_choice, refuse, refuse_tool
+from olla.api.openai_fields import refuse
+from olla.api.turns import check_tool_choice, refuse_tool
 from olla.errors import BadInput
 from olla.messages import Tool
 from olla.options import Options
 from olla.requests import ChatRequest, ToolChoice, ToolMode
 
-REFUSED = ("container", "mcp_servers", "compaction", "thread")
+REFUSED = {
+    "container": "run code with tools of your own",
+    "mcp_servers": "offer their tools as functions in tools",
+    "compaction": "shorten the messages yourself",
+    "thread": "send all messages",
+}
 
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "max"}
 _MODES = {

@@ -85,7 +85,7 @@ def parse_fields(body: bytes, struct: str, *, if_empty: str = "missing request b
     start = len(text) - len(text.lstrip(_WHITESPACE))
     if start == len(text):
         raise BadInput(if_empty)
-    value = _decode(text, start)
+    value, _ = _decode(text, start)
     if value is None:
         return Fields({}, struct)
     if not isinstance(value, dict):
@@ -93,11 +93,39 @@ def parse_fields(body: bytes, struct: str, *, if_empty: str = "missing request b
     return Fields(value, struct)
 
 
-def _decode(text: str, start: int) -> Any:
+def parse_object(text: str) -> dict[str, Any]:
+    """The JSON object that `text` is.
+
+    Raises:
+        BadInput: it is none, or more than one value.
+    """
+    text = text.strip(_WHITESPACE)
+    value, end = _decode(text, 0)
+    if not isinstance(value, dict) or end < len(text):
+        raise BadInput("expected one JSON object")
+    return value
+
+
+def go_type(value: object) -> str:
+    """The Go type that a JSON value of any type is read into."""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int | float):
+        return "float64"
+    types: dict[type, str] = {
+        str: "string",
+        list: "[]interface {}",
+        dict: "map[string]interface {}",
+    }
+    return types.get(type(value), "<nil>")
+
+
+def _decode(text: str, start: int) -> tuple[Any, int]:
+    """The value at `start`, and where it ends."""
     decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_float)
     try:
         value, end = decoder.raw_decode(text, start)
-        return _without_surrogates(value) if "\\u" in text[start:end] else value
+        return _without_surrogates(value) if "\\u" in text[start:end] else value, end
     except json.JSONDecodeError as error:
         raise BadInput(_syntax_error(text, error)) from error
     except ValueError as error:  # Python reads no integer of more than 4300 digits

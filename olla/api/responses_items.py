@@ -7,24 +7,19 @@ its result. Items and parts of a kind that is not known here are refused by name
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
-import msgspec
-
-from olla.api.json_fields import Fields
+from olla.api.json_fields import Fields, parse_object
+from olla.api.openai_messages import image_from_url
 from olla.api.turns import join_first_systems, name_tool_results
 from olla.errors import BadInput
 from olla.messages import Message, ToolCall
 
 _ITEM = "responses.InputItem"
 _PART = "responses.InputPart"
-_DATA_URI = re.compile(r"data:(image/(jpeg|jpg|png|webp))?;base64,")
 _SKIPPED = frozenset({"web_search_call"})
 
 
@@ -129,11 +124,10 @@ def _summary(item: Fields) -> str:
     return "\n".join(part.text("text") for part in item.objects("summary", "responses.Summary"))
 
 
-def _arguments(item: Fields) -> dict[str, object]:
-    text = item.text("arguments")
+def _arguments(item: Fields) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(text or "{}", type=dict[str, object])
-    except (msgspec.DecodeError, RecursionError) as error:
+        return parse_object(item.text("arguments") or "{}")
+    except BadInput as error:
         raise BadInput(f"failed to parse function call arguments: {error}") from error
 
 
@@ -157,21 +151,7 @@ def _part(part: Fields) -> _Said:
     if kind == "refusal":
         return _Said(part.text("refusal"))
     if kind == "input_image":
-        return _Said(images=(_image(part.text("image_url")),))
+        return _Said(images=(image_from_url(part.text("image_url")),))
     if kind == "input_file":
         raise BadInput("file inputs are not currently supported")
     raise BadInput(f"unknown content type: {kind}")
-
-
-def _image(url: str) -> bytes:
-    if url.startswith(("http://", "https://")):
-        raise BadInput(
-            "image URLs are not currently supported, please use base64 encoded data instead"
-        )
-    head = _DATA_URI.match(url)
-    if head is None:
-        raise BadInput("invalid image input")
-    try:
-        return base64.b64decode(url[head.end() :], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadInput("invalid image input") from error

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from olla.api.blocks import Block, BlockKind, BlockWriter, Move, Step
+from olla.api.openai_replies import finite
 from olla.requests import ChatChunk, DoneReason, Timings, TokenLogprob
 
 Json = dict[str, Any]
@@ -238,7 +239,7 @@ def _logprobs(tokens: Iterable[TokenLogprob]) -> list[Json]:
 
 
 def _logprob(token: TokenLogprob) -> Json:
-    return {"token": token.text, "bytes": list(token.raw), "logprob": token.logprob}
+    return {"token": token.text, "bytes": list(token.raw), "logprob": finite(token.logprob or 0.0)}
 
 
 def _usage(timings: Timings) -> Json:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from olla.api.json_fields import Fields, parse_fields
+from olla.api.json_fields import Fields
+from olla.api.openai_fields import MAX_TOP_LOGPROBS, parse_body, refuse, think_of
 from olla.api.responses_items import messages_from_items
 from olla.api.responses_tools import tool_choice_from_fields, tools_from_fields
-from olla.api.turns import refuse
 from olla.errors import BadInput
 from olla.options import Options
 from olla.requests import ChatRequest
@@ -23,20 +23,14 @@ from olla.requests import ChatRequest
 Json = dict[str, Any]
 Recall = Callable[[str], Sequence[Json]]
 
-REFUSED = ("background", "conversation", "prompt", "context_management", "moderation")
-MAX_TOP_LOGPROBS = 20
-
-_EFFORTS: Mapping[str, bool | str | None] = {
-    "": None,
-    "none": False,
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "max",
-    "ultra": "max",
-    "max": "max",
+REFUSED = {
+    "background": "leave it out and wait for the reply or stream it",
+    "conversation": "go on from previous_response_id, or send all items as input",
+    "prompt": "send instructions and input",
+    "context_management": "shorten the input, or set truncation to auto",
+    "moderation": "leave it out",
 }
+
 _ECHOED = (
     "max_output_tokens",
     "max_tool_calls",
@@ -64,7 +58,7 @@ class ResponsesRequest:
 
 def responses_from_json(body: bytes, recall: Recall) -> ResponsesRequest:
     """`recall` gives the items of the conversation that ended with an earlier response."""
-    fields = parse_fields(body, "ResponsesRequest")
+    fields = parse_body(body, "ResponsesRequest")
     if not fields.text("model"):
         raise BadInput("model is required")
     refuse(fields, REFUSED)
@@ -118,12 +112,7 @@ def _options(fields: Fields) -> Options:
 
 def _think(fields: Fields) -> bool | str | None:
     effort = fields.child("reasoning", "responses.Reasoning").text("effort")
-    if effort not in _EFFORTS:
-        raise BadInput(
-            f'invalid reasoning value: "{effort}" (must be "minimal", "low", "medium", "high", '
-            '"xhigh", "ultra", "max", or "none")'
-        )
-    return _EFFORTS[effort]
+    return think_of(effort)
 
 
 def _format(fields: Fields) -> Mapping[str, Any] | None:

@@ -8,17 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from olla.api.json_fields import Fields
 from olla.errors import BadInput
 from olla.messages import Message, Tool
 from olla.requests import ToolChoice, ToolMode
-
-
-def refuse(fields: Fields, names: Iterable[str]) -> None:
-    """Fields that are known and that a reply without them would be a wrong one for."""
-    for name in names:
-        if fields.raw(name):  # "", 0, false and {} ask for nothing
-            raise BadInput(f'"{name}" is not supported by this server')
 
 
 def refuse_tool(kind: str) -> BadInput:

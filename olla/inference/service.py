@@ -61,7 +61,8 @@ class Inference:
 
     def generate(self, request: GenerateRequest) -> Chunks:
         """What follows a prompt; without a prompt, load or unload the model. Raises as `chat`."""
-        return self._answer(request, generate_work, is_empty=not request.prompt)
+        is_empty = not request.prompt and not request.tokens
+        return self._answer(request, generate_work, is_empty=is_empty)
 
     async def count_tokens(self, request: ChatRequest) -> int:
         """How many tokens the prompt of a conversation has, none left out. Raises as `chat`."""
@@ -124,7 +125,7 @@ class Inference:
             lease.release()
 
     async def _message(self, work: Work, runner: Runner) -> Generate:
-        if work.raw:
+        if work.is_raw:
             return to_runner(work, work.raw, add_special_tokens=True)
         model = work.model
         async with self._renders:

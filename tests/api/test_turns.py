@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from olla.api.json_fields import Fields
 from olla.api.turns import (
     check_tool_choice,
     estimate_tokens,
     join_first_systems,
     name_tool_results,
-    refuse,
 )
 from olla.errors import BadInput
 from olla.messages import Message, Tool, ToolCall
 from olla.requests import ToolChoice, ToolMode
-
-
-@pytest.mark.parametrize("value", [True, "x", [1], {"a": 1}])
-def test_fields_that_ask_for_what_there_is_not_are_refused_by_name(value: object) -> None:
-    with pytest.raises(BadInput, match='"conversation" is not supported'):
-        refuse(Fields({"conversation": value}, "R"), ("prompt", "conversation"))
-
-
-@pytest.mark.parametrize("value", [None, False, "", [], {}])
-def test_fields_that_ask_for_nothing_are_not_refused(value: object) -> None:
-    refuse(Fields({"conversation": value}, "R"), ("conversation",))
 
 
 def test_a_choice_must_leave_a_tool_to_call() -> None:

@@ -178,7 +178,7 @@ def test_tools_reach_only_models_that_can_call_them(claude: anthropic.Anthropic)
         ({"model": "nobody"}, anthropic.NotFoundError, "model 'nobody' not found"),
         ({"max_tokens": 0}, anthropic.BadRequestError, "must be positive"),
         ({"messages": []}, anthropic.BadRequestError, "messages is required"),
-        ({"container": "c"}, anthropic.BadRequestError, '"container" is not supported'),
+        ({"container": "c"}, anthropic.BadRequestError, "container is not supported"),
         (
             {"messages": [{"role": "user", "content": "a b " * 4000}]},
             anthropic.BadRequestError,

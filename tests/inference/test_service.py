@@ -83,6 +83,25 @@ async def test_a_raw_prompt_goes_as_it_is_and_has_no_context(
     assert chunks[-1].context == ()
 
 
+async def test_a_prompt_of_tokens_goes_as_it_is(inference: Inference, spawn: FakeSpawn) -> None:
+    asked = GenerateRequest(model="m", tokens=(5, 6), echo=True)
+
+    chunks = await collect(inference.generate(asked))
+
+    (sent,) = spawn.runners[0].requests
+    assert (sent.prompt, sent.context, sent.echo) == ("", [5, 6], True)
+    assert chunks[-1].done_reason is DoneReason.STOP
+    assert chunks[-1].context == ()
+
+
+async def test_tokens_are_a_prompt_even_when_the_model_is_to_go(
+    inference: Inference, spawn: FakeSpawn
+) -> None:
+    await collect(inference.generate(GenerateRequest(model="m", tokens=(5,), keep_alive_s=0)))
+
+    assert len(spawn.runners[0].requests) == 1
+
+
 async def test_a_prompt_without_a_template_gets_special_tokens(
     inference: Inference, store: FakeStore, spawn: FakeSpawn
 ) -> None:

@@ -247,3 +247,8 @@ def test_a_context_takes_its_room_from_the_prompt() -> None:
     assert work.room == 7
     assert _sent(work).context == [1, 2, 3]
     assert _sent(work).want_context
+
+
+def test_the_prompt_comes_back_when_asked_for() -> None:
+    assert not _sent(_generate(FakeModel())).echo
+    assert _sent(_generate(FakeModel(), raw=True, echo=True)).echo

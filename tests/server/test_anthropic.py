@@ -137,7 +137,7 @@ async def test_the_official_client_raises_a_later_error(
         (PATH, {}, 400, "model is required"),
         (COUNT, {}, 400, "model is required"),
         (PATH, {**BODY, "max_tokens": 0}, 400, "max_tokens is required and must be positive"),
-        (PATH, {**BODY, "container": "c"}, 400, '"container" is not supported by this server'),
+        (PATH, {**BODY, "container": "c"}, 400, "container is not supported by this server"),
         (PATH, {**BODY, "model": "m:cloud"}, 403, "remote model is unavailable"),
     ],
 )

@@ -264,8 +264,8 @@ async def test_a_crash_in_a_stream_ends_it_with_an_error(
     ("body", "status", "text"),
     [
         ({}, 400, "model is required"),
-        ({**BODY, "background": True}, 400, '"background" is not supported by this server'),
-        ({**BODY, "conversation": "c"}, 400, '"conversation" is not supported by this server'),
+        ({**BODY, "background": True}, 400, "background is not supported by this server"),
+        ({**BODY, "conversation": "c"}, 400, "conversation is not supported by this server"),
         ({**BODY, "previous_response_id": "resp_0"}, 400, "previous response 'resp_0' not found"),
         ({**BODY, "model": "m:cloud"}, 403, "remote model is unavailable"),
     ],
