@@ -16,6 +16,7 @@ from olla.api.json_fields import Fields
 from olla.api.openai_fields import MAX_TOP_LOGPROBS, parse_body, refuse, think_of
 from olla.api.responses_items import messages_from_items
 from olla.api.responses_tools import tool_choice_from_fields, tools_from_fields
+from olla.api.turns import check_depth
 from olla.errors import BadInput
 from olla.options import Options
 from olla.requests import ChatRequest
@@ -80,8 +81,9 @@ def responses_from_json(body: bytes, recall: Recall) -> ResponsesRequest:
         tool_choice=choice,
         **_logprobs(fields),
     )
-    store = fields.flag("store", default=True)
-    return ResponsesRequest(chat, items, _echo(fields), store, namespaces)
+    echo = _echo(fields)
+    check_depth(items, echo)
+    return ResponsesRequest(chat, items, echo, echo["store"], namespaces)
 
 
 def _items(fields: Fields) -> tuple[Json, ...]:
@@ -156,7 +158,7 @@ def _echo(fields: Fields) -> Json:
         "temperature": or_else("temperature", 1.0),
         "top_logprobs": fields.integer("top_logprobs"),
         "reasoning": dict(_reasoning(reasoning)) if reasoning else None,
-        "metadata": fields.object("metadata"),
+        "metadata": fields.text_map("metadata"),
         "store": fields.flag("store", default=True),
         "background": False,
     }

@@ -12,6 +12,29 @@ from olla.errors import BadInput
 from olla.messages import Message, Tool
 from olla.requests import ToolChoice, ToolMode
 
+MAX_DEPTH = 200
+"""JSON within JSON, in a schema or in an item."""
+
+
+def check_depth(*values: object) -> None:
+    """What is repeated in a reply or kept must be written again, which takes stack.
+
+    Raises:
+        BadInput: it has values within values within values ... past MAX_DEPTH.
+    """
+    level: list[object] = list(values)
+    for _ in range(MAX_DEPTH):
+        level = [inner for value in level for inner in _inner(value)]
+        if not level:
+            return
+    raise BadInput(f"the request is nested too deeply; {MAX_DEPTH} levels are the most")
+
+
+def _inner(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
+
 
 def refuse_tool(kind: str) -> BadInput:
     return BadInput(

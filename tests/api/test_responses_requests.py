@@ -83,6 +83,7 @@ def test_an_earlier_conversation_comes_first_without_its_instructions() -> None:
         ({"input": []}, '"input" is required: a string or an array of items'),
         ({"input": ["x"]}, '"input" must be a string or an array of objects'),
         ({"max_output_tokens": 0}, '"max_output_tokens" must be positive'),
+        ({"metadata": {"a": [1]}}, "cannot unmarshal array into Go struct field"),
         ({"top_logprobs": 21}, "top_logprobs must be between 0 and 20"),
         ({"reasoning": {"effort": "no"}}, 'invalid reasoning value: "no" (must be "minimal", '),
         ({"text": {"format": {"type": "xml"}}}, '"text.format" must have the type'),

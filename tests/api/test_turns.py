@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from olla.api.turns import (
+    MAX_DEPTH,
+    check_depth,
     check_tool_choice,
     estimate_tokens,
     join_first_systems,
@@ -13,6 +15,18 @@ from olla.api.turns import (
 from olla.errors import BadInput
 from olla.messages import Message, Tool, ToolCall
 from olla.requests import ToolChoice, ToolMode
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    def nested(depth: int) -> object:
+        value: object = "x"
+        for level in range(depth):
+            value = {"a": value} if level % 2 else [1, value]
+        return value
+
+    check_depth((nested(MAX_DEPTH - 2),), {})
+    with pytest.raises(BadInput, match="200 levels are the most"):
+        check_depth({}, (nested(MAX_DEPTH),))
 
 
 def test_a_choice_must_leave_a_tool_to_call() -> None:

@@ -281,6 +281,21 @@ async def test_what_cannot_be_answered_is_refused(
 
 
 @pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("depth", [200, 980, 2000])
+async def test_a_request_nested_too_deeply_is_refused(
+    client: Client, inference: FakeInference, depth: int, stream: bool
+) -> None:
+    inference.script = [*REPLY]
+    schema = '{"a":' * depth + "{}" + "}" * depth
+    tools = f'[{{"type":"function","name":"f","parameters":{schema}}}]'
+    body = f'{{"model":"m","input":"hi","stream":{json.dumps(stream)},"tools":{tools}}}'
+
+    response = await client.post(PATH, data=body)
+
+    assert (await openai_error_of(response))[0] == 400
+
+
+@pytest.mark.parametrize("stream", [True, False])
 async def test_leaving_ends_the_reply(
     client: Client, inference: FakeInference, stream: bool
 ) -> None:
