@@ -43,6 +43,8 @@ def _choose(tools: tuple[Tool, ...], choice: object) -> tuple[tuple[Tool, ...], 
     match choice:
         case None | "":
             return tools, ToolMode.AUTO, ""
+        case ToolMode.NONE:
+            return (), ToolMode.NONE, ""
         case str() if choice in _MODES:
             return tools, _MODES[choice], ""
         case {"type": "function", "function": {"name": str(name)}}:

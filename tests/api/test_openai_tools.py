@@ -50,7 +50,11 @@ def test_a_tool_needs_no_type() -> None:
     assert _read(tools=[{"function": {"name": "f"}}])[0] == (Tool("f"),)
 
 
-@pytest.mark.parametrize("choice", [None, "", "auto", "none", "required"])
+def test_tools_that_may_not_be_called_are_not_on_offer() -> None:
+    assert _read(tools=BOTH, tool_choice="none") == ((), ToolChoice(ToolMode.NONE))
+
+
+@pytest.mark.parametrize("choice", [None, "", "auto", "required"])
 def test_the_choice_is_a_word(choice: str | None) -> None:
     tools, chosen = _read(tools=BOTH, tool_choice=choice)
 
