@@ -16,7 +16,8 @@ OllaError
 ├── SignInRequired                            an account that olla has no use for
 ├── ServerBusy                                too many requests wait already
 ├── ServerStopping                            the daemon is on its way out
-├── RunnerError ── OutOfMemory, RunnerDied    the runner refused or is gone
+├── RunnerError                               the runner refused or is gone
+│   └── OutOfMemory, NoTokenAllowed, RunnerDied
 └── ClientError ── ServerUnreachable, ApiError    what the command line meets
 """
 
@@ -150,6 +151,16 @@ class RunnerError(OllaError):
 
 class OutOfMemory(RunnerError):
     """The model or the request needs more memory than there is."""
+
+
+class NoTokenAllowed(RunnerError):
+    """The format that a reply has to match leaves it no way on."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(
+            "the model has no token with which the reply could go on in the requested format; "
+            f"simplify the format or use another model{reason and f' ({reason})'}"
+        )
 
 
 class RunnerDied(RunnerError):

@@ -78,7 +78,8 @@ class InferenceRequest:
     """What chat and generate have in common. `model` is the name as the client spelt it.
 
     `format`: the JSON schema that the reply must match; "json" is read as `{"type": "object"}`.
-    `logit_bias`: token id -> what is added to its logit.
+    `logit_bias`: token id -> what is added to its logit. `think_if_able`: `think` is nothing to
+    a model that cannot, instead of an error.
     """
 
     model: str
@@ -86,6 +87,7 @@ class InferenceRequest:
     options: Options = field(default_factory=Options)
     keep_alive_s: float | None = None
     think: bool | str | None = None
+    think_if_able: bool = False
     truncate: bool = True
     shift: bool | None = None
     debug_render_only: bool = False

@@ -73,8 +73,10 @@ class Fields:
         )
 
 
-def parse_fields(body: bytes, struct: str) -> Fields:
+def parse_fields(body: bytes, struct: str, *, if_empty: str = "missing request body") -> Fields:
     """Read the object that `body` starts with; `struct` is the Go name of the request's type.
+
+    `if_empty`: what is said of a body that is not there; "EOF" on the /v1 routes.
 
     Raises:
         BadInput: no body, no JSON, or JSON that is not an object.
@@ -82,8 +84,8 @@ def parse_fields(body: bytes, struct: str) -> Fields:
     text = body.decode("utf-8", errors="replace")  # as Go does
     start = len(text) - len(text.lstrip(_WHITESPACE))
     if start == len(text):
-        raise BadInput("missing request body")
-    value = _decode(text, start)
+        raise BadInput(if_empty)
+    value, _ = _decode(text, start)
     if value is None:
         return Fields({}, struct)
     if not isinstance(value, dict):
@@ -91,11 +93,39 @@ def parse_fields(body: bytes, struct: str) -> Fields:
     return Fields(value, struct)
 
 
-def _decode(text: str, start: int) -> Any:
+def parse_object(text: str) -> dict[str, Any]:
+    """The JSON object that `text` is.
+
+    Raises:
+        BadInput: it is none, or more than one value.
+    """
+    text = text.strip(_WHITESPACE)
+    value, end = _decode(text, 0)
+    if not isinstance(value, dict) or end < len(text):
+        raise BadInput("expected one JSON object")
+    return value
+
+
+def go_type(value: object) -> str:
+    """The Go type that a JSON value of any type is read into."""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int | float):
+        return "float64"
+    types: dict[type, str] = {
+        str: "string",
+        list: "[]interface {}",
+        dict: "map[string]interface {}",
+    }
+    return types.get(type(value), "<nil>")
+
+
+def _decode(text: str, start: int) -> tuple[Any, int]:
+    """The value at `start`, and where it ends."""
     decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_float)
     try:
         value, end = decoder.raw_decode(text, start)
-        return _without_surrogates(value) if "\\u" in text[start:end] else value
+        return _without_surrogates(value) if "\\u" in text[start:end] else value, end
     except json.JSONDecodeError as error:
         raise BadInput(_syntax_error(text, error)) from error
     except ValueError as error:  # Python reads no integer of more than 4300 digits

@@ -98,6 +98,8 @@ def join_chunks(chunks: Sequence[ChatChunk]) -> ChatChunk:
         timings=last.timings,
         context=last.context,
         rendered_prompt=last.rendered_prompt,
+        logprobs=tuple(token for chunk in chunks for token in chunk.logprobs),
+        stop_sequence=last.stop_sequence,
     )
 
 

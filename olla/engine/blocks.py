@@ -51,12 +51,14 @@ class BlockPool:
     def reuse_prefix(self, sequence: Sequence) -> None:
         """Give a sequence without blocks those that hold the beginning of its tokens already.
 
-        At least one token is left to compute, since its logits are wanted.
+        At least one token is left to compute, since its logits are wanted; all of them are if the
+        prompt is to be scored.
         """
         assert not sequence.block_table
         # Serials of blocks are positive; each adapter's beginning has a number of its own.
         sequence.num_committed, sequence.prefix_serial = 0, -sequence.adapter
-        for index in range((len(sequence.tokens) - 1) // self.block_size):
+        num_reusable = 0 if sequence.scores_prompt else len(sequence.tokens) - 1
+        for index in range(num_reusable // self.block_size):
             number = self._found.get((sequence.prefix_serial, self._tokens(sequence, index)))
             if number is None:
                 break

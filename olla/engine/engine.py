@@ -7,37 +7,30 @@ from one thread.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+
+from torch import Tensor
 
 from olla.engine.adapters import AdapterTable
 from olla.engine.blocks import BLOCK_SIZE, BlockPool
-from olla.engine.detokenizer import Detokenizer
 from olla.engine.executor import Executor
+from olla.engine.grammar import Constraint, Grammars
 from olla.engine.loading import LoadedModel
+from olla.engine.logprobs import score
 from olla.engine.memory import is_out_of_memory, release_unused
-from olla.engine.sampler import SamplingRow, sample
+from olla.engine.prompt import check_echo, check_request, check_tokens, fit_prompt
+from olla.engine.reply import Reply
+from olla.engine.sampler import Bias, sample
 from olla.engine.scheduler import TOKENS_PER_STEP, Scheduled, Scheduler
 from olla.engine.sequence import Sequence
-from olla.engine.stops import StopScanner
-from olla.errors import BadInput, OutOfMemory, PromptTooLong
+from olla.engine.token_bytes import TokenBytes
+from olla.errors import BadInput, NoTokenAllowed, OutOfMemory, RunnerError
 from olla.options import SamplingParams
-from olla.requests import DoneReason
-from olla.runner.protocol import Failed, FailureKind, Finished, FromRunner, Generate, Piece
+from olla.requests import DoneReason, TokenLogprob
+from olla.runner.protocol import Failed, FailureKind, FromRunner, Generate, Grammar
 
 DEFAULT_CACHE_TOKENS = 16384
 _SHORTEST_WINDOW = 2  # a token to go on from, and room for one more
-
-
-@dataclass(slots=True)
-class Reply:
-    """What turns one sequence's tokens into messages."""
-
-    sequence: Sequence
-    detokenizer: Detokenizer
-    stops: StopScanner
-    wants_context: bool
-    started_ns: int = 0
-    first_token_ns: int = 0
 
 
 class Engine:
@@ -58,6 +51,11 @@ class Engine:
         self._executor = Executor(
             model.network, model.device, self._blocks.num_blocks, self._blocks.block_size
         )
+        self._token_bytes = TokenBytes(model.tokenizer)
+        self._grammars = Grammars(
+            model.tokenizer, self._vocab_size, model.special_tokens.end_ids, self._token_bytes
+        )
+        self._device = model.device
         self._adapters = AdapterTable(model.network)
         self._scheduler = Scheduler(self._blocks, tokens_per_step=tokens_per_step)
         self._replies: dict[int, Reply] = {}
@@ -97,42 +95,64 @@ class Engine:
         Raises:
             BadInput: a number that is no token.
         """
-        self._check_tokens(tokens)
+        check_tokens(tokens, self._vocab_size)
         return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
 
-    def add(self, request: Generate, tokens: list[int]) -> None:
-        """Queue a request whose context and prompt are `tokens`.
+    def constrain(self, grammar: Grammar | None) -> Constraint | None:
+        """What `add` wants for a grammar. For one thread, which may be another than steps.
 
         Raises:
-            BadInput: nothing to go on from, or a number that is no token.
+            BadInput: the grammar cannot be used.
+        """
+        return None if grammar is None else self._grammars.constrain(grammar)
+
+    def add(
+        self, request: Generate, tokens: list[int], constraint: Constraint | None = None
+    ) -> None:
+        """Queue a request whose context and prompt are `tokens`.
+
+        Args:
+            constraint: the request's grammar, made by `constrain`.
+
+        Raises:
+            BadInput: nothing to go on from, a number that is no token, or a parameter out of range.
             PromptTooLong: it does not fit and may not be shortened.
             FormatError: the adapter is broken or does not fit.
         """
-        self._check_tokens(tokens)
-        if not tokens:
-            raise BadInput("the prompt is empty")
+        assert (constraint is None) == (request.grammar is None)
+        check_request(request, tokens, self._vocab_size)
+        sequence = self._sequence(request, tokens)
+        num_truncated = len(tokens) - len(sequence.tokens)
+        self._replies[request.id] = Reply.begin(
+            request,
+            sequence,
+            self._tokenizer,
+            constraint,
+            Bias.of(request.logit_bias, self._device),
+            num_truncated,
+        )
+        self._scheduler.add(sequence)
+
+    def _sequence(self, request: Generate, tokens: list[int]) -> Sequence:
+        """The prompt, fitted to its window."""
         keep = len(tokens) if request.num_keep < 0 else request.num_keep
         keep += int(tokens[0] == self._special_tokens.bos_id)
         most = min(self.num_cache_tokens, self._context_length)
         window = max(min(request.num_ctx, most), _SHORTEST_WINDOW)
+        fitted = fit_prompt(tokens, request, window, keep)
+        check_echo(request, len(fitted))
         in_use = {sequence.adapter for sequence in self._scheduler}
-        sequence = Sequence(
+        return Sequence(
             id=request.id,
-            tokens=fit_prompt(tokens, request, window, keep),
+            tokens=fitted,
             sampling=request.sampling,
             max_length=window,
             num_predict=request.num_predict,
             num_keep=keep,
             shift=request.shift,
             adapter=self._adapters.number(request.adapters, in_use),
+            scores_prompt=request.echo and request.logprobs,
         )
-        self._replies[request.id] = Reply(
-            sequence=sequence,
-            detokenizer=Detokenizer(self._tokenizer, sequence.tokens),
-            stops=StopScanner(request.stop),
-            wants_context=request.want_context,
-        )
-        self._scheduler.add(sequence)
 
     def warm_up(self) -> None:
         """Compute one token, so that the cache's tensors are made and the libraries are ready.
@@ -156,7 +176,7 @@ class Engine:
 
     def cancel(self, request_id: int) -> None:
         """Forget a request; one that is finished already is no error."""
-        reply = self._replies.pop(request_id, None)
+        reply = self._replies.get(request_id)
         if reply is not None:
             self._remove(reply)
 
@@ -197,77 +217,79 @@ class Engine:
         for item in scheduled:
             reply = self._replies[item.sequence.id]
             reply.started_ns = reply.started_ns or now
-        sequences = [item.sequence for item in scheduled if item.reaches_end]
+        replies = [self._replies[item.sequence.id] for item in scheduled if item.reaches_end]
         logits = self._executor.forward(scheduled)
+        if any(item.sequence.scores_prompt for item in scheduled):
+            logits = self._score_prompts(logits, scheduled)
         self._scheduler.committed(scheduled)
-        rows = [SamplingRow(s.sampling, s.tokens, s.random.random()) for s in sequences]
-        tokens = sample(logits, rows) if rows else []
+        return self._go_on(replies, logits) if replies else []
+
+    def _score_prompts(self, logits: Tensor, scheduled: Iterable[Scheduled]) -> Tensor:
+        """Give prompts that are to be scored their logprobs; the logits to sample from remain."""
+        last_rows, end = [], 0
+        for item in scheduled:
+            start, end = end, end + item.num_logits
+            if item.reaches_end:
+                last_rows.append(end - 1)
+            if item.sequence.scores_prompt:
+                self._score_prompt(logits[start:end], item)
+        return logits[last_rows]
+
+    def _score_prompt(self, logits: Tensor, item: Scheduled) -> None:
+        sequence, first = item.sequence, item.sequence.num_computed
+        reply = self._replies[sequence.id]
+        # The prompt's last token has no successor in it.
+        targets = sequence.tokens[first + 1 : first + 1 + item.num_tokens]
+        rows, num_top = logits[: len(targets)], reply.request.top_logprobs
+        reply.score_prompt(first, score(rows, targets, num_top, self._token_bytes))
+        sequence.scores_prompt = not item.reaches_end
+
+    def _go_on(self, replies: list[Reply], logits: Tensor) -> list[FromRunner]:
+        """Add a token to each reply; `logits` (num_replies, vocab_size) are overwritten."""
+        requests = [reply.request for reply in replies]
+        top_of = {place: r.top_logprobs for place, r in enumerate(requests) if r.logprobs}
+        kept = {place: logits[place : place + 1].clone() for place in top_of}
+        tokens = sample(logits, [reply.sampling_row(self._vocab_size) for reply in replies])
+        logprobs = {
+            place: score(rows, [tokens[place]], top_of[place], self._token_bytes)[0]
+            for place, rows in kept.items()
+        }
         messages: list[FromRunner] = []
-        for sequence, token in zip(sequences, tokens, strict=True):
-            messages += self._accept(self._replies[sequence.id], token)
+        for place, (reply, token) in enumerate(zip(replies, tokens, strict=True)):
+            messages += self._accept(reply, token, logprobs.get(place))
         return messages
 
-    def _accept(self, reply: Reply, token: int) -> list[FromRunner]:
+    def _accept(self, reply: Reply, token: int, logprob: TokenLogprob | None) -> list[FromRunner]:
         """Add a sampled token to its reply; the reply may end with it."""
         sequence = reply.sequence
         reply.first_token_ns = reply.first_token_ns or time.monotonic_ns()
+        messages: list[FromRunner] = [*reply.begin_text(self._token_bytes)]
         if sequence.has_predicted_enough:
-            return self._finish(reply, DoneReason.LENGTH)
+            return messages + self._finish(reply, DoneReason.LENGTH)
+        if reply.failure is not None:
+            return messages + self._fail(reply, reply.failure)
         if token in self._special_tokens.end_ids:
             sequence.num_generated += 1
-            return self._finish(reply, DoneReason.STOP)
-        sequence.append(token)
-        text = reply.stops.push(reply.detokenizer.push(token))
-        messages: list[FromRunner] = [Piece(sequence.id, text)] if text else []
-        if reply.stops.stopped:
             return messages + self._finish(reply, DoneReason.STOP)
-        if sequence.has_predicted_enough or (sequence.is_full and not sequence.shift):
-            return messages + self._finish(reply, DoneReason.LENGTH)
+        sequence.append(token)
+        try:
+            messages += reply.push(token, logprob)
+        except NoTokenAllowed as error:
+            return messages + self._fail(reply, error)
+        if reply.ending is not None:
+            return messages + self._finish(reply, reply.ending)
         if sequence.is_full:
             self._scheduler.shift(sequence)
         return messages
 
     def _finish(self, reply: Reply, reason: DoneReason) -> list[FromRunner]:
-        sequence = reply.sequence
-        rest = reply.stops.push(reply.detokenizer.finish()) + reply.stops.finish()
-        del self._replies[sequence.id]
         self._remove(reply)
-        finished = Finished(
-            id=sequence.id,
-            reason=reason,
-            num_prompt_tokens=sequence.num_prompt_tokens,
-            prompt_ns=reply.first_token_ns - reply.started_ns,
-            num_tokens=sequence.num_generated,
-            generation_ns=time.monotonic_ns() - reply.first_token_ns,
-            num_cached_tokens=sequence.num_cached,
-            context=sequence.tokens if reply.wants_context else [],
-        )
-        return [Piece(sequence.id, rest), finished] if rest else [finished]
+        return [*reply.finish(reason)]
+
+    def _fail(self, reply: Reply, error: RunnerError) -> list[FromRunner]:
+        self._remove(reply)
+        return [Failed(reply.sequence.id, FailureKind.RUNNER, str(error))]
 
     def _remove(self, reply: Reply) -> None:
+        self._replies.pop(reply.sequence.id, None)
         self._scheduler.remove(reply.sequence)
-
-    def _check_tokens(self, tokens: list[int]) -> None:
-        bad = [token for token in tokens if not 0 <= token < self._vocab_size]
-        if bad:
-            raise BadInput(f"token {bad[0]} is not in the vocabulary of {self._vocab_size}")
-
-
-def fit_prompt(tokens: list[int], request: Generate, window: int, num_keep: int) -> list[int]:
-    """The prompt, cut to the window as spec/modelfile.md section 7 step 2 says.
-
-    Raises:
-        PromptTooLong: it does not fit and may not be shortened.
-    """
-    if len(tokens) < window:
-        return list(tokens)
-    if not (request.shift and request.truncate):
-        raise PromptTooLong(
-            "the prompt is longer than the context length currently available to the model; "
-            "shorten the prompt, adjust the context length in settings, or use a model with "
-            "a longer context length"
-        )
-    keep = min(num_keep, window - 1)
-    length = window - max((window - keep) // 2, 1)
-    tail = length - keep
-    return tokens[:keep] + (tokens[-tail:] if tail > 0 else [])

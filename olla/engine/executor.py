@@ -28,7 +28,7 @@ class Executor:
         """Compute the scheduled tokens.
 
         Returns:
-            (num_rows, vocab_size) float32: one row for each item that `reaches_end`, in order.
+            (num_rows, vocab_size) float32: `num_logits` rows for each item, in order.
         """
         return self._model.forward(self._batch(scheduled))
 
@@ -37,7 +37,7 @@ class Executor:
         positions: list[int] = []
         slots: list[int] = []
         spans: list[Span] = []
-        last_rows: list[int] = []
+        logit_rows: list[int] = []
         for item in scheduled:
             sequence = item.sequence
             first, end = sequence.num_computed, sequence.num_computed + item.num_tokens
@@ -46,14 +46,13 @@ class Executor:
             tokens += sequence.tokens[first:end]
             positions += range(first, end)
             slots += [self._slot(sequence.block_table, place) for place in range(first, end)]
-            if item.reaches_end:
-                last_rows.append(len(tokens) - 1)
+            logit_rows += range(len(tokens) - item.num_logits, len(tokens))
         return Batch(
             tokens=self._ids(tokens),
             positions=self._ids(positions),
             slots=self._ids(slots),
             spans=spans,
-            logit_rows=self._ids(last_rows),
+            logit_rows=self._ids(logit_rows),
             cache=self._cache,
             adapters=self._adapter_rows(scheduled, spans),
         )

@@ -1,33 +1,57 @@
 """Logits -> the next token of every sequence in the batch, in one pass over all rows.
 
-The filters run in llama.cpp's default order (llama.cpp, tools/completion/README.md): penalties,
-top-k, typical-p, top-p, min-p, temperature. Every row has its own parameters and its own random
-number, so a row's result does not depend on which other rows are there.
+A bias is added first. Then the filters run in llama.cpp's default order (llama.cpp,
+tools/completion/README.md): penalties, top-k, typical-p, top-p, min-p, temperature; what a grammar
+forbids is gone before the first that counts tokens. Every row has its own parameters and its own
+random number, so a row's result does not depend on which other rows are there.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from olla.options import SamplingParams
 
 _COLDEST, _HOTTEST = 1e-6, 1e30  # float32 holds both, and their quotients
+_MOST_PENALTY = 1e9
+
+
+class Bias(NamedTuple):
+    """What is added to the logits of some tokens: ids (n,) int64 and addends (n,) float32."""
+
+    ids: Tensor
+    addends: Tensor
+
+    @classmethod
+    def of(cls, addends: Mapping[int, float], device: torch.device) -> Bias | None:
+        """The bias of a request, None for none."""
+        if not addends:
+            return None
+        values = torch.tensor(list(addends.values()), dtype=torch.float32, device=device)
+        return cls(torch.tensor(list(addends), device=device), values)
 
 
 class SamplingRow(NamedTuple):
     """What one row is sampled by.
 
     `history`: the sequence's tokens so far, oldest first. `uniform`: a number in [0, 1).
+    `mask`: (vocab_size,), 1 for each token that a grammar allows; None allows all.
     """
 
     params: SamplingParams
     history: Rows[int]
     uniform: float
+    bias: Bias | None = None
+    mask: NDArray[np.uint8] | None = None
 
 
 @torch.inference_mode()
@@ -39,7 +63,11 @@ def sample(logits: Tensor, rows: Rows[SamplingRow]) -> list[int]:
         rows: one for each row; temperature 0 or less takes the likeliest token.
     """
     for index, row in enumerate(rows):
-        penalize(logits[index], row.params, row.history)
+        if row.bias is not None:
+            logits[index].index_add_(0, row.bias.ids, row.bias.addends)
+        if _penalizes(row.params):
+            penalize(logits[index], row.params, row.history)
+    forbid(logits, rows)
     chosen = logits.argmax(dim=-1)
     # Rows of one top_k together: among equal logits, how many are wanted decides which are had.
     widths: dict[int, list[int]] = {}
@@ -62,25 +90,47 @@ def _sample_top(logits: Tensor, width: int, rows: Rows[SamplingRow]) -> Tensor:
     return tokens.gather(1, places).squeeze(1)
 
 
+def _penalizes(params: SamplingParams) -> bool:
+    is_on = params.repeat_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
+    return bool(is_on) and params.repeat_last_n != 0
+
+
 def penalize(logits: Tensor, params: SamplingParams, history: Rows[int]) -> None:
     """Lower, in place, the logits (vocab_size,) of tokens among the last `repeat_last_n`.
 
     Repeated tokens' logits are divided by repeat_penalty when positive and multiplied when
     negative; then presence_penalty is subtracted once and frequency_penalty for each occurrence.
+    A repeat_penalty that is no factor, such as 0, changes nothing.
     """
-    is_off = params.repeat_penalty == 1.0
-    is_off = is_off and not params.presence_penalty and not params.frequency_penalty
-    if params.repeat_last_n == 0 or is_off:
+    if params.repeat_last_n == 0:
         return
     recent = history if params.repeat_last_n < 0 else history[-params.repeat_last_n :]
     counts = Counter(recent)
     if not counts:
         return
+    repeat = params.repeat_penalty if params.repeat_penalty > 0 else 1.0
+    repeat = min(max(repeat, 1 / _MOST_PENALTY), _MOST_PENALTY)
     tokens = torch.tensor(list(counts), device=logits.device)
     times = torch.tensor(list(counts.values()), device=logits.device, dtype=logits.dtype)
     seen = logits[tokens]
-    seen = torch.where(seen > 0, seen / params.repeat_penalty, seen * params.repeat_penalty)
-    logits[tokens] = seen - params.presence_penalty - params.frequency_penalty * times
+    seen = torch.where(seen > 0, seen / repeat, seen * repeat)
+    once, each = _bounded(params.presence_penalty), _bounded(params.frequency_penalty)
+    logits[tokens] = seen - once - each * times
+
+
+def _bounded(penalty: float) -> float:
+    """A penalty that float32 can be lowered by; one that is no number is none."""
+    return 0.0 if math.isnan(penalty) else min(max(penalty, -_MOST_PENALTY), _MOST_PENALTY)
+
+
+def forbid(logits: Tensor, rows: Rows[SamplingRow]) -> None:
+    """Set to -inf, in place, what the rows' grammars do not allow."""
+    masks = {index: row.mask for index, row in enumerate(rows) if row.mask is not None}
+    if not masks:
+        return
+    indices = list(masks)
+    allowed = torch.from_numpy(np.stack(list(masks.values()))).to(logits.device)
+    logits[indices] = logits[indices].masked_fill_(allowed == 0, -torch.inf)
 
 
 def _top_k(params: SamplingParams, vocab_size: int) -> int:
@@ -90,8 +140,8 @@ def _top_k(params: SamplingParams, vocab_size: int) -> int:
 def _columns(rows: Rows[SamplingRow], device: torch.device) -> dict[str, Tensor]:
     """Each parameter as a column (num_rows, 1)."""
 
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
+    def column(values: list[float], dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device)[:, None]
 
     params = [row.params for row in rows]
     return {
@@ -99,7 +149,7 @@ def _columns(rows: Rows[SamplingRow], device: torch.device) -> dict[str, Tensor]
         "top_p": column([p.top_p for p in params]),
         "min_p": column([p.min_p for p in params]),
         "temperature": column([min(max(p.temperature, _COLDEST), _HOTTEST) for p in params]),
-        "uniform": column([row.uniform for row in rows]),
+        "uniform": column([row.uniform for row in rows], torch.float64),
     }
 
 
@@ -135,5 +185,7 @@ def _typical(values: Tensor, typical_p: Tensor) -> Tensor:
 def _draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """The first place (num_rows, 1) at which the running sum passes `uniform`."""
     sums = probabilities.double().cumsum(dim=-1)
-    target = uniform.double() * sums[:, -1:]
+    total = sums[:, -1:]
+    # Rounded up to all of it, it would be passed nowhere, or by a token that a filter removed.
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(sums, target, right=True).clamp(max=probabilities.shape[1] - 1)

@@ -33,6 +33,11 @@ class Scheduled:
         """Whether the step computes the sequence's last token, so that a next one is sampled."""
         return self.num_tokens == self.sequence.num_pending
 
+    @property
+    def num_logits(self) -> int:
+        """Of how many of the tokens, the last ones, the step gives logits."""
+        return self.num_tokens if self.sequence.scores_prompt else int(self.reaches_end)
+
 
 class Scheduler:
     """Sequences in the order they came; at most `max_running` of them at once."""

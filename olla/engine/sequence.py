@@ -25,7 +25,8 @@ class Sequence:
     first `num_committed` blocks are findable, and `prefix_serial` names them (blocks.py).
 
     `adapter` is the engine's number of the adapter in use, 0 for none. `max_length` caps the
-    tokens in the window (num_ctx), `num_predict` those of the reply (-1: no cap).
+    tokens in the window (num_ctx), `num_predict` those of the reply (-1: no cap). While
+    `scores_prompt`, the logits of every token are wanted, so that none comes from the cache.
     """
 
     id: int
@@ -36,6 +37,7 @@ class Sequence:
     num_keep: int = 0
     shift: bool = True
     adapter: int = 0
+    scores_prompt: bool = False
     state: SequenceState = SequenceState.WAITING
     num_computed: int = 0
     num_generated: int = 0

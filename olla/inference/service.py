@@ -61,7 +61,20 @@ class Inference:
 
     def generate(self, request: GenerateRequest) -> Chunks:
         """What follows a prompt; without a prompt, load or unload the model. Raises as `chat`."""
-        return self._answer(request, generate_work, is_empty=not request.prompt)
+        is_empty = not request.prompt and not request.tokens
+        return self._answer(request, generate_work, is_empty=is_empty)
+
+    async def count_tokens(self, request: ChatRequest) -> int:
+        """How many tokens the prompt of a conversation has, none left out. Raises as `chat`."""
+        model = await asyncio.to_thread(self._resolve, request.model)
+        work = chat_work(model, request, self._settings)
+        lease = await self._pool.acquire(work.runnable, request.keep_alive_s)
+        try:
+            message = await self._message(work, lease.runner)
+            tokens = await lease.runner.tokenize(message.prompt, message.add_special_tokens)
+            return len(tokens)
+        finally:
+            lease.release()
 
     async def _answer(
         self,
@@ -112,7 +125,7 @@ class Inference:
             lease.release()
 
     async def _message(self, work: Work, runner: Runner) -> Generate:
-        if work.raw:
+        if work.is_raw:
             return to_runner(work, work.raw, add_special_tokens=True)
         model = work.model
         async with self._renders:
@@ -169,9 +182,12 @@ def _last_chunk(finished: Finished, load_ns: int, started: int) -> ChatChunk:
         prompt_ns=finished.prompt_ns,
         num_tokens=finished.num_tokens,
         generation_ns=finished.generation_ns,
+        num_cached_tokens=finished.num_cached_tokens,
+        num_truncated_tokens=finished.num_truncated_tokens,
     )
     return ChatChunk(
         done_reason=DoneReason(finished.reason),
         timings=timings,
         context=tuple(finished.context),
+        stop_sequence=finished.stop_sequence,
     )

@@ -32,9 +32,9 @@ DEFAULT_NUM_KEEP = 4
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Without messages and `raw` there is only the model to load.
+    """Without messages, `raw` and `tokens` there is only the model to load.
 
-    `raw` is a prompt that is used as it is, `template` one that replaces the model's.
+    `raw` and `tokens` are prompts that are used as they are, `template` replaces the model's.
     """
 
     request: InferenceRequest
@@ -46,12 +46,19 @@ class Work:
     tools: tuple[Tool, ...] = ()
     template: str = ""
     raw: str = ""
+    tokens: tuple[int, ...] = ()
+    echo: bool = False
     context: tuple[int, ...] = ()
     wants_context: bool = False
 
     @property
     def is_load(self) -> bool:
-        return not self.messages and not self.raw
+        return not self.messages and not self.is_raw
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the prompt is used as it is."""
+        return bool(self.raw or self.tokens)
 
     @property
     def runnable(self) -> RunnableModel:
@@ -122,8 +129,10 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
         messages=_generate_messages(model, request) if is_rendered else (),
         template=request.template,
         raw=request.prompt if request.raw else "",
+        tokens=request.tokens,
+        echo=request.echo,
         context=request.context,
-        wants_context=not request.raw,
+        wants_context=not (request.raw or request.tokens),
     )
 
 
@@ -135,7 +144,7 @@ def to_runner(work: Work, prompt: str, *, add_special_tokens: bool) -> Generate:
         prompt=prompt,
         num_ctx=work.num_ctx,
         sampling=options.sampling(),
-        context=list(work.context),
+        context=list(work.context or work.tokens),
         add_special_tokens=add_special_tokens,
         num_predict=_num_predict(options.num_predict, work.num_ctx),
         num_keep=DEFAULT_NUM_KEEP if options.num_keep is None else options.num_keep,
@@ -144,6 +153,7 @@ def to_runner(work: Work, prompt: str, *, add_special_tokens: bool) -> Generate:
         stop=list(options.stop or ()),
         adapters=[_paths(adapter) for adapter in work.model.adapters],
         want_context=work.wants_context,
+        echo=work.echo,
     )
 
 
@@ -151,6 +161,8 @@ def _think(model: Model, request: InferenceRequest) -> bool | str | None:
     """What the template is told of thinking: a model that can think does, unless told not to."""
     if Capability.THINKING in model.capabilities:
         return True if request.think is None else request.think
+    if request.think and request.think_if_able:
+        return None
     if request.think:
         raise CapabilityMissing(f'"{request.model}" does not support thinking')
     return request.think

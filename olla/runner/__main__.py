@@ -21,6 +21,7 @@ import msgspec
 from olla.engine.blocks import BLOCK_SIZE
 from olla.engine.engine import Engine
 from olla.engine.fitting import choose_plan, first_that_fits, gpus
+from olla.engine.grammar import Constraint
 from olla.engine.loading import LoadedModel, load_model
 from olla.engine.memory import cache_budget, cache_tokens
 from olla.engine.placement import Plan
@@ -50,7 +51,7 @@ _LEAST_CACHE_TOKENS = 2048
 
 _log = logging.getLogger("olla.runner.child")
 
-Work = tuple[Generate, list[int]] | Cancel
+Work = tuple[Generate, list[int], Constraint | None] | Cancel
 
 
 def main() -> int:
@@ -214,7 +215,8 @@ def tokenize(
                 outbox.send(Text(message.id, engine.decode(message.tokens)))
             elif isinstance(message, Generate):
                 special = message.add_special_tokens and not message.context
-                work.put((message, message.context + engine.encode(message.prompt, special)))
+                tokens = message.context + engine.encode(message.prompt, special)
+                work.put((message, tokens, engine.constrain(message.grammar)))
             elif isinstance(message, Cancel):
                 work.put(message)
         except OllaError as error:
@@ -235,9 +237,9 @@ def take(engine: Engine, item: Work, outbox: Outbox) -> None:
     if isinstance(item, Cancel):
         engine.cancel(item.id)
         return
-    request, tokens = item
+    request, tokens, constraint = item
     try:
-        engine.add(request, tokens)
+        engine.add(request, tokens, constraint)
     except OllaError as error:
         outbox.send(failure(request.id, error))
 

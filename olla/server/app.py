@@ -20,7 +20,16 @@ from olla import __version__
 from olla.errors import OllaError
 from olla.logs import configure_logging
 from olla.server.errors import ErrorGuard
-from olla.server.handlers import about, blobs, chat, models, transfers
+from olla.server.handlers import (
+    about,
+    anthropic,
+    blobs,
+    chat,
+    models,
+    openai,
+    responses,
+    transfers,
+)
 from olla.server.logs import log_requests
 from olla.server.origins import HostGuard, OriginGuard
 from olla.server.services import SERVICES, Services
@@ -54,6 +63,15 @@ ROUTES = (
     web.post("/api/me", about.account),
     web.post("/api/experimental/web_search", about.web_search),
     web.post("/api/experimental/web_fetch", about.web_fetch),
+    web.post("/v1/chat/completions", openai.chat),
+    web.post("/v1/completions", openai.completion),
+    web.get("/v1/models", openai.list_models, allow_head=False),
+    web.get("/v1/models/{model:.*[^/]}", openai.retrieve_model, allow_head=False),
+    web.post("/v1/responses", responses.create),
+    web.get("/v1/responses/{id}", responses.retrieve),
+    web.delete("/v1/responses/{id}", responses.delete),
+    web.post("/v1/messages", anthropic.messages),
+    web.post("/v1/messages/count_tokens", anthropic.count_tokens),
 )
 
 _log = logging.getLogger(__name__)
@@ -100,6 +118,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         handler_cancellation=True,
         shutdown_timeout=DRAIN_S,
         access_log=None,
+        auto_decompress=False,  # server/compression.py does, with limits
     )
     await runner.setup()
     await web.SockSite(runner, listener).start()

@@ -1,20 +1,21 @@
-"""Errors -> status codes and bodies. The only place in olla that knows both.
+"""Errors -> status codes, and bodies in the dialect of the route.
 
-Also ends what still runs when the daemon stops, since a request cut off must answer something.
-Invariant: a client hears of every failure, by the status or, in a stream that has begun, by the
-last line.
+The only place in olla that knows both. Also ends what still runs when the daemon stops, since a
+request cut off must answer something. Invariant: a client hears of every failure, by the status
+or, in a stream that has begun, by the last words.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
 
 from olla import errors
-from olla.api.ollama_replies import encode, error_to_json
+from olla.server.dialects import OLLAMA, dialect_of
 from olla.server.origins import Handler
 from olla.server.streaming import STREAM, json_reply
 
@@ -77,29 +78,39 @@ async def _reply(request: web.Request, error: errors.OllaError) -> web.StreamRes
     status = status_of(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("path=%s error=%r", request.path, str(error), exc_info=error.__cause__)
-    if STREAM in request:
-        return await _end_stream(request, str(error))
-    return json_reply(error_to_json(str(error)), status=status, charset=None)
+    return await _tell(request, error, status)
 
 
 async def _crash(request: web.Request) -> web.StreamResponse:
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    if dialect_of(request.path) is OLLAMA and STREAM not in request:
+        return web.Response(status=status)
+    return await _tell(request, errors.OllaError("internal server error"), status)
+
+
+async def _tell(
+    request: web.Request,
+    error: errors.OllaError,
+    status: HTTPStatus,
+    headers: Mapping[str, str] | None = None,
+) -> web.StreamResponse:
+    """The error as a reply, or as the last words of the stream that has begun."""
+    dialect = dialect_of(request.path)
     if STREAM in request:
-        return await _end_stream(request, "internal server error")
-    return web.Response(status=HTTPStatus.INTERNAL_SERVER_ERROR)
-
-
-async def _end_stream(request: web.Request, text: str) -> web.StreamResponse:
-    stream = request[STREAM]
-    await stream.write(encode(error_to_json(text)) + b"\n")
-    await stream.write_eof()
-    return stream
+        stream = request[STREAM]
+        await stream.write(dialect.error_to_event(error, status))
+        await stream.write_eof()
+        return stream
+    reply = json_reply(dialect.error_to_json(error, status), status=status, charset=None)
+    reply.headers.update(headers or {})
+    return reply
 
 
 async def _route_error(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
     """No route: Go's plain texts, or the way to the same path without its last slash."""
     if isinstance(error, web.HTTPMethodNotAllowed):
-        headers = {hdrs.ALLOW: error.headers[hdrs.ALLOW]}
-        return web.Response(status=405, text="405 method not allowed", headers=headers)
+        headers: dict[str, str] = {hdrs.ALLOW: error.headers[hdrs.ALLOW]}
+        return await _no_route(request, "405 method not allowed", error.status, headers)
     if not isinstance(error, web.HTTPNotFound):
         raise error
     path = request.path.rstrip("/")
@@ -107,7 +118,15 @@ async def _route_error(request: web.Request, error: web.HTTPException) -> web.St
         status = 301 if request.method == hdrs.METH_GET else 307
         location = str(request.rel_url.with_path(path, keep_query=True))
         return web.Response(status=status, headers={hdrs.LOCATION: location})
-    return web.Response(status=404, text="404 page not found")
+    return await _no_route(request, "404 page not found", error.status)
+
+
+async def _no_route(
+    request: web.Request, text: str, status: int, headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
+    if dialect_of(request.path) is OLLAMA:
+        return web.Response(status=status, text=text, headers=headers)
+    return await _tell(request, errors.OllaError(text), HTTPStatus(status), headers)
 
 
 async def _has_route(request: web.Request, path: str) -> bool:

@@ -16,6 +16,7 @@ from olla.names import ModelName
 from olla.registry.store import ModelStore
 from olla.requests import Progress
 from olla.runner.pool import RunnerPool
+from olla.server.conversations import Conversations
 from olla.settings import Settings
 from olla.sources.pull import pull
 
@@ -31,6 +32,7 @@ class Services:
     pool: RunnerPool
     inference: Inference
     pull: Pull = pull
+    conversations: Conversations = field(default_factory=Conversations)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Replies: one JSON object, or a stream of them (NDJSON); bodies; blocking work beside the loop.
+"""Replies: one JSON object, or a stream (NDJSON, SSE); bodies; blocking work beside the loop.
 
 Knows no dialect. When the client leaves, aiohttp cancels the handler; every generator here is
 closed on the way out, which cancels what it stands for. What runs in a thread cannot be
@@ -12,16 +12,22 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from olla.api.ollama_replies import encode
 from olla.errors import BadInput, BodyTooLarge
 from olla.registry.threads import run_to_end
+from olla.server.compression import unpack
+from olla.server.dialects import OLLAMA, dialect_of
 
 MAX_BODY_BYTES = 256 * 2**20
 """As much as a runner takes in one message."""
 
 NDJSON = "application/x-ndjson"
+SSE_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+SSE_COMMENT = b": still there\n\n"
+PING_EVERY_S = 10.0
+
 STREAM = web.RequestKey("stream", web.StreamResponse)
 """The stream that has begun to answer a request, where the error guard finds it."""
 
@@ -33,9 +39,17 @@ async def read_json(request: web.Request, from_json: Callable[[bytes], _T]) -> _
 
     Raises:
         BodyTooLarge: it is longer than MAX_BODY_BYTES, or says it will be.
-        BadInput: it breaks off, or `from_json` refuses it.
+        BadInput: it breaks off or cannot be unpacked, or `from_json` refuses it.
     """
-    return await asyncio.to_thread(from_json, await _read_body(request))
+    body = await _read_body(request)
+    return await asyncio.to_thread(lambda: from_json(_unpacked(request, body)))
+
+
+def _unpacked(request: web.Request, body: bytes) -> bytes:
+    """As Ollama, which reads zstd on its /v1 routes and looks at no other encoding."""
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    is_packed = encoding == "zstd" and dialect_of(request.path) is not OLLAMA
+    return unpack(body) if is_packed else body
 
 
 async def _read_body(request: web.Request) -> bytes:
@@ -75,6 +89,63 @@ async def send_ndjson(
 async def _write_line(response: web.StreamResponse, value: Any) -> None:
     with gone_is_cancelled():
         await response.write(encode(value) + b"\n")
+
+
+async def send_sse(
+    request: web.Request,
+    events: AsyncIterator[bytes],
+    *,
+    ping: bytes = SSE_COMMENT,
+    ping_every_s: float = PING_EVERY_S,
+) -> web.StreamResponse:
+    """Stream whole events as they come, and `ping` whenever nothing has for a while.
+
+    The headers go with the first of them, so that an error before it keeps its status.
+    """
+    stream = _EventStream(request)
+    pinging = asyncio.create_task(stream.keep_alive(ping, ping_every_s))
+    try:
+        async for event in events:
+            await stream.write(event)
+    finally:
+        pinging.cancel()
+        await asyncio.wait({pinging})
+    return await stream.end()
+
+
+class _EventStream:
+    """Writes of two tasks, one after the other, behind headers that the first one sends."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self._response = web.StreamResponse(headers=SSE_HEADERS)
+        self._lock = asyncio.Lock()
+        self._num_writes = 0
+
+    async def write(self, data: bytes) -> None:
+        self._num_writes += 1
+        async with self._lock:
+            with gone_is_cancelled():
+                await self._begin()
+                await self._response.write(data)
+
+    async def keep_alive(self, ping: bytes, every_s: float) -> None:
+        while True:
+            before = self._num_writes
+            await asyncio.sleep(every_s)
+            if self._num_writes == before:
+                await self.write(ping)
+
+    async def end(self) -> web.StreamResponse:
+        with gone_is_cancelled():
+            await self._begin()
+            await self._response.write_eof()
+        return self._response
+
+    async def _begin(self) -> None:
+        if not self._response.prepared:
+            await self._response.prepare(self._request)
+            self._request[STREAM] = self._response
 
 
 @contextmanager

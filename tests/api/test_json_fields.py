@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from olla.api.json_fields import parse_fields
+from olla.api.json_fields import go_type, parse_fields, parse_object
 from olla.errors import BadInput
 
 
@@ -112,3 +112,32 @@ def test_a_nested_field_is_named_with_its_path() -> None:
         BadInput, match=r"array into Go struct field ChatRequest\.messages\.content"
     ):
         messages[1].text("content")
+
+
+def test_an_object_is_all_of_its_text() -> None:
+    assert parse_object(' {"b": 1, "A": "\\ud800"}\n') == {
+        "b": 1,
+        "A": "\N{REPLACEMENT CHARACTER}",
+    }
+
+
+@pytest.mark.parametrize("text", ["", " ", "[]", "null", "{}{}", "{} x", "{", '{"a": Infinity}'])
+def test_what_is_no_object_is_refused(text: str) -> None:
+    with pytest.raises(BadInput):
+        parse_object(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (None, "<nil>"),
+        (True, "bool"),
+        (1, "float64"),
+        (1.5, "float64"),
+        ("", "string"),
+        ([], "[]interface {}"),
+        ({}, "map[string]interface {}"),
+    ],
+)
+def test_values_have_gos_types(value: object, kind: str) -> None:
+    assert go_type(value) == kind

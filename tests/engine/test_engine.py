@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import torch
 from tokenizers import Tokenizer, models
@@ -14,63 +14,23 @@ from tokenizers import Tokenizer, models
 from olla.engine.engine import Engine
 from olla.engine.loading import LoadedModel, load_model
 from olla.engine.models.batch import Batch, CausalModel
-from olla.errors import BadInput, OutOfMemory, PromptTooLong
+from olla.errors import BadInput, OutOfMemory
 from olla.options import SamplingParams
-from olla.runner.protocol import Failed, FailureKind, Finished, FromRunner, Generate, Piece
+from olla.runner.protocol import Failed, FailureKind, Finished, FromRunner, Piece
+from tests.engine.driving import GREEDY, SAMPLED, add, ask, drain, finished, reply, text_of
 from tests.tiny_model import BOS, EOS, save_tiny_model
 
-GREEDY = SamplingParams(temperature=0.0)
-SAMPLED = SamplingParams(temperature=1.5, top_k=0, top_p=1.0, seed=7)
+NO_END = {EOS: -100.0}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    files = save_tiny_model(tmp_path_factory.mktemp("tiny"))
-    return load_model(files, "float32", "cpu", 0, lambda done, total: None)
+def model(tiny: LoadedModel) -> LoadedModel:
+    return tiny
 
 
 @pytest.fixture
 def engine(model: LoadedModel) -> Engine:
     return Engine(model)
-
-
-def ask(number: int, prompt: str = "hello", **settings: Any) -> Generate:
-    request = Generate(
-        id=number, prompt=prompt, num_ctx=256, sampling=GREEDY, num_predict=12, want_context=True
-    )
-    return msgspec.structs.replace(request, **settings)
-
-
-def add(engine: Engine, request: Generate) -> None:
-    engine.add(request, engine.encode(request.prompt, request.add_special_tokens))
-
-
-def drain(engine: Engine) -> dict[int, list[FromRunner]]:
-    """Step until nothing is left to do."""
-    messages: dict[int, list[FromRunner]] = {}
-    for _ in range(10_000):
-        if not engine.has_work:
-            return messages
-        for message in engine.step():
-            assert isinstance(message, Piece | Finished)
-            messages.setdefault(message.id, []).append(message)
-    raise AssertionError("the engine does not come to an end")
-
-
-def finished(messages: list[FromRunner]) -> Finished:
-    last = messages[-1]
-    assert isinstance(last, Finished)
-    return last
-
-
-def text_of(messages: list[FromRunner]) -> str:
-    return "".join(message.text for message in messages if isinstance(message, Piece))
-
-
-def reply(engine: Engine, request: Generate) -> tuple[str, Finished]:
-    add(engine, request)
-    messages = drain(engine)[request.id]
-    return text_of(messages), finished(messages)
 
 
 def test_a_reply_is_as_long_as_num_predict(engine: Engine) -> None:
@@ -165,7 +125,10 @@ def test_a_window_larger_than_the_cache_is_cut_to_it(model: LoadedModel) -> None
 
 
 def test_a_window_larger_than_the_model_knows_is_cut_to_it(model: LoadedModel) -> None:
-    _, end = reply(Engine(model), ask(1, num_ctx=10_000, num_predict=600, shift=False))
+    _, end = reply(
+        Engine(model),
+        ask(1, num_ctx=10_000, num_predict=600, shift=False, sampling=SAMPLED, logit_bias=NO_END),
+    )
 
     assert len(end.context) == 512
 
@@ -248,30 +211,6 @@ def test_a_full_window_shifts_and_the_reply_goes_on(engine: Engine) -> None:
     assert end.context[:2] == engine.encode("he", False)
 
 
-@pytest.mark.parametrize("settings", [{"shift": False}, {"truncate": False}])
-def test_a_prompt_past_the_window_is_refused_when_it_may_not_be_cut(
-    engine: Engine, settings: dict[str, bool]
-) -> None:
-    with pytest.raises(PromptTooLong, match="longer than the context length"):
-        add(engine, ask(1, "x" * 16, num_ctx=16, **settings))
-    assert not engine.has_work
-
-
-def test_a_prompt_past_the_window_keeps_its_beginning_and_its_newest_part(engine: Engine) -> None:
-    prompt = "".join(chr(ord("a") + n % 26) for n in range(40))
-
-    _, end = reply(engine, ask(1, prompt, num_ctx=20, num_keep=4, num_predict=0))
-
-    assert end.num_prompt_tokens == 12
-    assert end.context == engine.encode(prompt[:4] + prompt[-8:], False)
-
-
-@pytest.mark.parametrize("tokens", [[-1], [259], [10**9]])
-def test_a_number_that_is_no_token_is_refused(engine: Engine, tokens: list[int]) -> None:
-    with pytest.raises(BadInput, match="not in the vocabulary"):
-        engine.add(ask(1), tokens)
-
-
 def test_a_tokenizer_that_was_saved_to_cut_and_pad_does_neither(tmp_path: Path) -> None:
     files = save_tiny_model(tmp_path)
     tokenizer = Tokenizer.from_file(files["tokenizer.json"])
@@ -292,11 +231,6 @@ def test_a_text_that_the_tokenizer_cannot_read_is_refused(tmp_path: Path) -> Non
         engine.encode("b", False)
 
 
-def test_an_empty_prompt_is_refused(engine: Engine) -> None:
-    with pytest.raises(BadInput, match="the prompt is empty"):
-        engine.add(ask(1), [])
-
-
 def test_a_prompt_of_only_special_tokens_is_answered(engine: Engine) -> None:
     _, end = reply(engine, ask(1, "<bos><eos>", num_predict=3))
 
@@ -305,19 +239,64 @@ def test_a_prompt_of_only_special_tokens_is_answered(engine: Engine) -> None:
 
 
 def test_a_thousand_requests_of_which_half_leave_all_come_to_an_end(engine: Engine) -> None:
+    """They leave at any time: while they wait, while their prompt is computed, while they reply."""
+    chance = random.Random(7)
     free = engine.num_free_blocks
+    leaving = set(chance.sample(range(1000), 500))
     for number in range(1000):
-        add(engine, ask(number, num_predict=2))
-    done = set()
-    for number in range(0, 1000, 2):
-        engine.cancel(number)
-        if number % 20 == 0:
-            done |= {m.id for m in engine.step() if isinstance(m, Finished)}
+        add(engine, ask(number, num_predict=3))
+    queued, done = sorted(leaving, key=lambda _: chance.random()), {}
+    while engine.has_work:
+        for message in engine.step():
+            assert isinstance(message, Piece | Finished)
+            if isinstance(message, Finished):
+                done[message.id] = message
+        for _ in range(chance.randrange(20)):
+            if queued:
+                engine.cancel(queued.pop())
 
-    done |= set(drain(engine))
-
-    assert done >= set(range(1, 1000, 2))
+    assert set(done) >= set(range(1000)) - leaving
+    assert all(end.num_tokens == 3 for end in done.values())
     assert engine.num_free_blocks == free
+
+
+@pytest.mark.parametrize("num_predict", [-1, -2])
+def test_a_reply_without_a_bound_goes_on_until_it_leaves(engine: Engine, num_predict: int) -> None:
+    unending = ask(1, num_predict=num_predict, num_ctx=32, sampling=SAMPLED, logit_bias=NO_END)
+    add(engine, unending)
+    for _ in range(300):
+        assert not any(isinstance(message, Finished) for message in engine.step())
+
+    engine.cancel(1)
+
+    assert not engine.has_work
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": float("nan")},
+        {"temperature": -5.0, "top_k": -3},
+        {"top_p": float("nan"), "min_p": float("nan"), "typical_p": float("nan")},
+        {"top_p": -1.0, "min_p": -1.0, "typical_p": -1.0},
+        {"repeat_penalty": 0.0},
+        {"repeat_penalty": -2.0, "repeat_last_n": -7},
+        {"repeat_penalty": float("nan"), "presence_penalty": float("nan")},
+        {"presence_penalty": float("inf"), "frequency_penalty": -float("inf")},
+    ],
+)
+def test_parameters_that_make_no_sense_disturb_nobody(
+    engine: Engine, params: dict[str, Any]
+) -> None:
+    expected = reply(engine, ask(0, "other", sampling=SAMPLED))[0]
+    sampling = SamplingParams(**{"temperature": 1.0, "seed": 1, **params})
+
+    add(engine, ask(1, sampling=sampling))
+    add(engine, ask(2, "other", sampling=SAMPLED))
+    messages = drain(engine)
+
+    assert finished(messages[1]).num_tokens >= 1
+    assert text_of(messages[2]) == expected
 
 
 def test_an_adapter_that_does_not_exist_is_a_clear_error(engine: Engine, tmp_path: Path) -> None:

@@ -83,6 +83,25 @@ async def test_a_raw_prompt_goes_as_it_is_and_has_no_context(
     assert chunks[-1].context == ()
 
 
+async def test_a_prompt_of_tokens_goes_as_it_is(inference: Inference, spawn: FakeSpawn) -> None:
+    asked = GenerateRequest(model="m", tokens=(5, 6), echo=True)
+
+    chunks = await collect(inference.generate(asked))
+
+    (sent,) = spawn.runners[0].requests
+    assert (sent.prompt, sent.context, sent.echo) == ("", [5, 6], True)
+    assert chunks[-1].done_reason is DoneReason.STOP
+    assert chunks[-1].context == ()
+
+
+async def test_tokens_are_a_prompt_even_when_the_model_is_to_go(
+    inference: Inference, spawn: FakeSpawn
+) -> None:
+    await collect(inference.generate(GenerateRequest(model="m", tokens=(5,), keep_alive_s=0)))
+
+    assert len(spawn.runners[0].requests) == 1
+
+
 async def test_a_prompt_without_a_template_gets_special_tokens(
     inference: Inference, store: FakeStore, spawn: FakeSpawn
 ) -> None:
@@ -236,6 +255,27 @@ async def test_what_the_model_cannot_do_is_told_before_it_is_loaded(
         await collect(inference.chat(replace(CHAT, think=True)))
 
     assert spawn.loads == []
+
+
+async def test_tokens_are_counted_of_the_whole_prompt_without_a_reply(
+    inference: Inference, spawn: FakeSpawn, pool: RunnerPool
+) -> None:
+    long = replace(CHAT, messages=(Message("user", "word " * 9000), *CHAT.messages), truncate=False)
+
+    num_tokens = await inference.count_tokens(long)
+
+    runner = spawn.runners[0]
+    assert num_tokens > 9000
+    assert runner.requests == []
+    pool.unload(FakeModel().name)  # nothing holds it
+    assert pool.list() == ()
+
+
+async def test_counting_has_the_errors_of_a_chat(inference: Inference) -> None:
+    with pytest.raises(ModelNotFound):
+        await inference.count_tokens(replace(CHAT, model="nobody"))
+    with pytest.raises(CapabilityMissing):
+        await inference.count_tokens(replace(CHAT, think=True))
 
 
 async def test_closing_a_reply_frees_the_engine_and_the_runner(

@@ -111,6 +111,11 @@ def test_a_model_that_can_think_does_unless_told_not_to(
     assert _chat(model, think=asked).think == told
 
 
+def test_thinking_may_be_only_a_wish() -> None:
+    assert _chat(FakeModel(), think="low", think_if_able=True).think is None
+    assert _chat(THINKER, think="low", think_if_able=True).think == "low"
+
+
 def test_tools_reach_a_model_that_can_call_them() -> None:
     assert _chat(CALLER, tools=(TOOL,)).tools == (TOOL,)
 
@@ -242,3 +247,8 @@ def test_a_context_takes_its_room_from_the_prompt() -> None:
     assert work.room == 7
     assert _sent(work).context == [1, 2, 3]
     assert _sent(work).want_context
+
+
+def test_the_prompt_comes_back_when_asked_for() -> None:
+    assert not _sent(_generate(FakeModel())).echo
+    assert _sent(_generate(FakeModel(), raw=True, echo=True)).echo

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from aiohttp import ClientResponse, web
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, TestServer
 
 from olla.errors import SourceNotFound
 from olla.inference.service import Inference
@@ -37,7 +38,7 @@ HANG = object()
 """In a script: wait until cancelled."""
 
 Client = TestClient[web.Request, web.Application]
-StartClient = Callable[[web.Application], Awaitable[Client]]
+StartClient = Callable[[web.Application | TestServer], Awaitable[Client]]
 
 
 @dataclass
@@ -63,6 +64,10 @@ class FakeInference:
             self.closed.set()
 
     generate = chat
+
+    async def count_tokens(self, request: InferenceRequest) -> int:
+        async with aclosing(self.chat(request)) as chunks:
+            return sum([chunk.timings.num_prompt_tokens async for chunk in chunks])
 
 
 @dataclass
@@ -148,7 +153,9 @@ def services(
 
 @pytest.fixture
 async def client(aiohttp_client: StartClient, settings: Settings, services: Services) -> Client:
-    return await aiohttp_client(create_app(settings, services))
+    server = TestServer(create_app(settings, services))
+    await server.start_server(auto_decompress=False)  # as serve() has it
+    return await aiohttp_client(server)
 
 
 def add_model(store: ModelStore, name: str, **layers: bytes) -> None:
@@ -189,6 +196,24 @@ async def lines_of(response: ClientResponse) -> list[dict[str, Any]]:
     text = await response.text()
     assert text.endswith("\n")
     return [json.loads(line) for line in text.splitlines()]
+
+
+async def openai_error_of(response: ClientResponse) -> tuple[int, str, str]:
+    """The status, the type and the text of an error; nothing else is in its body."""
+    body = await response.json()
+    assert list(body) == ["error"]
+    assert body["error"].keys() == {"message", "type", "param", "code"}
+    return response.status, body["error"]["type"], body["error"]["message"]
+
+
+async def events_of(response: ClientResponse) -> list[str]:
+    """The events of a stream, as they stand."""
+    assert response.status == 200
+    assert response.headers["Content-Type"] == "text/event-stream"
+    assert response.headers["Cache-Control"] == "no-cache"
+    text = await response.text()
+    assert text.endswith("\n\n")
+    return text.removesuffix("\n\n").split("\n\n")
 
 
 async def open_connection(client: Client) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

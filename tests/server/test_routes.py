@@ -13,7 +13,7 @@ from olla.server.handlers import about
 from olla.server.services import Services
 from olla.server.streaming import MAX_BODY_BYTES
 from olla.settings import Settings
-from tests.server.conftest import Client, error_of, open_connection
+from tests.server.conftest import Client, error_of, open_connection, openai_error_of
 
 TOO_LARGE = "request body is larger than 256 MiB"
 
@@ -56,7 +56,7 @@ async def test_what_only_the_cloud_answers(
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/nothing/", "/api/embed", "/v1/models", "/nothing//"]
+    "path", ["/nothing", "/nothing/", "/api/nothing", "/v1nothing", "/nothing//"]
 )
 async def test_an_unknown_path(client: Client, path: str) -> None:
     response = await client.get(path)
@@ -78,6 +78,20 @@ async def test_a_method_that_a_path_does_not_have(client: Client, method: str, p
     assert response.headers["Allow"]
     if method != "HEAD":
         assert await response.text() == "405 method not allowed"
+
+
+async def test_an_unknown_path_of_openais(client: Client) -> None:
+    answer = await openai_error_of(await client.get("/v1/nothing"))
+
+    assert answer == (404, "not_found_error", "404 page not found")
+
+
+async def test_an_unknown_path_of_anthropics(client: Client) -> None:
+    response = await client.get("/v1/messages/nothing")
+
+    body = await response.json()
+    assert response.status == 404
+    assert body["error"] == {"type": "not_found_error", "message": "404 page not found"}
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ async def delete(request: web.Request) -> web.Response:
 
 
 def _tags(store: ModelStore) -> Json:
-    return tags_to_json(_summary(model) for model in store.list())
+    return tags_to_json(summary_of(model) for model in store.list())
 
 
 def _loaded(store: ModelStore, loaded: Iterable[LoadedModel]) -> list[Json]:
@@ -111,7 +111,7 @@ def _loaded_entry(store: ModelStore, loaded: LoadedModel) -> Json | None:
         _log.warning("skipped loaded model name=%s error=%s", loaded.name.full, error)
         return None
     return loaded_to_json(
-        _summary(model),
+        summary_of(model),
         loaded.expires_at,
         loaded.size_bytes,
         loaded.vram_bytes,
@@ -124,7 +124,7 @@ def _show(store: ModelStore, name: ModelName, asked: ShowRequest) -> Json:
     system = asked.system or model.system
     parameters = {**model.parameters, **asked.options.to_json()}
     description = ModelDescription(
-        summary=_summary(model),
+        summary=summary_of(model),
         parent_model=model.parent,
         modelfile=format_description(_modelfile(model, system, parameters)),
         template=_runtime_template(model),
@@ -159,7 +159,8 @@ def _delete(store: ModelStore, name: ModelName, text: str) -> ModelName:
     return stored
 
 
-def _summary(model: Model) -> ModelSummary:
+def summary_of(model: Model) -> ModelSummary:
+    """What lists say about a model, in every dialect."""
     return ModelSummary(
         name=model.name.short,
         digest=model.digest.hex,
