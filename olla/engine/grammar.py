@@ -59,13 +59,14 @@ class Constraint:
         return self.is_active and bool(self._matcher.is_stopped())
 
     def mask(self, num_tokens: int) -> NDArray[np.uint8]:
-        """(num_tokens,): 1 for each token that may come next, end tokens where it may end.
+        """A bit for each token that may come next, eight to a byte, lowest first.
+
+        End tokens may come where the reply may end.
 
         Raises:
             NoTokenAllowed: there is none.
         """
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        mask = np.unpackbits(bits, count=num_tokens, bitorder="little")
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8, -(-num_tokens // 8))
         if self._matcher.is_error() or not mask.any():
             raise NoTokenAllowed(_reason(self._matcher))
         return mask
