@@ -23,6 +23,8 @@ MAX_COMPILED = 64
 WHITESPACE = r" |\n[ \t]{0,40}"
 """What may stand between the parts of JSON: bounded, since small models get lost in whitespace."""
 
+_END = "<|end of reply|>"
+
 # A cached grammar's lexer is shared by all replies and grows by what they meet: 1-2 kB a state.
 _LIMITS = LLParserLimits(
     initial_lexer_fuel=1_000_000,
@@ -57,13 +59,14 @@ class Constraint:
         return self.is_active and bool(self._matcher.is_stopped())
 
     def mask(self, num_tokens: int) -> NDArray[np.uint8]:
-        """(num_tokens,): 1 for each token that may come next, end tokens where it may end.
+        """A bit for each token that may come next, eight to a byte, lowest first.
+
+        End tokens may come where the reply may end.
 
         Raises:
             NoTokenAllowed: there is none.
         """
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        mask = np.unpackbits(bits, count=num_tokens, bitorder="little")
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8, -(-num_tokens // 8))
         if self._matcher.is_error() or not mask.any():
             raise NoTokenAllowed(_reason(self._matcher))
         return mask
@@ -105,7 +108,7 @@ class Grammars:
     ) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
-        self._end_ids = sorted(number for number in end_ids if 0 <= number < vocab_size)
+        self._end_ids = [n for n in sorted(end_ids) if n >= 0 and tokenizer.id_to_token(n)]
         self._token_bytes = token_bytes
         self._wrapped: LLTokenizer | None = None
         self._compiled: OrderedDict[tuple[GrammarKind, str], LLMatcher] = OrderedDict()
@@ -130,13 +133,15 @@ class Grammars:
 
     def _wrap(self) -> LLTokenizer:
         """llguidance's view of the vocabulary; takes about a second."""
-        size = max(self._vocab_size, 1 + max(self._tokenizer.get_vocab().values(), default=0))
-        ends = self._end_ids
+        tokenizer, ends = self._tokenizer, self._end_ids
         if not ends:
-            # It insists on an end token; one past the vocabulary is never drawn.
-            size, ends = size + 1, [size]
+            # It insists on one: a token of our own, which a complete reply ends with like any.
+            tokenizer = Tokenizer.from_str(tokenizer.to_str())
+            tokenizer.add_special_tokens([_END])
+            ends = [tokenizer.get_vocab()[_END]]
+        size = max(self._vocab_size, 1 + max(tokenizer.get_vocab().values()))
         try:
-            return LLTokenizer(self._tokenizer.to_str(), n_vocab=size, eos_token=ends)
+            return LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=ends)
         except ValueError as error:
             raise BadInput(f"this model's tokenizer cannot follow a format: {error}") from error
 
@@ -165,4 +170,5 @@ def _source(grammar: Grammar) -> str:
 def _reason(matcher: LLMatcher) -> str:
     """The first line of llguidance's reason; what follows is the state of its parser."""
     lines = str(matcher.get_error()).splitlines()
-    return lines[0].strip() if lines else ""
+    reason = lines[0].strip() if lines else ""
+    return "nothing matches it" if reason.startswith("NoExtension") else reason

@@ -18,11 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from olla.options import SamplingParams
 
 _COLDEST, _HOTTEST = 1e-6, 1e30  # float32 holds both, and their quotients
 _MOST_PENALTY = 1e9
+
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_ADDENDS = np.where(_BITS, 0, -np.inf).astype(np.float32)
+"""What a byte of a mask adds to the logits of its eight tokens."""
 
 
 class Bias(NamedTuple):
@@ -44,7 +49,8 @@ class SamplingRow(NamedTuple):
     """What one row is sampled by.
 
     `history`: the sequence's tokens so far, oldest first. `uniform`: a number in [0, 1).
-    `mask`: (vocab_size,), 1 for each token that a grammar allows; None allows all.
+    `mask`: a bit for each token that a grammar allows, eight to a byte, lowest first; None allows
+    all.
     """
 
     params: SamplingParams
@@ -128,9 +134,12 @@ def forbid(logits: Tensor, rows: Rows[SamplingRow]) -> None:
     masks = {index: row.mask for index, row in enumerate(rows) if row.mask is not None}
     if not masks:
         return
-    indices = list(masks)
-    allowed = torch.from_numpy(np.stack(list(masks.values()))).to(logits.device)
-    logits[indices] = logits[indices].masked_fill_(allowed == 0, -torch.inf)
+    indices = torch.tensor(list(masks), device=logits.device)
+    packed = torch.from_numpy(np.stack(list(masks.values()))).to(logits.device)
+    # A table of bytes costs a tenth of masked_fill on a CPU, and little crosses over to a GPU.
+    table = torch.from_numpy(_ADDENDS).to(logits.device)
+    addends = functional.embedding(packed.int(), table).flatten(1)
+    logits.index_add_(0, indices, addends[:, : logits.shape[1]])
 
 
 def _top_k(params: SamplingParams, vocab_size: int) -> int:

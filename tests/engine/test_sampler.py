@@ -7,10 +7,12 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from olla.engine.sampler import SamplingRow, penalize, sample
+from olla.engine.sampler import Bias, SamplingRow, penalize, sample
 from olla.options import SamplingParams
 
 OPEN = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
@@ -108,6 +110,8 @@ def test_no_temperature_is_too_high() -> None:
         ({"repeat_penalty": 2.0, "repeat_last_n": 1}, [2.0, -2.0, 3.0]),
         ({"repeat_penalty": 2.0, "repeat_last_n": 0}, [2.0, -1.0, 3.0]),
         ({"repeat_penalty": 2.0, "repeat_last_n": -1}, [1.0, -2.0, 3.0]),
+        ({"repeat_penalty": 0.0}, [2.0, -1.0, 3.0]),
+        ({"repeat_penalty": math.nan, "presence_penalty": math.nan}, [2.0, -1.0, 3.0]),
         ({}, [2.0, -1.0, 3.0]),
     ],
 )
@@ -125,9 +129,53 @@ def test_greedy_follows_the_penalties() -> None:
     assert sample(torch.tensor([[2.0, 1.0, 3.0]]), [row]) == [0]
 
 
-def test_no_uniform_number_draws_a_token_that_a_filter_removed() -> None:
+@pytest.mark.parametrize("params", [{"top_k": 2}, {"top_p": 0.65}, {"typical_p": 0.5}])
+def test_no_uniform_number_draws_a_token_that_a_filter_removed(params: dict[str, Any]) -> None:
     rows = [
-        SamplingRow(replace(OPEN, top_k=2), [], u) for u in (0.0, 1 - 2**-53, math.nextafter(1, 0))
+        SamplingRow(replace(OPEN, **params), [], u) for u in (0.0, 1 - 2**-53, math.nextafter(1, 0))
     ]
 
-    assert set(sample(logits_of(PROBABILITIES).repeat(3, 1), rows)) <= {0, 1}
+    assert set(sample(logits_of(PROBABILITIES).repeat(3, 1), rows)) <= {0, 1, 2} - (
+        set() if "typical_p" in params else {2}
+    )
+
+
+def mask_of(*allowed: int) -> NDArray[np.uint8]:
+    return np.packbits([token in allowed for token in range(5)], bitorder="little")
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {"top_k": 1}, {"top_k": 4}, {}])
+def test_what_a_mask_forbids_is_never_drawn(params: dict[str, Any]) -> None:
+    rows = [
+        SamplingRow(replace(OPEN, **params), [], (step + 0.5) / 100, mask=mask_of(2, 4))
+        for step in range(100)
+    ]
+
+    assert set(sample(logits_of(PROBABILITIES).repeat(100, 1), rows)) <= {2, 4}
+
+
+def test_rows_without_a_mask_are_left_alone() -> None:
+    greedy = replace(OPEN, temperature=0.0)
+    rows = [SamplingRow(greedy, [], 0.5), SamplingRow(greedy, [], 0.5, mask=mask_of(3))]
+
+    assert sample(logits_of(PROBABILITIES).repeat(2, 1), rows) == [0, 3]
+
+
+def test_a_bias_is_added_before_the_penalties_and_the_filters() -> None:
+    bias = Bias.of({4: 100.0, 0: -100.0}, torch.device("cpu"))
+    rows = [
+        SamplingRow(replace(OPEN, top_k=1), [], 0.5, bias),
+        SamplingRow(replace(OPEN, temperature=0.0, repeat_penalty=1000.0), [4], 0.5, bias),
+    ]
+
+    assert sample(logits_of(PROBABILITIES).repeat(2, 1), rows) == [4, 4]
+
+
+def test_no_bias_is_none() -> None:
+    assert Bias.of({}, torch.device("cpu")) is None
+
+
+def test_the_filters_run_in_llama_cpps_order() -> None:
+    """Top-p counts what top-k left: of 0.4 and 0.3, it is 0.57 that the first has."""
+    assert set(draws(replace(OPEN, top_k=2, top_p=0.56))) == {0}
+    assert set(draws(replace(OPEN, top_k=0, top_p=0.56))) == {0, 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from olla.options import SamplingParams
+from olla.requests import TokenLogprob
 from olla.runner.protocol import (
     Cancel,
     Detokenize,
@@ -19,6 +21,8 @@ from olla.runner.protocol import (
     Finished,
     FromRunner,
     Generate,
+    Grammar,
+    GrammarKind,
     Load,
     Loaded,
     LoadProgress,
@@ -103,6 +107,10 @@ def ask(number: int, prompt: str = "hello", num_predict: int = 8, **settings: An
     )
 
 
+def schema(source: str) -> Grammar:
+    return Grammar(GrammarKind.JSON_SCHEMA, source)
+
+
 def test_loading_tells_what_was_loaded(child: Child, files: dict[str, str]) -> None:
     child.send(Load(files=files, dtype="bfloat16", device="cpu", num_threads=1))
 
@@ -163,6 +171,9 @@ def test_nothing_comes_for_a_cancelled_request(loaded: Child) -> None:
         (ask(1, ""), FailureKind.BAD_INPUT, "the prompt is empty"),
         (ask(1, context=[9999]), FailureKind.BAD_INPUT, "not in the vocabulary"),
         (ask(1, adapters=[{}]), FailureKind.BAD_INPUT, "no adapter_config"),
+        (ask(1, grammar=schema('{"type": 1}')), FailureKind.BAD_INPUT, "the format cannot be used"),
+        (ask(1, top_logprobs=21), FailureKind.BAD_INPUT, "between 0 and 20"),
+        (ask(1, logit_bias={9999: 1.0}), FailureKind.BAD_INPUT, "token 9999"),
         (Detokenize(id=1, tokens=[-5]), FailureKind.BAD_INPUT, "not in the vocabulary"),
     ],
 )
@@ -176,6 +187,19 @@ def test_a_request_that_cannot_be_answered_fails_alone(
     assert (failed.id, failed.kind) == (1, kind)
     assert words in failed.text
     assert loaded.receive_until(Finished).id == 2
+
+
+def test_a_format_and_logprobs_come_through_the_pipes(loaded: Child) -> None:
+    loaded.send(ask(1, grammar=schema('{"const": [1, 2]}'), num_predict=99, logprobs=True))
+
+    text = ""
+    logprobs: list[TokenLogprob] = []
+    while isinstance(message := loaded.receive(), Piece):
+        text, logprobs = text + message.text, logprobs + message.logprobs
+
+    assert isinstance(message, Finished)
+    assert (json.loads(text), message.reason) == ([1, 2], "stop")
+    assert b"".join(logprob.raw for logprob in logprobs).decode() == text
 
 
 def test_a_model_that_cannot_be_loaded_is_a_clear_failure(child: Child, tmp_path: Path) -> None:
