@@ -15,6 +15,7 @@ from olla.engine.detokenizer import Detokenizer
 from olla.engine.executor import Executor
 from olla.engine.loading import LoadedModel
 from olla.engine.memory import is_out_of_memory, release_unused
+from olla.engine.profile import NoProfile, Profile
 from olla.engine.sampler import SamplingRow, sample
 from olla.engine.scheduler import TOKENS_PER_STEP, Scheduled, Scheduler
 from olla.engine.sequence import Sequence
@@ -46,17 +47,23 @@ class Engine:
         model: LoadedModel,
         cache_tokens: int = DEFAULT_CACHE_TOKENS,
         tokens_per_step: int = TOKENS_PER_STEP,
+        profile: Profile | None = None,
     ) -> None:
         """Args:
         cache_tokens: how many tokens' keys and values are kept, of all sequences together.
         """
+        self._profile = profile or NoProfile()
         self._blocks = BlockPool(max(cache_tokens // BLOCK_SIZE, 1))
         self._tokenizer = model.tokenizer
         self._special_tokens = model.special_tokens
         self._vocab_size = model.network.config.vocab_size
         self._context_length = model.network.config.context_length
         self._executor = Executor(
-            model.network, model.device, self._blocks.num_blocks, self._blocks.block_size
+            model.network,
+            model.device,
+            self._blocks.num_blocks,
+            self._blocks.block_size,
+            self._profile,
         )
         self._adapters = AdapterTable(model.network)
         self._scheduler = Scheduler(self._blocks, tokens_per_step=tokens_per_step)
@@ -190,7 +197,8 @@ class Engine:
         )
 
     def _step(self) -> list[FromRunner]:
-        scheduled = self._scheduler.schedule()
+        with self._profile.stage("schedule"):
+            scheduled = self._scheduler.schedule()
         if not scheduled:
             return []
         now = time.monotonic_ns()
@@ -201,10 +209,14 @@ class Engine:
         logits = self._executor.forward(scheduled)
         self._scheduler.committed(scheduled)
         rows = [SamplingRow(s.sampling, s.tokens, s.random.random()) for s in sequences]
-        tokens = sample(logits, rows) if rows else []
+        with self._profile.stage("sample"):
+            tokens = sample(logits, rows) if rows else []
         messages: list[FromRunner] = []
-        for sequence, token in zip(sequences, tokens, strict=True):
-            messages += self._accept(self._replies[sequence.id], token)
+        with self._profile.stage("messages"):
+            for sequence, token in zip(sequences, tokens, strict=True):
+                messages += self._accept(self._replies[sequence.id], token)
+        num_tokens = sum(item.num_tokens for item in scheduled)
+        self._profile.end_step(num_tokens, is_last=not self.has_work)
         return messages
 
     def _accept(self, reply: Reply, token: int) -> list[FromRunner]:
@@ -217,7 +229,8 @@ class Engine:
             sequence.num_generated += 1
             return self._finish(reply, DoneReason.STOP)
         sequence.append(token)
-        text = reply.stops.push(reply.detokenizer.push(token))
+        with self._profile.stage("detokenize"):
+            text = reply.stops.push(reply.detokenizer.push(token))
         messages: list[FromRunner] = [Piece(sequence.id, text)] if text else []
         if reply.stops.stopped:
             return messages + self._finish(reply, DoneReason.STOP)
