@@ -8,7 +8,7 @@ MODEL := smollm2:135m
 QUESTION := Why is the sky blue?
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fmt check test test-all docs bench ci
+.PHONY: help setup run fmt check test test-all test-gpu docs bench ci
 
 help:  ## List these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -29,6 +29,9 @@ test: $(READY) tmux  ## Run the tests
 
 test-all: $(READY) tmux  ## Run the slow tests too
 	@$(BIN)/pytest -m "not gpu"
+
+test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU
+	@$(BIN)/pytest -m gpu
 
 docs: $(READY)  ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

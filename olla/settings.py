@@ -94,6 +94,7 @@ class Settings:
     device: str = "auto"
     num_threads: int = 0
     kv_cache_bytes: int = 0
+    profile: bool = False
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -124,6 +125,7 @@ class Settings:
             device=env.read("DEVICE", str, "auto"),
             num_threads=env.read("NUM_THREADS", _count, 0),
             kv_cache_bytes=env.read("KV_CACHE", _size, 0),
+            profile=env.read("PROFILE", _flag, False),
         )
 
 

@@ -127,6 +127,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ("DEBUG", "false", "debug", False),
         ("DTYPE", "float32", "dtype", "float32"),
         ("QUANTIZE", "int8", "quantize", "int8"),
+        ("PROFILE", "1", "profile", True),
         ("DEVICE", "cpu", "device", "cpu"),
         ("NUM_THREADS", "4", "num_threads", 4),
     ],

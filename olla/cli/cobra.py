@@ -28,9 +28,11 @@ ENVIRONMENT: Mapping[str, str] = {
     "OLLA_ORIGINS": "Origins, beside those on this machine, whose web pages may ask",
     "OLLA_NOPRUNE": "1: do not remove unused files when the server starts",
     "OLLA_DTYPE": "Precision of the computation: auto, float32, bfloat16, float16",
+    "OLLA_QUANTIZE": "Precision of the weights: auto, none, int8, int4, nf4",
     "OLLA_DEVICE": 'Device that models run on, such as "cpu" or "cuda:0"',
     "OLLA_NUM_THREADS": "CPU threads of a runner (default: every core)",
     "OLLA_KV_CACHE": 'Memory for the cache of keys and values, such as "4GiB"',
+    "OLLA_PROFILE": "1: log where the time of the engine's steps goes",
     "OLLA_DEBUG": "1: log more",
     "NO_COLOR": "1: no colours",
 }

@@ -21,6 +21,7 @@ from olla.engine.memory import is_out_of_memory, release_unused
 from olla.engine.prompt import check_echo, check_request, check_tokens, fit_prompt
 from olla.engine.reply import Reply
 from olla.engine.sampler import Bias, sample
+from olla.engine.profile import NoProfile, Profile
 from olla.engine.scheduler import TOKENS_PER_STEP, Scheduled, Scheduler
 from olla.engine.sequence import Sequence
 from olla.engine.token_bytes import TokenBytes
@@ -39,17 +40,23 @@ class Engine:
         model: LoadedModel,
         cache_tokens: int = DEFAULT_CACHE_TOKENS,
         tokens_per_step: int = TOKENS_PER_STEP,
+        profile: Profile | None = None,
     ) -> None:
         """Args:
         cache_tokens: how many tokens' keys and values are kept, of all sequences together.
         """
+        self._profile = profile or NoProfile()
         self._blocks = BlockPool(max(cache_tokens // BLOCK_SIZE, 1))
         self._tokenizer = model.tokenizer
         self._special_tokens = model.special_tokens
         self._vocab_size = model.network.config.vocab_size
         self._context_length = model.network.config.context_length
         self._executor = Executor(
-            model.network, model.device, self._blocks.num_blocks, self._blocks.block_size
+            model.network,
+            model.device,
+            self._blocks.num_blocks,
+            self._blocks.block_size,
+            self._profile,
         )
         self._token_bytes = TokenBytes(model.tokenizer)
         self._grammars = Grammars(
@@ -210,7 +217,8 @@ class Engine:
         )
 
     def _step(self) -> list[FromRunner]:
-        scheduled = self._scheduler.schedule()
+        with self._profile.stage("schedule"):
+            scheduled = self._scheduler.schedule()
         if not scheduled:
             return []
         now = time.monotonic_ns()
@@ -222,7 +230,10 @@ class Engine:
         if any(item.sequence.scores_prompt for item in scheduled):
             logits = self._score_prompts(logits, scheduled)
         self._scheduler.committed(scheduled)
-        return self._go_on(replies, logits) if replies else []
+        messages = self._go_on(replies, logits) if replies else []
+        num_tokens = sum(item.num_tokens for item in scheduled)
+        self._profile.end_step(num_tokens, is_last=not self.has_work)
+        return messages
 
     def _score_prompts(self, logits: Tensor, scheduled: Iterable[Scheduled]) -> Tensor:
         """Give prompts that are to be scored their logprobs; the logits to sample from remain."""
@@ -249,14 +260,16 @@ class Engine:
         requests = [reply.request for reply in replies]
         top_of = {place: r.top_logprobs for place, r in enumerate(requests) if r.logprobs}
         kept = {place: logits[place : place + 1].clone() for place in top_of}
-        tokens = sample(logits, [reply.sampling_row(self._vocab_size) for reply in replies])
+        with self._profile.stage("sample"):
+            tokens = sample(logits, [reply.sampling_row(self._vocab_size) for reply in replies])
         logprobs = {
             place: score(rows, [tokens[place]], top_of[place], self._token_bytes)[0]
             for place, rows in kept.items()
         }
         messages: list[FromRunner] = []
-        for place, (reply, token) in enumerate(zip(replies, tokens, strict=True)):
-            messages += self._accept(reply, token, logprobs.get(place))
+        with self._profile.stage("messages"):
+            for place, (reply, token) in enumerate(zip(replies, tokens, strict=True)):
+                messages += self._accept(reply, token, logprobs.get(place))
         return messages
 
     def _accept(self, reply: Reply, token: int, logprob: TokenLogprob | None) -> list[FromRunner]:
@@ -270,6 +283,15 @@ class Engine:
             return messages + self._fail(reply, reply.failure)
         if token in self._special_tokens.end_ids:
             sequence.num_generated += 1
+<<<<<<< HEAD
+=======
+            return self._finish(reply, DoneReason.STOP)
+        sequence.append(token)
+        with self._profile.stage("detokenize"):
+            text = reply.stops.push(reply.detokenizer.push(token))
+        messages: list[FromRunner] = [Piece(sequence.id, text)] if text else []
+        if reply.stops.stopped:
+>>>>>>> wt-load
             return messages + self._finish(reply, DoneReason.STOP)
         sequence.append(token)
         try:

@@ -11,13 +11,20 @@ from olla.engine.adapters import NO_ADAPTER
 from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
 from olla.engine.models.batch import Batch, CausalModel, Span
+from olla.engine.profile import Profile
 from olla.engine.scheduler import Scheduled
 
 
 class Executor:
     def __init__(
-        self, model: CausalModel, device: torch.device, num_blocks: int, block_size: int
+        self,
+        model: CausalModel,
+        device: torch.device,
+        num_blocks: int,
+        block_size: int,
+        profile: Profile,
     ) -> None:
+        self._profile = profile
         self._model = model
         self._device = device
         self._block_size = block_size
@@ -30,7 +37,10 @@ class Executor:
         Returns:
             (num_rows, vocab_size) float32: `num_logits` rows for each item, in order.
         """
-        return self._model.forward(self._batch(scheduled))
+        with self._profile.stage("inputs"):
+            batch = self._batch(scheduled)
+        with self._profile.stage("forward"):
+            return self._model.forward(batch)
 
     def _batch(self, scheduled: Rows[Scheduled]) -> Batch:
         tokens: list[int] = []

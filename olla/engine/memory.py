@@ -36,6 +36,11 @@ def release_unused() -> None:
     torch.cuda.empty_cache()  # nothing happens where CUDA is not in use
 
 
+def synchronize() -> None:
+    """Wait until the GPU has computed all that it was given."""
+    torch.cuda.synchronize()
+
+
 def cache_tokens(
     bytes_per_token: int, context_length: int, block_size: int, wanted_bytes: int, available: int
 ) -> int:

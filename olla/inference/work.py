@@ -181,7 +181,7 @@ def _missing(model: Model, capability: Capability) -> CapabilityMissing:
 def _num_ctx(model: Model, options: Options, settings: Settings) -> int:
     wanted = options.num_ctx or settings.context_length or DEFAULT_NUM_CTX
     trained = model.context_length or wanted
-    if wanted > trained:
+    if options.num_ctx and wanted > trained:
         _log.info(
             "num_ctx is above the trained length, which is used instead "
             "model=%s num_ctx=%d trained=%d",

@@ -23,8 +23,9 @@ from olla.engine.engine import Engine
 from olla.engine.fitting import choose_plan, first_that_fits, gpus
 from olla.engine.grammar import Constraint
 from olla.engine.loading import LoadedModel, load_model
-from olla.engine.memory import cache_budget, cache_tokens
+from olla.engine.memory import cache_budget, cache_tokens, synchronize
 from olla.engine.placement import Plan
+from olla.engine.profile import StageTimes
 from olla.errors import BadInput, OllaError, OutOfMemory, PromptTooLong
 from olla.logs import configure_logging
 from olla.runner.protocol import (
@@ -135,7 +136,7 @@ def load(request: Load, outbox: Outbox) -> Engine:
             quantize=request.quantize,
             plan=plan,
         )
-        return model, make_engine(model, request.kv_cache_bytes)
+        return model, make_engine(model, request)
 
     (model, engine), plan, note = first_that_fits(choose_plan(request, gpus()), by)
     loaded = describe(model, engine, plan, note)
@@ -149,7 +150,7 @@ def load(request: Load, outbox: Outbox) -> Engine:
     return engine
 
 
-def make_engine(model: LoadedModel, kv_cache_bytes: int) -> Engine:
+def make_engine(model: LoadedModel, request: Load) -> Engine:
     """An engine whose cache takes what the user says, or a share of the free memory.
 
     On a GPU the cache is made now, so that too little memory shows at the load: a cache that does
@@ -160,14 +161,17 @@ def make_engine(model: LoadedModel, kv_cache_bytes: int) -> Engine:
         model.network.cache_bytes_per_token,
         config.context_length,
         BLOCK_SIZE,
-        kv_cache_bytes,
+        request.kv_cache_bytes,
         cache_budget(model.device),
     )
-    if model.device.type == "cpu":
-        return Engine(model, num_tokens)
+    is_on_cpu = model.device.type == "cpu"
+    wait = (lambda: None) if is_on_cpu else synchronize
+    profile = StageTimes(_log.info, wait) if request.profile else None
+    if is_on_cpu:
+        return Engine(model, num_tokens, profile=profile)
     while True:
         try:
-            engine = Engine(model, num_tokens)
+            engine = Engine(model, num_tokens, profile=profile)
             engine.warm_up()
         except OutOfMemory:
             num_tokens //= 2

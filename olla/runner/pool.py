@@ -275,6 +275,7 @@ class RunnerPool:
             num_gpu=model.num_gpu,
             main_gpu=model.main_gpu,
             num_ctx=model.context_length,
+            profile=settings.profile,
         )
         _log.info("loading model=%s", model.name)
         return await self._spawn(

@@ -31,6 +31,7 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     `files` is `{"model.gguf": path}` or a repository's files (config.json, *.safetensors ...).
     `quantize` is one of `options.QUANTIZATIONS`. `num_gpu` layers go to GPUs, -1 as many as fit,
     beginning with number `main_gpu`. `num_ctx` is the window of the first request.
+    With `profile`, the log tells where steps spend their time.
     """
 
     files: Files
@@ -42,6 +43,7 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     num_gpu: int = -1
     main_gpu: int = 0
     num_ctx: int = 0
+    profile: bool = False
 
 
 class Tokenize(msgspec.Struct, tag=True, frozen=True):

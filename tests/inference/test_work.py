@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -196,6 +197,27 @@ def test_the_window_is_what_was_asked_for_within_what_was_trained(
 
     assert work.num_ctx == num_ctx
     assert work.runnable.context_length == num_ctx
+
+
+@pytest.mark.parametrize(("asked", "is_told"), [(9000, True), (100, False), (None, False)])
+def test_a_window_that_is_cut_to_the_trained_length_is_told(
+    asked: int | None, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    _chat(FakeModel(context_length=2048), options=Options(num_ctx=asked))
+
+    assert ("num_ctx=9000 trained=2048" in caplog.text) is is_told
+
+
+def test_how_a_model_is_to_be_loaded_goes_to_the_pool() -> None:
+    options = Options(quantize="int8", num_gpu=-5, main_gpu=1)
+
+    asked = _chat(FakeModel(), options=options).runnable
+    unsaid = _chat(FakeModel()).runnable
+
+    assert (asked.quantize, asked.num_gpu, asked.main_gpu) == ("int8", -1, 1)
+    assert (unsaid.quantize, unsaid.num_gpu, unsaid.main_gpu) == ("", -1, 0)
 
 
 @pytest.mark.parametrize(

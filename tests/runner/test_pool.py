@@ -120,6 +120,14 @@ async def test_the_settings_say_how_to_quantize_when_the_model_does_not(spawn: F
     assert [load.quantize for load in spawn.loads] == ["int4", "none"]
 
 
+async def test_a_window_is_told_as_the_runner_caps_it(pool: RunnerPool) -> None:
+    await _use(pool, _model("a", context_length=10**6))
+    await _use(pool, _model("b", context_length=100))
+
+    windows = {model.name.model: model.context_length for model in pool.list()}
+    assert windows == {"a": 4096, "b": 100}
+
+
 async def test_a_shared_runner_lives_while_one_name_does(
     pool: RunnerPool, spawn: FakeSpawn
 ) -> None:
