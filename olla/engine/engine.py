@@ -126,7 +126,7 @@ class Engine:
         )
         self._replies[request.id] = Reply(
             sequence=sequence,
-            detokenizer=Detokenizer(self._tokenizer, sequence.tokens),
+            detokenizer=Detokenizer(self._tokenizer, sequence.tokens, request.shown_tokens),
             stops=StopScanner(request.stop),
             wants_context=request.want_context,
         )

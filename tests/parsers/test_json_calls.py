@@ -23,8 +23,16 @@ def test_values_may_follow_each_other(text: str, values: list[object]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "x", "NaN", "-Infinity", "1e999", "9" * 5000, "[" * 100_000]
-    + ["[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1)],
+    [
+        "{",
+        "x",
+        "NaN",
+        "-Infinity",
+        "1e999",
+        "9" * 5000,
+        "[" * 100_000,
+        "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
+    ],
 )
 def test_what_clients_could_not_read_is_refused(text: str) -> None:
     with pytest.raises(NotACall):
@@ -39,8 +47,15 @@ def test_one_object_is_one_object(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "7", '{"arguments": {}}', '{"name": 7}', '{"name": "f", "arguments": [1]}']
-    + ['{"name": "f", "arguments": "x"}'],
+    [
+        "",
+        "[]",
+        "7",
+        '{"arguments": {}}',
+        '{"name": 7}',
+        '{"name": "f", "arguments": [1]}',
+        '{"name": "f", "arguments": "x"}',
+    ],
 )
 def test_what_lacks_a_name_or_has_no_arguments_is_no_call(text: str) -> None:
     with pytest.raises(NotACall):

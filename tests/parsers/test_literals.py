@@ -8,7 +8,8 @@ import time
 import pytest
 
 from olla.parsers.base import NotACall
-from olla.parsers.literals import MAX_DEPTH, LiteralReader
+from olla.parsers.json_calls import MAX_DEPTH
+from olla.parsers.literals import LiteralReader
 
 
 @pytest.mark.parametrize(
