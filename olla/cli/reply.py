@@ -33,8 +33,14 @@ class View:
     colour: bool = True
 
 
-def show_reply(chunks: Generator[ChatChunk, None, None], view: View) -> str:
-    """Write a reply to stdout and return its text. An interrupt closes the connection.
+@dataclass(frozen=True, slots=True)
+class ShownReply:
+    content: str
+    timings: Timings
+
+
+def show_reply(chunks: Generator[ChatChunk, None, None], view: View) -> ShownReply:
+    """Write a reply to stdout. An interrupt closes the connection.
 
     The spinner turns until there is something to write.
     """
@@ -50,7 +56,7 @@ def show_reply(chunks: Generator[ChatChunk, None, None], view: View) -> str:
     _write(writer.finish() + "\n\n")
     if view.verbose:
         click.echo("\n".join(timing_lines(timings)), err=True)
-    return writer.content
+    return ShownReply(writer.content, timings)
 
 
 @contextmanager
