@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from olla.parsers.base import CallStyle, Delta, OutputParser
-from olla.parsers.formats import PARSERS, detect
+from olla.parsers.formats import PARSERS, ReplyFormat, detect
+from olla.registry.capabilities import Capability, parser_capabilities
 from tests.parsers.cutting import TOOLS, calls, parse, run
 
 Q = '<|"|>'
@@ -288,3 +289,11 @@ def test_a_template_shows_the_tags_of_thinking(template: str, opening: str | Non
     found: Any = detect(template).thinking
 
     assert (found and found.opening) == opening
+
+
+@pytest.mark.parametrize(("name", "reply"), PARSERS.items())
+def test_the_registry_knows_what_each_parser_reads(name: str, reply: ReplyFormat) -> None:
+    capabilities = set(parser_capabilities(name))
+
+    assert (Capability.TOOLS in capabilities) == bool(reply.calls or reply.is_harmony)
+    assert (Capability.THINKING in capabilities) == bool(reply.thinking or reply.is_harmony)
