@@ -38,10 +38,10 @@ class Body(Protocol):
 
 
 class QuotedBody:
-    """Ends with the tag `end`, which is not part of its text."""
+    """Ends with one of the tags `ends`, which is not part of its text."""
 
-    def __init__(self, end: str, quotes: tuple[Quote, ...]) -> None:
-        self._end = end
+    def __init__(self, ends: tuple[str, ...], quotes: tuple[Quote, ...]) -> None:
+        self._ends = ends
         self._quotes = {quote.opening: quote for quote in quotes}
         self._open: Quote | None = None
         self._parts: list[str] = []
@@ -54,11 +54,11 @@ class QuotedBody:
     def wanted(self) -> Tags:
         if self._open is not None:
             return tags_of(self._open.closing, *self._open.escapes)
-        return tags_of(self._end, *self._quotes)
+        return tags_of(*self._ends, *self._quotes)
 
     def take(self, text: str, tag: str) -> bool:
         self._parts.append(text)
-        if self._open is None and tag == self._end:
+        if self._open is None and tag in self._ends:
             return True
         self._parts.append(tag)
         if self._open is None:

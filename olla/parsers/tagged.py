@@ -37,7 +37,10 @@ class CallSyntax:
     hidden: tuple[str, ...] = ()
 
     def body(self) -> Body:
-        return QuotedBody(self.end, self.quotes) if self.end else BracketBody(self.ignored)
+        """A call that is not ended before the next one begins ends there."""
+        if self.end:
+            return QuotedBody((self.end, self.begin), self.quotes)
+        return BracketBody(self.ignored)
 
 
 class TaggedCalls:
@@ -71,15 +74,19 @@ class TaggedCalls:
                 yield self._take(text, tag)
             elif body.take(text, tag):
                 yield self._end_body(body)
+                self._open_body(tag)
 
     def _take(self, text: str, tag: str) -> Delta:
         shown = self._content.push(text)
         if tag:
             self._gap = self._content.end()
             self._content = Trimmer()
+        self._open_body(tag)
+        return Delta(content=shown)
+
+    def _open_body(self, tag: str) -> None:
         if tag == self._syntax.begin:
             self._body = self._syntax.body()
-        return Delta(content=shown)
 
     def _end_body(self, body: Body) -> Delta:
         self._body = None
