@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
 
 from olla.errors import OllaError, RunnerDied
 from olla.runner.protocol import Finished, Generate, Load, Loaded, LoadProgress, Piece
@@ -23,14 +24,16 @@ LOADED = Loaded(
 class FakeRunner:
     """A loaded model that answers every prompt with `reply`; one token is one word.
 
+    `ending` is what its last word says beyond the usual.
     Tests read `requests`, `num_cancelled` and `closed`; `hold` keeps replies after their first
     piece until `release`; `die` is a crash.
     """
 
     def __init__(self, load: Load | None = None) -> None:
         self.load = load
-        self.reply: Sequence[str] = ("Hello", " there")
+        self.reply: Sequence[str | Piece] = ("Hello", " there")
         self.reason = "stop"
+        self.ending: dict[str, Any] = {}
         self.requests: list[Generate] = []
         self.tokenized: list[tuple[str, bool]] = []
         self.num_cancelled = 0
@@ -57,9 +60,9 @@ class FakeRunner:
         self.requests.append(request)
         is_over = False
         try:
-            for text in self.reply:
+            for piece in self.reply:
                 self._check()
-                yield Piece(1, text)
+                yield Piece(1, piece) if isinstance(piece, str) else piece
                 await self._may_go_on.wait()
             self._check()
             is_over = True
@@ -87,7 +90,10 @@ class FakeRunner:
     def _finished(self, request: Generate) -> Finished:
         num_prompt = len(request.prompt.split()) + len(request.context)
         context = [*request.context, 7, 8] if request.want_context else []
-        return Finished(1, self.reason, num_prompt, 10, len(self.reply), 20, context=context)
+        num_tokens = len(self.reply)
+        return Finished(
+            1, self.reason, num_prompt, 10, num_tokens, 20, context=context, **self.ending
+        )
 
 
 class FakeSpawn:

@@ -35,10 +35,11 @@ RULES = {
     "formats": Rule(("values",)),
     "registry": Rule(("values", "formats")),
     "renderers": Rule(("values", "registry.model"), ("jinja2",)),
+    "parsers": Rule(("values", "registry.model")),
     "modelfile": Rule(("values", "registry", "formats")),
     "sources": Rule(("values", "registry"), ("aiohttp",)),
     "runner": Rule(("values",), ("msgspec",)),
-    "inference": Rule(("values", "registry", "renderers", "runner")),
+    "inference": Rule(("values", "registry", "renderers", "parsers", "runner")),
     "api": Rule(("values",), ("msgspec",)),
     "server": Rule(
         (
@@ -46,6 +47,7 @@ RULES = {
             "formats",
             "registry",
             "renderers",
+            "parsers",
             "modelfile",
             "sources",
             "runner",

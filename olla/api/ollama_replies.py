@@ -17,7 +17,7 @@ import msgspec
 
 from olla.durations import LONGEST_S, NANOSECONDS
 from olla.messages import Message, ToolCall
-from olla.requests import ChatChunk, Progress, Timings
+from olla.requests import ChatChunk, Progress, Timings, TokenLogprob
 
 Json = dict[str, Any]
 
@@ -63,11 +63,12 @@ def encode(value: Any) -> bytes:
     return msgspec.json.encode(value)
 
 
-def chat_to_json(chunk: ChatChunk, model: str) -> Json:
+def chat_to_json(chunk: ChatChunk, model: str, num_calls: int = 0) -> Json:
+    """`num_calls`: how many calls the chunks before had; calls are numbered through the reply."""
     message = {
         "role": "assistant",
         "content": chunk.content,
-        **_set(thinking=chunk.thinking, tool_calls=_tool_calls(chunk.tool_calls)),
+        **_set(thinking=chunk.thinking, tool_calls=_tool_calls(chunk.tool_calls, num_calls)),
     }
     return {
         "model": model,
@@ -77,12 +78,12 @@ def chat_to_json(chunk: ChatChunk, model: str) -> Json:
     }
 
 
-def generate_to_json(chunk: ChatChunk, model: str) -> Json:
+def generate_to_json(chunk: ChatChunk, model: str, num_calls: int = 0) -> Json:
     return {
         "model": model,
         "created_at": format_utc(time.time_ns()),
         "response": chunk.content,
-        **_set(thinking=chunk.thinking, tool_calls=_tool_calls(chunk.tool_calls)),
+        **_set(thinking=chunk.thinking, tool_calls=_tool_calls(chunk.tool_calls, num_calls)),
         **_end(chunk),
     }
 
@@ -207,14 +208,16 @@ def _set(**values: Any) -> Json:
 
 
 def _end(chunk: ChatChunk) -> Json:
-    """What only the last chunk has, behind `done`."""
+    """`done`, and what comes behind it; most of that only the last chunk has."""
     if chunk.rendered_prompt is not None:
         debug = {"rendered_template": chunk.rendered_prompt}
         return {"done": False, "_debug_info": debug}
+    logprobs = _set(logprobs=[_logprob(token) for token in chunk.logprobs])
     if chunk.done_reason is None:
-        return {"done": False}
+        return {"done": False, **logprobs}
     return {
         "done": True,
+        **logprobs,
         "done_reason": chunk.done_reason,
         **_set(context=chunk.context),
         **_timings(chunk.timings),
@@ -226,19 +229,30 @@ def _timings(timings: Timings) -> Json:
         total_duration=timings.total_ns,
         load_duration=timings.load_ns,
         prompt_eval_count=timings.num_prompt_tokens,
+        prompt_cache_count=timings.num_cached_tokens,
+        prompt_truncated_count=timings.num_truncated_tokens,
         prompt_eval_duration=timings.prompt_ns,
         eval_count=timings.num_tokens,
         eval_duration=timings.generation_ns,
     )
 
 
-def _tool_calls(calls: Sequence[ToolCall]) -> list[Json]:
+def _logprob(token: TokenLogprob) -> Json:
+    """A token that nothing predicts, the first of a prompt, is certain."""
+    return {
+        "token": token.text,
+        "logprob": token.logprob or 0.0,
+        **_set(bytes=list(token.raw), top_logprobs=[_logprob(other) for other in token.top]),
+    }
+
+
+def _tool_calls(calls: Sequence[ToolCall], first_index: int) -> list[Json]:
     return [
         {
             **_set(id=call.id),
             "function": {"index": index, "name": call.name, "arguments": call.arguments},
         }
-        for index, call in enumerate(calls)
+        for index, call in enumerate(calls, first_index)
     ]
 
 

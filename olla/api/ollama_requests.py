@@ -2,8 +2,8 @@
 
 Knows neither HTTP nor the store. Every wrong type is refused here, before anything runs.
 Ignored, as in Ollama: `insecure`, `username`, `password` (pull), `template` (show), and the
-`items` of tools. Refused by name, since a reply without them would be a wrong one: `format`,
-`logprobs`, `remote_host`, `info`, `draft_files`, `draft_quantize`.
+`items` of tools. Refused by name, since a reply without them would be a wrong one: `remote_host`,
+`info`, `draft_files`, `draft_quantize`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from typing import Any
 from olla.api.json_fields import Fields, parse_fields
 from olla.durations import parse_keep_alive
 from olla.errors import BadInput, InvalidDigest
+from olla.json_values import depth_of
 from olla.messages import Message, Tool, ToolCall
 from olla.options import Options
 from olla.requests import ChatRequest, CreateRequest, GenerateRequest
 
 MAX_TOP_LOGPROBS = 20
+MAX_SCHEMA_CHARS = 2**20
+MAX_SCHEMA_DEPTH = 64
 
 _THINK_LEVELS = ("high", "medium", "low", "max")
 _LEVELS = ", ".join(f'"{level}"' for level in _THINK_LEVELS)
@@ -132,8 +135,6 @@ def _inference(fields: Fields) -> dict[str, Any]:
     """What chat and generate have in common."""
     if not 0 <= fields.integer("top_logprobs") <= MAX_TOP_LOGPROBS:
         raise BadInput(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}")
-    _check_format(fields.raw("format"))
-    _refuse(fields, ("format", "logprobs", "top_logprobs"))
     return {
         "model": fields.text("model"),
         "stream": fields.flag("stream", default=True),
@@ -143,6 +144,9 @@ def _inference(fields: Fields) -> dict[str, Any]:
         "truncate": fields.flag("truncate", default=True),
         "shift": None if fields.raw("shift") is None else fields.flag("shift"),
         "debug_render_only": fields.flag("_debug_render_only"),
+        "format": _format(fields.raw("format")),
+        "logprobs": fields.flag("logprobs"),
+        "top_logprobs": fields.integer("top_logprobs"),
     }
 
 
@@ -152,10 +156,20 @@ def _refuse(fields: Fields, names: Iterable[str]) -> None:
             raise BadInput(f'"{name}" is not supported by this server')
 
 
-def _check_format(value: object) -> None:
-    if value not in (None, "", "json") and not isinstance(value, dict):
+def _format(value: object) -> dict[str, Any] | None:
+    """The schema that the reply must match. How long and deep it may be bounds its compilation."""
+    if value is None or value == "":
+        return None
+    if value == "json":
+        return {"type": "object"}
+    if not isinstance(value, dict):
         raw = json.dumps(value, ensure_ascii=False)
         raise BadInput(f'invalid format: {raw}; expected "json" or a valid JSON Schema object')
+    if depth_of(value) > MAX_SCHEMA_DEPTH:
+        raise BadInput(f"the format is nested more than {MAX_SCHEMA_DEPTH} deep; flatten it")
+    if len(json.dumps(value, ensure_ascii=False)) > MAX_SCHEMA_CHARS:
+        raise BadInput(f"the format is longer than {MAX_SCHEMA_CHARS} characters; shorten it")
+    return value
 
 
 def _think(value: object) -> bool | str | None:

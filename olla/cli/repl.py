@@ -20,10 +20,12 @@ from olla.cli.loading import load_status
 from olla.cli.reply import View, show_reply
 from olla.cli.slash import TRIPLE_QUOTE, Conversation, run_slash
 from olla.cli.terminal import waiting
+from olla.cli.window import AT_THE_PROMPT, warn_if_cut
 from olla.client import Client
 from olla.client.replies import ReplySettings, ShownModel
 from olla.errors import ClientError
 from olla.messages import Message
+from olla.requests import Timings
 from olla.settings import Settings
 
 NUM_HISTORY_LINES = 100
@@ -68,13 +70,20 @@ def _ask(conversation: Conversation, text: str) -> None:
     try:
         chunks = conversation.client.chat(conversation.settings, messages)
         status = load_status(conversation.client, conversation.settings.model)
-        answer = show_reply(chunks, conversation.view, status)
+        shown = show_reply(chunks, conversation.view, status)
     except KeyboardInterrupt:
         click.echo("\n")
     except ClientError as error:
         click.echo(f"error: {error}", err=True)
     else:
-        conversation.messages = [*messages, Message("assistant", answer)]
+        conversation.messages = [*messages, Message("assistant", shown.content)]
+        _warn_once(conversation, shown.timings)
+
+
+def _warn_once(conversation: Conversation, timings: Timings) -> None:
+    if not conversation.was_warned:
+        model = conversation.settings.model
+        conversation.was_warned = warn_if_cut(conversation.client, model, timings, AT_THE_PROMPT)
 
 
 class EntryReader:

@@ -33,10 +33,16 @@ class View:
     colour: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class ShownReply:
+    content: str
+    timings: Timings
+
+
 def show_reply(
     chunks: Generator[ChatChunk, None, None], view: View, ask: Callable[[], str] | None = None
-) -> str:
-    """Write a reply to stdout and return its text. An interrupt closes the connection.
+) -> ShownReply:
+    """Write a reply to stdout. An interrupt closes the connection.
 
     The spinner turns until there is something to write; beside it stands what `ask` says.
     """
@@ -52,7 +58,7 @@ def show_reply(
     _write(writer.finish() + "\n\n")
     if view.verbose:
         click.echo("\n".join(timing_lines(timings)), err=True)
-    return writer.content
+    return ShownReply(writer.content, timings)
 
 
 @contextmanager

@@ -15,13 +15,13 @@ from olla.cli.loading import load_status
 from olla.cli.reply import View, show_reply
 from olla.cli.terminal import waiting
 from olla.cli.transfers import pull_with_bars
+from olla.cli.window import IN_ONE_SHOT, warn_if_cut
 from olla.client import Client
-from olla.client.replies import ReplySettings, ShownModel
+from olla.client.replies import THINK_LEVELS, ReplySettings, ShownModel
 from olla.durations import parse_duration
 from olla.errors import ApiError
 from olla.settings import Settings
 
-_LEVELS = ("high", "medium", "low", "max")
 _ENVIRONMENT = (*CLIENT_ENVIRONMENT, "OLLA_NOHISTORY", "NO_COLOR")
 
 
@@ -91,7 +91,7 @@ def _bad_format(text: str) -> str:
 
 
 def _read_think(text: str | None) -> bool | str | None:
-    if text is None or text in _LEVELS:
+    if text is None or text in THINK_LEVELS:
         return text
     if text not in {"true", "false"}:
         raise click.UsageError(
@@ -120,7 +120,8 @@ def _answer(client: Client, reply: ReplySettings, prompt: str, view: View) -> No
     status = load_status(client, reply.model)
     try:
         if prompt:
-            show_reply(client.generate(reply, prompt), view, status)
+            shown = show_reply(client.generate(reply, prompt), view, status)
+            warn_if_cut(client, reply.model, shown.timings, IN_ONE_SHOT)
         else:
             with waiting(status):
                 client.load(reply)

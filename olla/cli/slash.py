@@ -15,7 +15,7 @@ import click
 from olla.cli.reply import View
 from olla.cli.show import format_info
 from olla.client import Client
-from olla.client.replies import ReplySettings, ShownModel
+from olla.client.replies import THINK_LEVELS, ReplySettings, ShownModel
 from olla.errors import InvalidOption
 from olla.messages import Message
 from olla.options import OPTION_SPECS, Kind, parse_parameter
@@ -45,6 +45,8 @@ Available Commands:
   /set noformat          Disable formatting
   /set verbose           Show LLM stats
   /set quiet             Disable LLM stats
+  /set think [level]     Think first: high, medium, low, max
+  /set nothink           Do not think first
 """
 _HELP_SHOW = """\
 Available Commands:
@@ -78,7 +80,10 @@ _EMPTY_PARTS = {
 
 @dataclass(slots=True)
 class Conversation:
-    """What was said, and what was set, at one prompt."""
+    """What was said, and what was set, at one prompt.
+
+    `was_warned`: the person knows that the conversation has outgrown the window.
+    """
 
     client: Client
     settings: ReplySettings
@@ -86,6 +91,7 @@ class Conversation:
     keeps_history: bool = True
     system: str = ""
     messages: list[Message] = field(default_factory=list)
+    was_warned: bool = False
 
     def set_system(self, text: str) -> None:
         """A system message directly before is replaced, so the last of several counts."""
@@ -95,6 +101,7 @@ class Conversation:
         self.messages.append(Message("system", text))
 
     def clear(self) -> None:
+        self.was_warned = False
         self.messages = [Message("system", self.system)] if self.system else []
 
 
@@ -132,11 +139,10 @@ def _set(conversation: Conversation, args: list[str], entry: str) -> None:
             _set_system(conversation, entry if texts else "")
         case ["history" | "nohistory" as mode]:
             conversation.keeps_history = mode == "history"
-        case ["format", *formats]:
-            _set_format(conversation, formats)
-        case ["noformat"]:
-            conversation.settings = replace(conversation.settings, format=None)
-            click.echo("Disabled format.")
+        case ["format" | "noformat" as mode, *formats]:
+            _set_format(conversation, mode, formats)
+        case ["think" | "nothink" as mode, *levels]:
+            _set_think(conversation, mode, levels)
         case [mode, *_] if mode in _VIEWS:
             name, value = _VIEWS[mode]
             conversation.view = replace(conversation.view, **{name: value})
@@ -162,6 +168,7 @@ def _set_parameter(conversation: Conversation, name: str, values: list[str]) -> 
     if OPTION_SPECS[name].kind is Kind.STRINGS:
         value = values
     options = {**conversation.settings.options, name: value}
+    conversation.was_warned = conversation.was_warned and name != "num_ctx"
     conversation.settings = replace(conversation.settings, options=options)
     click.echo(f"Set parameter '{name}' to '{', '.join(values)}'")
 
@@ -177,12 +184,31 @@ def _set_system(conversation: Conversation, entry: str) -> None:
     click.echo("Set system message.")
 
 
-def _set_format(conversation: Conversation, formats: list[str]) -> None:
+def _set_format(conversation: Conversation, mode: str, formats: list[str]) -> None:
+    if mode == "noformat":
+        conversation.settings = replace(conversation.settings, format=None)
+        click.echo("Disabled format.")
+        return
     if formats != ["json"]:
         click.echo("Invalid or missing format. For 'json' mode use '/set format json'")
         return
     conversation.settings = replace(conversation.settings, format="json")
     click.echo("Set format to 'json' mode.")
+
+
+def _set_think(conversation: Conversation, mode: str, levels: list[str]) -> None:
+    if mode == "nothink":
+        conversation.settings = replace(conversation.settings, think=False)
+        click.echo("Set 'nothink' mode.")
+        return
+    if levels and (len(levels) > 1 or levels[0] not in THINK_LEVELS):
+        click.echo(f"Invalid level. Levels are {', '.join(THINK_LEVELS)}")
+        return
+    settings = replace(conversation.settings, think=levels[0] if levels else True)
+    conversation.settings = settings
+    click.echo(f"Set 'think' mode to '{levels[0]}'." if levels else "Set 'think' mode.")
+    if "thinking" not in conversation.client.show(settings.model).capabilities:
+        _tell(f'warning: model "{settings.model}" does not support thinking output')
 
 
 def _show(conversation: Conversation, args: list[str], _entry: str) -> None:

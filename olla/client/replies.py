@@ -15,6 +15,9 @@ from olla.requests import ChatChunk, CreateRequest, DoneReason, Progress, Timing
 
 Json = Mapping[str, Any]
 
+THINK_LEVELS = ("high", "medium", "low", "max")
+"""What `think` may be beside true and false."""
+
 
 @dataclass(frozen=True, slots=True)
 class Versions:
@@ -109,6 +112,8 @@ def chunk_from_json(reply: Json) -> ChatChunk:
             prompt_ns=reply.get("prompt_eval_duration", 0),
             num_tokens=reply.get("eval_count", 0),
             generation_ns=reply.get("eval_duration", 0),
+            num_cached_tokens=reply.get("prompt_cache_count", 0),
+            num_truncated_tokens=reply.get("prompt_truncated_count", 0),
         ),
     )
 

@@ -6,6 +6,8 @@ word), so each piece is what decoding a short window yields beyond what it yield
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tokenizers import Tokenizer
 
 REPLACEMENT = "\ufffd"
@@ -14,10 +16,11 @@ _LONGEST_CHARACTER_TOKENS = 8
 
 
 class Detokenizer:
-    """The text of one reply. Special tokens have none."""
+    """The text of one reply. Special tokens have none, but for those whose text is `shown`."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: list[int], shown: Iterable[str] = ()) -> None:
         self._tokenizer = tokenizer
+        self._hidden = _hidden_ids(tokenizer, frozenset(shown))
         self._window = prompt[-_CONTEXT_TOKENS:]
         # From a whole character on: a decoder may give up on all bytes in a row if some are astray.
         while self._window and self._decode(self._window).startswith(REPLACEMENT):
@@ -46,4 +49,19 @@ class Detokenizer:
         return self._decode(self._window)[len(shown) :]
 
     def _decode(self, tokens: list[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        if self._hidden is None:
+            return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        kept = [token for token in tokens if token not in self._hidden]
+        return str(self._tokenizer.decode(kept, skip_special_tokens=False))
+
+
+def _hidden_ids(tokenizer: Tokenizer, shown: frozenset[str]) -> frozenset[int] | None:
+    """The special tokens that have no text; None if those are all."""
+    special = {
+        number: token.content
+        for number, token in (tokenizer.get_added_tokens_decoder() if shown else {}).items()
+        if token.special
+    }
+    if shown.isdisjoint(special.values()):
+        return None
+    return frozenset(number for number, text in special.items() if text not in shown)

@@ -18,10 +18,10 @@ from olla.engine.grammar import Constraint, Grammars
 from olla.engine.loading import LoadedModel
 from olla.engine.logprobs import score
 from olla.engine.memory import is_out_of_memory, release_unused
+from olla.engine.profile import NoProfile, Profile
 from olla.engine.prompt import check_echo, check_request, check_tokens, fit_prompt
 from olla.engine.reply import Reply
 from olla.engine.sampler import Bias, sample
-from olla.engine.profile import NoProfile, Profile
 from olla.engine.scheduler import TOKENS_PER_STEP, Scheduled, Scheduler
 from olla.engine.sequence import Sequence
 from olla.engine.token_bytes import TokenBytes
@@ -283,15 +283,6 @@ class Engine:
             return messages + self._fail(reply, reply.failure)
         if token in self._special_tokens.end_ids:
             sequence.num_generated += 1
-<<<<<<< HEAD
-=======
-            return self._finish(reply, DoneReason.STOP)
-        sequence.append(token)
-        with self._profile.stage("detokenize"):
-            text = reply.stops.push(reply.detokenizer.push(token))
-        messages: list[FromRunner] = [Piece(sequence.id, text)] if text else []
-        if reply.stops.stopped:
->>>>>>> wt-load
             return messages + self._finish(reply, DoneReason.STOP)
         sequence.append(token)
         try:

@@ -62,7 +62,7 @@ class Reply:
         return cls(
             sequence=sequence,
             request=request,
-            detokenizer=Detokenizer(tokenizer, sequence.tokens),
+            detokenizer=Detokenizer(tokenizer, sequence.tokens, request.shown_tokens),
             stops=StopScanner(request.stop),
             queue=LogprobQueue(),
             equal_pieces=EqualPieces(),

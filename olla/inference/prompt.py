@@ -8,25 +8,45 @@ shorten or refuse (spec/modelfile.md section 7).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from olla.errors import TemplateError
 from olla.renderers.conversation import Conversation
 
 Render = Callable[[Conversation], Awaitable[str]]
+Count = Callable[[str], Awaitable[int]]
 Fits = Callable[[str], Awaitable[bool]]
 
 
-async def fit(render: Render, conversation: Conversation, fits: Fits) -> str:
-    """Render as many of the latest messages as fit, by bisection.
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A prompt, and how many tokens longer it would be with all of its conversation."""
+
+    text: str
+    num_dropped_tokens: int = 0
+
+
+async def fit(render: Render, conversation: Conversation, count: Count, room: int) -> Fitted:
+    """Render as many of the latest messages as fit into `room` tokens.
 
     Raises:
         TemplateError: the template cannot render the whole conversation, or its last message.
     """
-    text = await render(conversation)
+
+    async def fits(text: str) -> bool:
+        # No token is shorter than a byte, so short texts need not be counted.
+        return len(text.encode()) <= room or await count(text) <= room
+
+    whole = await render(conversation)
+    if len(conversation.messages) < 2 or await fits(whole):
+        return Fitted(whole)
+    kept = await _latest(render, conversation, fits)
+    return Fitted(kept, max(0, await count(whole) - await count(kept)))
+
+
+async def _latest(render: Render, conversation: Conversation, fits: Fits) -> str:
+    """By bisection, since the prompt grows with each message."""
     num_messages = len(conversation.messages)
-    if num_messages < 2 or await fits(text):
-        return text
     first, last = 1, num_messages - 1
     fitting: str | None = None
     while first < last:

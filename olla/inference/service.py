@@ -10,17 +10,21 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
-from olla.errors import ModelNotFound, RunnerDied
-from olla.inference.prompt import fit
-from olla.inference.work import Work, chat_work, generate_work, to_runner
+from olla.errors import ModelNotFound
+from olla.inference.prompt import Fitted, fit
+from olla.inference.reply import Asked, chunks_of
+from olla.inference.work import Work, chat_work, generate_work, template_of, to_runner
 from olla.names import ModelName
+from olla.parsers.choose import VERBATIM, Choice, ReplyContext
+from olla.parsers.choose import choose as choose_parser
 from olla.registry.model import Model
 from olla.registry.store import ModelStore
 from olla.registry.threads import run_to_end
-from olla.renderers.base import choose
+from olla.renderers.base import Renderer, choose
 from olla.renderers.conversation import Conversation
 from olla.requests import (
     ChatChunk,
@@ -28,16 +32,25 @@ from olla.requests import (
     DoneReason,
     GenerateRequest,
     InferenceRequest,
-    Timings,
 )
-from olla.runner.pool import Lease, RunnerPool
+from olla.runner.pool import RunnerPool
 from olla.runner.process import Runner
-from olla.runner.protocol import Finished, Generate, Piece
+from olla.runner.protocol import Generate
 from olla.settings import Settings
 
 MAX_TEMPLATES = 16
 MAX_RENDERS = 2
 """At once: a slow template may hold a thread for a second, and others need theirs meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What goes to the runner, how its reply is read, and what was left out of the prompt."""
+
+    message: Generate
+    choice: Choice = VERBATIM
+    num_dropped_tokens: int = 0
+
 
 Chunks = AsyncGenerator[ChatChunk, None]
 _Request = TypeVar("_Request", bound=InferenceRequest)
@@ -70,7 +83,7 @@ class Inference:
         work = chat_work(model, request, self._settings)
         lease = await self._pool.acquire(work.runnable, request.keep_alive_s)
         try:
-            message = await self._message(work, lease.runner)
+            message = (await self._plan(work, lease.runner)).message
             tokens = await lease.runner.tokenize(message.prompt, message.add_special_tokens)
             return len(tokens)
         finally:
@@ -114,24 +127,41 @@ class Inference:
             if work.is_load:
                 yield ChatChunk(done_reason=DoneReason.LOAD)
                 return
-            message = await self._message(work, lease.runner)
+            plan = await self._plan(work, lease.runner)
             if work.request.debug_render_only:
-                yield ChatChunk(rendered_prompt=message.prompt)
+                yield ChatChunk(rendered_prompt=plan.message.prompt)
                 return
-            async with aclosing(_reply(lease, message, started)) as chunks:
+            asked = Asked(
+                started,
+                lease.load_ns,
+                plan.num_dropped_tokens,
+                calls_come_last=isinstance(work.request, GenerateRequest),
+            )
+            reply = chunks_of(lease.runner, plan.message, plan.choice.parser, asked)
+            async with aclosing(reply) as chunks:
                 async for chunk in chunks:
                     yield chunk
         finally:
             lease.release()
 
-    async def _message(self, work: Work, runner: Runner) -> Generate:
+    async def _plan(self, work: Work, runner: Runner) -> Plan:
         if work.is_raw:
-            return to_runner(work, work.raw, add_special_tokens=True)
+            return Plan(to_runner(work, work.raw, add_special_tokens=True))
         model = work.model
         async with self._renders:
             renderer = await run_to_end(
                 self._choose, model.template, model.chat_template, work.template
             )
+        fitted = await self._fit(work, renderer, runner)
+        choice = choose_parser(
+            model, ReplyContext(fitted.text, template_of(work), work.tools, work.think)
+        )
+        message = to_runner(
+            work, fitted.text, choice, add_special_tokens=renderer.add_special_tokens
+        )
+        return Plan(message, choice, fitted.num_dropped_tokens)
+
+    async def _fit(self, work: Work, renderer: Renderer, runner: Runner) -> Fitted:
         conversation = Conversation(
             work.messages,
             work.tools,
@@ -144,50 +174,9 @@ class Inference:
             async with self._renders:
                 return await run_to_end(renderer.render, conversation)
 
-        async def fits(text: str) -> bool:
-            if not work.request.truncate or len(text.encode()) <= work.room:
-                return True  # nothing may be dropped, or no token is shorter than a byte
-            tokens = await runner.tokenize(text, renderer.add_special_tokens)
-            return len(tokens) <= work.room
+        async def count(text: str) -> int:
+            return len(await runner.tokenize(text, renderer.add_special_tokens))
 
-        prompt = await fit(render, conversation, fits)
-        return to_runner(work, prompt, add_special_tokens=renderer.add_special_tokens)
-
-
-async def _reply(lease: Lease, message: Generate, started: int) -> Chunks:
-    async with aclosing(_items(lease.runner, message)) as items:
-        async for item in items:
-            if isinstance(item, Finished):
-                yield _last_chunk(item, lease.load_ns, started)
-            elif item.text:
-                yield ChatChunk(content=item.text)
-
-
-async def _items(runner: Runner, message: Generate) -> AsyncGenerator[Piece | Finished, None]:
-    has_begun = False
-    try:
-        async with aclosing(runner.generate(message)) as items:
-            async for item in items:
-                has_begun = True
-                yield item
-    except RunnerDied as error:
-        raise RunnerDied(in_mid_reply=has_begun) from error
-
-
-def _last_chunk(finished: Finished, load_ns: int, started: int) -> ChatChunk:
-    timings = Timings(
-        total_ns=time.monotonic_ns() - started,
-        load_ns=load_ns,
-        num_prompt_tokens=finished.num_prompt_tokens,
-        prompt_ns=finished.prompt_ns,
-        num_tokens=finished.num_tokens,
-        generation_ns=finished.generation_ns,
-        num_cached_tokens=finished.num_cached_tokens,
-        num_truncated_tokens=finished.num_truncated_tokens,
-    )
-    return ChatChunk(
-        done_reason=DoneReason(finished.reason),
-        timings=timings,
-        context=tuple(finished.context),
-        stop_sequence=finished.stop_sequence,
-    )
+        if not work.request.truncate:
+            return Fitted(await render(conversation))
+        return await fit(render, conversation, count, work.room)

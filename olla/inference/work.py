@@ -8,6 +8,7 @@ not read, know where a suffix goes.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from pathlib import Path
 from olla.errors import BadInput, CapabilityMissing
 from olla.messages import Message, Tool
 from olla.options import Options
-from olla.registry.model import Capability, Model
+from olla.parsers.choose import VERBATIM, Choice
+from olla.registry.model import Capability, Model, is_go_template
 from olla.requests import ChatRequest, GenerateRequest, InferenceRequest
 from olla.runner.pool import RunnableModel
-from olla.runner.protocol import Files, Generate
+from olla.runner.protocol import Files, Generate, Grammar, GrammarKind
 from olla.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -136,9 +138,19 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
     )
 
 
-def to_runner(work: Work, prompt: str, *, add_special_tokens: bool) -> Generate:
+def template_of(work: Work) -> str:
+    """The text of the template that writes the prompt: it shows how the model replies."""
+    model = work.model
+    is_passed_over = model.chat_template and is_go_template(model.template)
+    own = "" if is_passed_over else model.template
+    return work.template or own or model.chat_template
+
+
+def to_runner(
+    work: Work, prompt: str, choice: Choice = VERBATIM, *, add_special_tokens: bool
+) -> Generate:
     """The message that has the runner write the reply; its id is the sender's to choose."""
-    options = work.options
+    options, request = work.options, work.request
     return Generate(
         id=0,
         prompt=prompt,
@@ -149,12 +161,25 @@ def to_runner(work: Work, prompt: str, *, add_special_tokens: bool) -> Generate:
         num_predict=_num_predict(options.num_predict, work.num_ctx),
         num_keep=DEFAULT_NUM_KEEP if options.num_keep is None else options.num_keep,
         shift=_shift(work),
-        truncate=work.request.truncate,
+        truncate=request.truncate,
         stop=list(options.stop or ()),
         adapters=[_paths(adapter) for adapter in work.model.adapters],
         want_context=work.wants_context,
         echo=work.echo,
+        logprobs=request.logprobs,
+        top_logprobs=request.top_logprobs,
+        logit_bias=dict(request.logit_bias),
+        grammar=_grammar(request, choice),
+        shown_tokens=list(choice.special_tokens),
     )
+
+
+def _grammar(request: InferenceRequest, choice: Choice) -> Grammar | None:
+    """The reply's format, which holds where the answer begins."""
+    if request.format is None:
+        return None
+    source = json.dumps(request.format, ensure_ascii=False)
+    return Grammar(GrammarKind.JSON_SCHEMA, source, after=choice.thinking_close)
 
 
 def _think(model: Model, request: InferenceRequest) -> bool | str | None:

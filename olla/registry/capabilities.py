@@ -39,6 +39,29 @@ class Capability(StrEnum):
     AUDIO = "audio"
 
 
+# What templates write around thinking, other than <think> and </think>.
+_THINKING_MARKS = (
+    "[THINK]",
+    "<|START_THINKING|>",
+    "<|channel>thought",
+    "<|channel|>analysis",
+    "<seed:think>",
+)
+
+# What a parser of that name (PARSER) can read; all others read both.
+_PARSERS_THAT_PASS_ALL_ON = frozenset({"", "passthrough"})
+_PARSERS_OF_CALLS_ONLY = frozenset(
+    {"qwen3-coder", "qwen3-vl-instruct", "olmo3", "functiongemma", "gemma4-no-thinking"}
+)
+
+
+def parser_capabilities(parser: str) -> Iterator[Capability]:
+    if parser not in _PARSERS_THAT_PASS_ALL_ON:
+        yield Capability.TOOLS
+        if parser not in _PARSERS_OF_CALLS_ONLY:
+            yield Capability.THINKING
+
+
 def weights_capabilities(header: WeightsHeader) -> Iterator[Capability]:
     if header.embeds:
         yield Capability.EMBEDDING
@@ -56,7 +79,8 @@ def jinja_capabilities(template: str) -> Iterator[Capability]:
     writes_thinking = "<think>" in template and "</think>" in template
     # A template that cuts the thinking out of old turns itself shows a model that thinks.
     cuts_thinking = _SPLITS_AT_THINKING.search(template) and "reasoning_content" not in template
-    if writes_thinking or cuts_thinking:
+    has_mark = any(mark in template for mark in _THINKING_MARKS)
+    if writes_thinking or cuts_thinking or has_mark:
         yield Capability.THINKING
 
 

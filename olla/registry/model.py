@@ -24,6 +24,7 @@ from olla.registry.capabilities import (
     go_capabilities,
     is_go_template,
     jinja_capabilities,
+    parser_capabilities,
     weights_capabilities,
 )
 from olla.registry.digest import Digest
@@ -184,6 +185,7 @@ class Model:
             yield Capability.VISION
         if not jinja:
             yield from go_capabilities(self.template)
+        yield from parser_capabilities(self.config.parser)
         if self.config.model_family in _GPT_OSS:
             yield Capability.THINKING
 

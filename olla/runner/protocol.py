@@ -84,7 +84,8 @@ class Generate(msgspec.Struct, tag=True, frozen=True):
     the window. `num_keep` and `shift` say what happens when the window of `num_ctx` is full:
     shift drops the oldest tokens after the first `num_keep`, else the reply ends with "length".
     With `echo`, the first Piece is the prompt. `images` are the files that the prompt's image
-    placeholders stand for, in order.
+    placeholders stand for, in order. Special tokens have no text in the reply, but for those
+    whose text is in `shown_tokens`: its parser reads them.
     """
 
     id: int
@@ -106,6 +107,7 @@ class Generate(msgspec.Struct, tag=True, frozen=True):
     grammar: Grammar | None = None
     echo: bool = False
     images: list[bytes] = []
+    shown_tokens: list[str] = []
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):

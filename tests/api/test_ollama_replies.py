@@ -13,7 +13,7 @@ import pytest
 from olla.api import ollama_replies as replies
 from olla.api.ollama_replies import ModelDescription, ModelSummary
 from olla.messages import Message, ToolCall
-from olla.requests import ChatChunk, DoneReason, Progress, Timings
+from olla.requests import ChatChunk, DoneReason, Progress, Timings, TokenLogprob
 
 MODIFIED = datetime(2026, 8, 22, 10, 0, 0, 500_000, tzinfo=UTC)
 SUMMARY = ModelSummary(
@@ -114,6 +114,55 @@ def test_the_last_chunk_of_generate_has_the_context() -> None:
     }
 
 
+def test_logprobs_stand_beside_the_text() -> None:
+    other = TokenLogprob("Hi", b"Hi", -2.4)
+    half = TokenLogprob("\ufffd", b"\xc3", -0.5)
+    chunk = ChatChunk(logprobs=(TokenLogprob("He", b"He", -0.11, (other,)), half))
+
+    reply = as_json(replies.generate_to_json(chunk, "m"))
+
+    assert (reply["response"], reply["done"]) == ("", False)
+    assert reply["logprobs"] == [
+        {
+            "token": "He",
+            "logprob": -0.11,
+            "bytes": [72, 101],
+            "top_logprobs": [{"token": "Hi", "logprob": -2.4, "bytes": [72, 105]}],
+        },
+        {"token": "\ufffd", "logprob": -0.5, "bytes": [195]},
+    ]
+    assert as_json(replies.chat_to_json(chunk, "m"))["logprobs"] == reply["logprobs"]
+
+
+def test_a_token_that_nothing_predicts_is_certain() -> None:
+    chunk = ChatChunk(logprobs=(TokenLogprob("", b"", None),))
+
+    assert as_json(replies.chat_to_json(chunk, "m"))["logprobs"] == [{"token": "", "logprob": 0.0}]
+
+
+def test_cached_and_cut_tokens_are_counted_beside_the_others() -> None:
+    timings = Timings(num_prompt_tokens=9, num_cached_tokens=4, num_truncated_tokens=7)
+    chunk = ChatChunk(done_reason=DoneReason.STOP, timings=timings)
+
+    assert as_json(replies.chat_to_json(chunk, "m")) == {
+        "model": "m",
+        "message": {"role": "assistant", "content": ""},
+        "done": True,
+        "done_reason": "stop",
+        "prompt_eval_count": 9,
+        "prompt_cache_count": 4,
+        "prompt_truncated_count": 7,
+    }
+
+
+def test_calls_are_numbered_on_from_the_chunks_before() -> None:
+    chunk = ChatChunk(tool_calls=(ToolCall("f"), ToolCall("g")))
+
+    calls = as_json(replies.chat_to_json(chunk, "m", 3))["message"]["tool_calls"]
+
+    assert [call["function"]["index"] for call in calls] == [3, 4]
+
+
 def test_a_load_has_no_metrics() -> None:
     chunk = ChatChunk(done_reason=DoneReason.LOAD)
 
@@ -135,16 +184,21 @@ def test_a_rendered_prompt_is_debug_information() -> None:
 
 
 def test_chunks_are_joined_with_the_rest_from_the_last() -> None:
-    call = ToolCall("f")
+    call, token = ToolCall("f"), TokenLogprob("a", b"a", -1.0)
     chunks = [
-        ChatChunk(thinking="a"),
+        ChatChunk(thinking="a", logprobs=(token,)),
         ChatChunk("b", "c"),
-        ChatChunk("d", tool_calls=(call,)),
-        LAST,
+        ChatChunk("d", tool_calls=(call,), logprobs=(token,)),
+        replace(LAST, stop_sequence="."),
     ]
 
     assert replies.join_chunks(chunks) == replace(
-        LAST, content="bd", thinking="ac", tool_calls=(call,)
+        LAST,
+        content="bd",
+        thinking="ac",
+        tool_calls=(call,),
+        logprobs=(token, token),
+        stop_sequence=".",
     )
 
 

@@ -32,6 +32,33 @@ def body(**fields: Any) -> bytes:
     return json.dumps(fields).encode()
 
 
+def nested(depth: int) -> dict[str, Any]:
+    """A JSON schema of that many objects within each other."""
+    return {"not": nested(depth - 1)} if depth > 1 else {}
+
+
+@pytest.mark.parametrize(
+    ("format_", "schema"),
+    [
+        (None, None),
+        ("", None),
+        ("json", {"type": "object"}),
+        ({}, {}),
+        ({"type": "array"}, {"type": "array"}),
+        (nested(64), nested(64)),
+    ],
+)
+def test_a_format_is_read_as_a_schema(format_: object, schema: object) -> None:
+    assert chat_from_json(body(model="m", format=format_)).format == schema
+    assert generate_from_json(body(model="m", format=format_)).format == schema
+
+
+def test_logprobs_may_be_asked_for() -> None:
+    request = generate_from_json(body(model="m", logprobs=True, top_logprobs=20))
+
+    assert (request.logprobs, request.top_logprobs) == (True, 20)
+
+
 def test_a_bare_chat_request_streams() -> None:
     assert chat_from_json(body(model="m")) == ChatRequest(model="m", stream=True)
 
@@ -118,9 +145,11 @@ def test_a_generate_request_with_every_field() -> None:
     [
         ({"top_logprobs": 21}, "top_logprobs must be between 0 and 20"),
         ({"top_logprobs": -1}, "top_logprobs must be between 0 and 20"),
-        ({"logprobs": True}, '"logprobs" is not supported by this server'),
-        ({"format": "json"}, '"format" is not supported by this server'),
-        ({"format": {"type": "object"}}, '"format" is not supported by this server'),
+        ({"format": nested(65)}, "the format is nested more than 64 deep; flatten it"),
+        (
+            {"format": {"const": "x" * 2**20}},
+            "the format is longer than 1048576 characters; shorten it",
+        ),
         (
             {"format": "xml"},
             'invalid format: "xml"; expected "json" or a valid JSON Schema object',

@@ -193,6 +193,20 @@ def test_what_is_set_travels_with_the_next_message(typed: Typed, daemon: FakeDae
     assert (request["options"], request["format"]) == ({"seed": 7}, "json")
 
 
+def test_a_conversation_that_was_cut_is_told_once(
+    typed: Typed, daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = {"message": {"content": "Hi"}, "done": True, "prompt_truncated_count": 30}
+    daemon.script("POST /api/chat", Reply([last]))
+
+    typed("one", "two")
+
+    assert capsys.readouterr().err == (
+        "Warning: the conversation no longer fits the context of the model; the oldest 30 tokens "
+        "were left out; /set parameter num_ctx <number> raises it\n"
+    )
+
+
 def test_a_model_s_messages_are_shown_first(
     typed: Typed, capsys: pytest.CaptureFixture[str]
 ) -> None:

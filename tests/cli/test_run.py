@@ -148,6 +148,36 @@ def test_thinking_can_be_hidden(olla: Olla, daemon: FakeDaemon) -> None:
     assert olla("run", "m", "hi", "--hidethinking").stdout == "Yes.\n\n"
 
 
+PS = {
+    "name": "m:latest",
+    "model": "m:latest",
+    "size": 1,
+    "digest": "a",
+    "expires_at": "2020-01-01T12:00:00Z",
+    "size_vram": 0,
+    "context_length": 4096,
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "window"), [("m", "4096 tokens"), ("other", "the model"), ("a b", "the model")]
+)
+def test_a_prompt_that_was_cut_is_told(
+    olla: Olla, daemon: FakeDaemon, model: str, window: str
+) -> None:
+    daemon.script("POST /api/generate", generated("Hi", prompt_truncated_count=30))
+    daemon.script("GET /api/ps", Reply([{"models": [PS]}]))
+
+    done = olla("run", model, "hi")
+
+    assert done.stdout == "Hi\n\n"
+    assert done.stderr == (
+        f"Warning: the conversation no longer fits the context of {window}; the oldest 30 tokens "
+        "were left out; PARAMETER num_ctx in a Modelfile, or OLLA_CONTEXT_LENGTH for the server, "
+        "raises it\n"
+    )
+
+
 def test_a_call_of_a_tool_is_told(olla: Olla, daemon: FakeDaemon) -> None:
     call = {"function": {"name": "f", "arguments": {"x": 1}}}
     daemon.script("POST /api/generate", Reply([{"tool_calls": [call], "done": True}]))

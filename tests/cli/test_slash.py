@@ -40,6 +40,8 @@ def test_these_end_the_conversation(conversation: Conversation, entry: str) -> N
         ("/set format", "Invalid or missing format. For 'json' mode use '/set format json'"),
         ("/set format xml", "Invalid or missing format. For 'json' mode use '/set format json'"),
         ("/set noformat", "Disabled format."),
+        ("/set think hard", "Invalid level. Levels are high, medium, low, max"),
+        ("/set nothink", "Set 'nothink' mode."),
         ("/set history", ""),
         ("/set nohistory", ""),
         ("/set parameter temperature 0.5", "Set parameter 'temperature' to '0.5'"),
@@ -171,3 +173,52 @@ def test_format_and_history_change_the_conversation(conversation: Conversation) 
     assert conversation.settings.format == "json"
     assert not conversation.keeps_history
     assert conversation.view.verbose
+
+
+@pytest.mark.parametrize(
+    ("entry", "think", "text"),
+    [
+        ("/set think", True, "Set 'think' mode.\n"),
+        ("/set think low", "low", "Set 'think' mode to 'low'.\n"),
+        ("/set nothink", False, "Set 'nothink' mode.\n"),
+    ],
+)
+def test_thinking_is_set(
+    conversation: Conversation, capsys: Captured, entry: str, think: bool | str, text: str
+) -> None:
+    run_slash(conversation, entry)
+
+    assert capsys.readouterr().out == text
+    assert conversation.settings.think == think
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "warning"),
+    [
+        (["completion"], 'warning: model "m" does not support thinking output\n'),
+        (["completion", "thinking"], ""),
+    ],
+)
+def test_a_model_that_cannot_think_is_told(
+    conversation: Conversation,
+    daemon: FakeDaemon,
+    capsys: Captured,
+    capabilities: list[str],
+    warning: str,
+) -> None:
+    daemon.script("POST /api/show", Reply([{**SHOW, "capabilities": capabilities}]))
+
+    run_slash(conversation, "/set think")
+
+    assert capsys.readouterr().err == warning
+
+
+@pytest.mark.parametrize("entry", ["/clear", "/set parameter num_ctx 8192"])
+def test_a_new_window_may_be_warned_of_again(conversation: Conversation, entry: str) -> None:
+    conversation.was_warned = True
+    run_slash(conversation, "/set parameter seed 1")
+    assert conversation.was_warned
+
+    run_slash(conversation, entry)
+
+    assert not conversation.was_warned

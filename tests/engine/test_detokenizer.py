@@ -90,3 +90,31 @@ def test_a_real_vocabulary_streams_what_it_decodes(smollm2: LoadedModel) -> None
     tokens = smollm2.tokenizer.encode(text, add_special_tokens=False).ids
 
     assert "".join(pieces(smollm2.tokenizer, tokens)) == text
+
+
+@pytest.fixture(scope="module")
+def tagged(tokenizer: Tokenizer) -> Tokenizer:
+    """With tags that are special tokens, as reasoning models have them."""
+    copy: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    copy.add_special_tokens(["[THINK]", "[/THINK]", "[END]"])
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        ((), "aébc"),
+        (("[THINK]", "<|no such token|>"), "[THINK]aébc"),
+        (("[THINK]", "[/THINK]"), "[THINK]aé[/THINK]bc"),
+        (("<|no such token|>",), "aébc"),
+    ],
+)
+def test_special_tokens_have_text_where_they_are_to_be_shown(
+    tagged: Tokenizer, shown: tuple[str, ...], text: str
+) -> None:
+    tokens = tagged.encode("[THINK]aé[/THINK]b[END]c").ids
+    detokenizer = Detokenizer(tagged, tokens[:1] * 3, shown)
+
+    parts = [*(detokenizer.push(token) for token in tokens), detokenizer.finish()]
+
+    assert "".join(parts) == text

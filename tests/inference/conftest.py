@@ -13,6 +13,7 @@ from olla.inference.service import Inference
 from olla.messages import Message
 from olla.names import ModelName
 from olla.options import Options
+from olla.registry.manifest import ModelConfig
 from olla.registry.model import Capability
 from olla.requests import ChatChunk
 from olla.runner.pool import RunnerPool
@@ -40,6 +41,7 @@ class FakeModel:
     architecture: str = "llama"
     context_length: int = 8192
     header: None = None
+    config: ModelConfig = field(default_factory=ModelConfig)
 
     def check_files(self) -> None:
         """Its files are nowhere, and nobody opens them."""

@@ -42,11 +42,12 @@ async def _kept(
     async def render(conversation: Conversation) -> str:
         return renderer.render(conversation)
 
-    async def fits(text: str) -> bool:
-        return len(text.split()) <= num_tokens
+    fitted = await fit(render, Conversation(messages), _count, num_tokens)
+    return list(dict.fromkeys(fitted.text.split()))
 
-    text = await fit(render, Conversation(messages), fits)
-    return list(dict.fromkeys(text.split()))
+
+async def _count(text: str) -> int:
+    return len(text.split())
 
 
 @pytest.mark.parametrize(
@@ -104,3 +105,20 @@ async def test_a_cut_that_the_template_refuses_is_passed_over() -> None:
 async def test_a_conversation_that_the_template_refuses_whole_is_an_error() -> None:
     with pytest.raises(TemplateError):
         await _kept((TURNS[1], TURNS[2]), 1, Joining(refuses=["assistant"]))
+
+
+@pytest.mark.parametrize(
+    ("messages", "num_tokens", "num_dropped"),
+    [(TURNS, 64, 0), (TURNS, 15, 0), (TURNS, 14, 5), (TURNS, 1, 10), ((SYSTEM, *TURNS), 13, 5)],
+)
+async def test_the_tokens_that_were_left_out_are_counted(
+    messages: tuple[Message, ...], num_tokens: int, num_dropped: int
+) -> None:
+    renderer = Joining()
+
+    async def render(conversation: Conversation) -> str:
+        return renderer.render(conversation)
+
+    fitted = await fit(render, Conversation(messages), _count, num_tokens)
+
+    assert fitted.num_dropped_tokens == num_dropped

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from olla.errors import (
+    BadInput,
     CapabilityMissing,
     InvalidName,
     ModelNotFound,
@@ -19,11 +20,13 @@ from olla.errors import (
 from olla.inference.service import MAX_RENDERS, Inference
 from olla.messages import Message, Tool
 from olla.options import Options
+from olla.registry.manifest import ModelConfig
 from olla.registry.model import Capability
 from olla.requests import ChatChunk, ChatRequest, DoneReason, GenerateRequest
 from olla.runner.pool import RunnerPool
+from olla.runner.protocol import Grammar, GrammarKind
 from tests.fakes import FakeSpawn
-from tests.inference.conftest import FakeModel, FakeStore, collect
+from tests.inference.conftest import TEMPLATE, FakeModel, FakeStore, collect
 
 CHAT = ChatRequest(model="m", messages=(Message("user", "Hi"),))
 GENERATE = GenerateRequest(model="m", prompt="Hi")
@@ -347,3 +350,97 @@ async def test_slow_templates_leave_threads_for_others(
     for chat in chats:
         chat.cancel()
     await asyncio.gather(*chats, return_exceptions=True)
+
+
+QWEN = TEMPLATE + "{% if enable_thinking %}<think>\n{% endif %}{# </think> <tool_call> #}"
+CAPABLE = FakeModel(chat_template=QWEN, capabilities=tuple(Capability))
+CALL = '<tool_call>{"name":"f","arguments":{}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("think", "tools", "thinking", "content", "num_calls"),
+    [
+        (None, (Tool("f"),), "a", "b", 1),
+        (True, (), "a", f"b {CALL}", 0),
+        (False, (), "", f"a</think> b {CALL}", 0),
+    ],
+)
+async def test_replies_are_read_as_the_template_writes_them(
+    inference: Inference,
+    store: FakeStore,
+    spawn: FakeSpawn,
+    think: bool | None,
+    tools: tuple[Tool, ...],
+    thinking: str,
+    content: str,
+    num_calls: int,
+) -> None:
+    store.model = CAPABLE
+    await collect(inference.chat(LOAD))
+    spawn.runners[0].reply = ("a", "</think>", " b ", CALL)
+
+    chunks = await collect(inference.chat(replace(CHAT, think=think, tools=tools)))
+
+    assert "".join(chunk.thinking for chunk in chunks) == thinking
+    assert "".join(chunk.content for chunk in chunks) == content
+    assert sum(len(chunk.tool_calls) for chunk in chunks) == num_calls
+
+
+async def test_a_raw_reply_is_not_parsed(
+    inference: Inference, store: FakeStore, spawn: FakeSpawn
+) -> None:
+    store.model = replace(CAPABLE, config=ModelConfig(parser="qwen3"))
+    await collect(inference.chat(LOAD))
+    spawn.runners[0].reply = ("<think>a</think>b", CALL)
+
+    chunks = await collect(inference.generate(replace(GENERATE, raw=True)))
+
+    assert "".join(chunk.content for chunk in chunks) == f"<think>a</think>b{CALL}"
+
+
+async def test_generate_gives_calls_in_its_last_chunk(
+    inference: Inference, store: FakeStore, spawn: FakeSpawn
+) -> None:
+    store.model = replace(CAPABLE, config=ModelConfig(parser="qwen3"))
+    await collect(inference.chat(LOAD))
+    spawn.runners[0].reply = ("a</think>b", CALL, "c")
+
+    *chunks, last = await collect(inference.generate(GENERATE))
+
+    assert [chunk.tool_calls for chunk in chunks] == [()] * len(chunks)
+    assert [call.name for call in last.tool_calls] == ["f"]
+
+
+@pytest.mark.parametrize(
+    ("think", "raw", "after"), [(True, False, "</think>"), (False, False, ""), (True, True, "")]
+)
+async def test_a_format_holds_behind_the_thinking(
+    inference: Inference, store: FakeStore, spawn: FakeSpawn, think: bool, raw: bool, after: str
+) -> None:
+    store.model = CAPABLE
+    request = replace(GENERATE, think=think, raw=raw, format={"type": "object"})
+
+    await collect(inference.generate(request))
+
+    (sent,) = spawn.runners[0].requests
+    assert sent.grammar == Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}', after)
+
+
+async def test_an_unknown_parser_is_told(inference: Inference, store: FakeStore) -> None:
+    store.model = replace(CAPABLE, config=ModelConfig(parser="x"))
+
+    with pytest.raises(BadInput, match='unknown parser "x"'):
+        await collect(inference.chat(CHAT))
+
+
+async def test_tokens_of_dropped_messages_are_counted(
+    inference: Inference, spawn: FakeSpawn
+) -> None:
+    turns = (Message("user", "old " * 50), Message("user", "new " * 50))
+    request = replace(CHAT, messages=turns, options=Options(num_ctx=60))
+    await collect(inference.chat(LOAD))
+    spawn.runners[0].ending = {"num_truncated_tokens": 2}
+
+    chunks = await collect(inference.chat(request))
+
+    assert chunks[-1].timings.num_truncated_tokens == 51 + 2

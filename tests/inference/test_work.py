@@ -10,12 +10,14 @@ from typing import Any, cast
 import pytest
 
 from olla.errors import BadInput, CapabilityMissing, OllaError
-from olla.inference.work import Work, chat_work, generate_work, to_runner
+from olla.inference.work import Work, chat_work, generate_work, template_of, to_runner
 from olla.messages import Message, Tool
 from olla.options import Options, SamplingParams
+from olla.parsers.base import Verbatim
+from olla.parsers.choose import Choice
 from olla.registry.model import Capability, Model
 from olla.requests import ChatRequest, GenerateRequest
-from olla.runner.protocol import Generate
+from olla.runner.protocol import Generate, Grammar, GrammarKind
 from tests.inference.conftest import SETTINGS, FakeModel
 
 HI = (Message("user", "Hi"),)
@@ -274,3 +276,34 @@ def test_a_context_takes_its_room_from_the_prompt() -> None:
 def test_the_prompt_comes_back_when_asked_for() -> None:
     assert not _sent(_generate(FakeModel())).echo
     assert _sent(_generate(FakeModel(), raw=True, echo=True)).echo
+
+
+def test_what_sampling_and_the_reply_need_is_passed_on() -> None:
+    choice = Choice(Verbatim(), thinking_close="</think>", special_tokens=("[TOOL_CALLS]",))
+    work = _chat(FakeModel(), logprobs=True, top_logprobs=3, logit_bias={7: -1.5}, format={"é": {}})
+
+    sent = to_runner(work, "p", choice, add_special_tokens=False)
+
+    assert (sent.logprobs, sent.top_logprobs, sent.logit_bias) == (True, 3, {7: -1.5})
+    assert sent.grammar == Grammar(GrammarKind.JSON_SCHEMA, '{"é": {}}', after="</think>")
+    assert sent.shown_tokens == ["[TOOL_CALLS]"]
+    assert _sent(_chat(FakeModel())).grammar is None
+
+
+@pytest.mark.parametrize(
+    ("own", "of_weights", "override", "used"),
+    [
+        ("", "W", "", "W"),
+        ("{{ messages }}", "W", "", "{{ messages }}"),
+        ("{{ .System }}", "W", "", "W"),
+        ("{{ .System }}", "", "", "{{ .System }}"),
+        ("{{ messages }}", "W", "O", "O"),
+        ("", "", "", ""),
+    ],
+)
+def test_the_template_that_writes_the_prompt_shows_how_the_model_replies(
+    own: str, of_weights: str, override: str, used: str
+) -> None:
+    model = FakeModel(template=own, chat_template=of_weights)
+
+    assert template_of(_generate(model, template=override)) == used

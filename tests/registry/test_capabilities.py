@@ -6,7 +6,12 @@ import time
 
 import pytest
 
-from olla.registry.capabilities import go_capabilities, is_go_template, jinja_capabilities
+from olla.registry.capabilities import (
+    go_capabilities,
+    is_go_template,
+    jinja_capabilities,
+    parser_capabilities,
+)
 
 NUM_CHARACTERS = 400_000
 
@@ -42,3 +47,24 @@ def test_hostile_templates_are_judged_in_linear_time(part: str) -> None:
     list(jinja_capabilities(text))
 
     assert time.process_time() - started < 1.0
+
+
+@pytest.mark.parametrize(
+    "mark", ["[THINK]", "<|START_THINKING|>", "<|channel>thought", "<|channel|>analysis"]
+)
+def test_every_way_to_write_thinking_shows_a_model_that_thinks(mark: str) -> None:
+    assert list(jinja_capabilities(f"{{{{ messages }}}}{mark}")) == ["thinking"]
+
+
+@pytest.mark.parametrize(
+    ("parser", "capabilities"),
+    [
+        ("", []),
+        ("passthrough", []),
+        ("qwen3-coder", ["tools"]),
+        ("qwen3", ["tools", "thinking"]),
+        ("harmony", ["tools", "thinking"]),
+    ],
+)
+def test_a_parser_shows_what_its_models_write(parser: str, capabilities: list[str]) -> None:
+    assert list(parser_capabilities(parser)) == capabilities

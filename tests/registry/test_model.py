@@ -447,3 +447,9 @@ def test_the_real_model_is_read(store: ModelStore, smollm2_gguf: Path) -> None:
     assert (model.context_length, model.embedding_length) == (8192, 576)
     assert model.capabilities == (C.COMPLETION,)
     assert len(model.tensors()) == 272
+
+
+def test_a_parser_adds_what_its_models_can(store: ModelStore) -> None:
+    capabilities = put(store, config=ModelConfig(parser="qwen3")).capabilities
+
+    assert {C.TOOLS, C.THINKING} <= set(capabilities)

@@ -7,7 +7,15 @@ import json
 import pytest
 
 from olla import errors
-from olla.requests import ChatChunk, ChatRequest, DoneReason, GenerateRequest, Timings
+from olla.messages import ToolCall
+from olla.requests import (
+    ChatChunk,
+    ChatRequest,
+    DoneReason,
+    GenerateRequest,
+    Timings,
+    TokenLogprob,
+)
 from tests.server.conftest import Client, FakeInference, error_of, lines_of
 
 REPLY = [
@@ -209,3 +217,38 @@ async def test_json_is_read_whatever_the_content_type(
 )
 async def test_a_body_that_is_no_request(client: Client, body: bytes, error: str) -> None:
     assert await error_of(await client.post("/api/generate", data=body)) == (400, error)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_calls_are_numbered_through_the_reply(
+    client: Client, inference: FakeInference, stream: bool
+) -> None:
+    call = ToolCall("f", {"a": 1}, "call_1")
+    inference.script = [
+        ChatChunk(tool_calls=(call,)),
+        ChatChunk(tool_calls=(call, call)),
+        ChatChunk(tool_calls=(call,)),
+        ChatChunk(done_reason=DoneReason.STOP),
+    ]
+
+    response = await client.post("/api/chat", json={"model": "m", "stream": stream})
+
+    lines = await lines_of(response) if stream else [await response.json()]
+    calls = [call for line in lines for call in line["message"].get("tool_calls", [])]
+    assert [call["function"]["index"] for call in calls] == [0, 1, 2, 3]
+    assert calls[0]["id"] == "call_1"
+
+
+async def test_logprobs_are_sent_even_without_text(
+    client: Client, inference: FakeInference
+) -> None:
+    token = TokenLogprob("a", b"a", -1.0)
+    inference.script = [
+        ChatChunk(logprobs=(token,)),
+        ChatChunk("ab", logprobs=(token,)),
+        ChatChunk(done_reason=DoneReason.STOP),
+    ]
+
+    lines = await lines_of(await client.post("/api/generate", json={"model": "m", "prompt": "p"}))
+
+    assert [len(line.get("logprobs", [])) for line in lines] == [1, 1, 0]
