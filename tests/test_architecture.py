@@ -33,8 +33,9 @@ class Rule:
 RULES = {
     "values": Rule(),
     "formats": Rule(("values",)),
-    "registry": Rule(("values", "formats")),
-    "renderers": Rule(("values", "registry.model"), ("jinja2",)),
+    "gotemplate": Rule(("values",)),
+    "registry": Rule(("values", "formats", "gotemplate")),
+    "renderers": Rule(("values", "gotemplate", "registry.model"), ("jinja2",)),
     "modelfile": Rule(("values", "registry", "formats")),
     "sources": Rule(("values", "registry"), ("aiohttp",)),
     "runner": Rule(("values",), ("msgspec",)),
