@@ -92,6 +92,7 @@ class Settings:
     device: str = "auto"
     num_threads: int = 0
     kv_cache_bytes: int = 0
+    go_template: bool | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -121,6 +122,7 @@ class Settings:
             device=env.read("DEVICE", str, "auto"),
             num_threads=env.read("NUM_THREADS", _count, 0),
             kv_cache_bytes=env.read("KV_CACHE", _size, 0),
+            go_template=env.read("GO_TEMPLATE", _flag, None),
         )
 
 

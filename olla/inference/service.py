@@ -116,13 +116,12 @@ class Inference:
             return to_runner(work, work.raw, add_special_tokens=True)
         model = work.model
         async with self._renders:
-            renderer = await run_to_end(
-                self._choose, model.template, model.chat_template, work.template
-            )
+            renderer = await run_to_end(self._choose, model.prompt_template, work.template)
         conversation = Conversation(
             work.messages,
             work.tools,
             work.think,
+            work.suffix,
             bos_token=runner.loaded.bos_token,
             eos_token=runner.loaded.eos_token,
         )

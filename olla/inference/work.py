@@ -1,15 +1,14 @@
 """Work: a request laid over its model: what is asked for, checked, with nothing left open.
 
 Pure functions; knows nothing about runners, rendering or time. The checks and their order are
-spec/api.md sections 3.4, 4.2 and 5.2, the options' sections 3.2 and 11. Images and suffixes are
-refused whatever the model was made for: the engine reads text, and only Go templates, which are
-not read, know where a suffix goes.
+spec/api.md sections 3.4, 4.2 and 5.2, the options' sections 3.2 and 11. Images are refused
+whatever the model was made for: the engine reads text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from olla.errors import BadInput, CapabilityMissing
@@ -31,7 +30,8 @@ DEFAULT_NUM_KEEP = 4
 class Work:
     """Without messages and `raw` there is only the model to load.
 
-    `raw` is a prompt that is used as it is, `template` one that replaces the model's.
+    `raw` is a prompt that is used as it is, `template` one that replaces the model's. With a
+    `suffix`, the only message is the text before it.
     """
 
     request: InferenceRequest
@@ -41,6 +41,7 @@ class Work:
     think: bool | str | None
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
+    suffix: str = ""
     template: str = ""
     raw: str = ""
     context: tuple[int, ...] = ()
@@ -96,7 +97,7 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
         raise BadInput("raw mode does not support template, system, or context")
     think = _think(model, request)
     _require_completion(model, f'"{request.model}" does not support generate')
-    if request.suffix:
+    if request.suffix and Capability.INSERT not in model.capabilities:
         raise _missing(model, Capability.INSERT)
     if request.images:
         raise _missing(model, Capability.VISION)
@@ -109,6 +110,7 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
         num_ctx=_num_ctx(model, options, settings),
         think=think,
         messages=_generate_messages(model, request) if is_rendered else (),
+        suffix="" if request.raw else request.suffix,
         template=request.template,
         raw=request.prompt if request.raw else "",
         context=request.context,
@@ -164,13 +166,38 @@ def _num_ctx(model: Model, options: Options, settings: Settings) -> int:
 def _chat_messages(model: Model, request: ChatRequest) -> tuple[Message, ...]:
     """The model's own messages, then the request's, behind a system message."""
     has_system = request.messages[0].role == "system"
-    return (*_system("" if has_system else model.system), *model.messages, *request.messages)
+    messages = (*model.messages, *request.messages)
+    if model.architecture.startswith("qwen3") or model.name.model == "deepseek-r1":
+        messages = _without_old_thoughts(messages)
+    return (*_system("" if has_system else model.system), *messages)
+
+
+def _without_old_thoughts(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """What the assistant thought before the last turn of the user, as clients send it back.
+
+    These families were trained without it. Their templates in Jinja see to it themselves.
+    """
+    users = [index for index, message in enumerate(messages) if message.role == "user"]
+    last = users[-1] if users else 0
+    return tuple(
+        replace(message, content=_after_thinking(message.content))
+        if message.role == "assistant" and index < last
+        else message
+        for index, message in enumerate(messages)
+    )
+
+
+def _after_thinking(text: str) -> str:
+    _, closing, answer = text.partition("</think>")
+    return answer.lstrip() if closing and text.lstrip().startswith("<think>") else text
 
 
 def _generate_messages(model: Model, request: GenerateRequest) -> tuple[Message, ...]:
     """A prompt as one turn of a user; `context` stands for what was said before."""
-    before = () if request.context else model.messages
     user = Message("user", request.prompt)
+    if request.suffix:
+        return (user,)
+    before = () if request.context else model.messages
     return (*_system(request.system or model.system), *before, user)
 
 

@@ -11,6 +11,7 @@ import pytest
 from olla.errors import BadInput, CapabilityMissing, OllaError
 from olla.inference.work import Work, chat_work, generate_work, to_runner
 from olla.messages import Message, Tool
+from olla.names import ModelName
 from olla.options import Options, SamplingParams
 from olla.registry.model import Capability, Model
 from olla.requests import ChatRequest, GenerateRequest
@@ -69,7 +70,7 @@ def test_a_chat_the_model_cannot_hold_is_refused(
     [
         (EMBEDDER, {}, CapabilityMissing, '"M" does not support generate'),
         (FakeModel(), {"think": True}, CapabilityMissing, '"M" does not support thinking'),
-        (SEER, {"suffix": "x"}, CapabilityMissing, f"{FULL} does not support insert"),
+        (FakeModel(), {"suffix": "x"}, CapabilityMissing, f"{FULL} does not support insert"),
         (SEER, {"images": (b"x",)}, CapabilityMissing, f"{FULL} does not support vision"),
     ]
     + [
@@ -242,3 +243,49 @@ def test_a_context_takes_its_room_from_the_prompt() -> None:
     assert work.room == 7
     assert _sent(work).context == [1, 2, 3]
     assert _sent(work).want_context
+
+
+@pytest.mark.parametrize(
+    ("model", "is_kept"),
+    [
+        (FakeModel(), True),
+        (FakeModel(architecture="qwen3moe"), False),
+        (FakeModel(name=ModelName.parse("deepseek-r1:7b")), False),
+    ],
+)
+def test_some_families_do_not_read_what_they_thought_before(
+    model: FakeModel, is_kept: bool
+) -> None:
+    old, new = (
+        Message("assistant", "<think>a</think>\n\nb"),
+        Message("assistant", "<think>c</think>d"),
+    )
+
+    texts = _texts(_chat(model, messages=(old, *HI, new)))
+
+    assert texts == [
+        "assistant:" + (old.content if is_kept else "b"),
+        "user:Hi",
+        f"assistant:{new.content}",
+    ]
+
+
+def test_only_thinking_at_the_start_and_with_an_end_is_left_out() -> None:
+    contents = ("say <think>a</think>", "<think>a", "b</think>c", "d")
+    turns = tuple(Message("assistant", content) for content in contents)
+
+    texts = _texts(_chat(FakeModel(architecture="qwen3"), messages=(*turns, *HI)))
+
+    assert texts == [*(f"assistant:{content}" for content in contents), "user:Hi"]
+
+
+def test_a_suffix_has_only_the_prompt_beside_it() -> None:
+    model = replace(OWN, capabilities=(Capability.COMPLETION, Capability.INSERT))
+
+    work = _generate(model, suffix="end", system="S")
+
+    assert (_texts(work), work.suffix) == (["user:Hi"], "end")
+
+
+def test_a_raw_prompt_has_no_suffix() -> None:
+    assert _generate(SEER, suffix="end", raw=True).suffix == ""

@@ -28,7 +28,7 @@ from olla.api.ollama_requests import (
 from olla.errors import BadInput, ModelNotFound, StoreError
 from olla.modelfile.format import Description, format_description
 from olla.names import ModelName
-from olla.registry.model import Model, is_go_template
+from olla.registry.model import DEFAULT_TEMPLATE, Model
 from olla.registry.store import ModelStore
 from olla.registry.threads import run_to_end
 from olla.registry.weights import GGUF_NAME
@@ -36,8 +36,6 @@ from olla.runner.pool import LoadedModel
 from olla.server.references import local_name, plain_name
 from olla.server.services import SERVICES
 from olla.server.streaming import json_reply, read_json
-
-DEFAULT_TEMPLATE = "{{ .Prompt }}"
 
 _COPILOT = "GitHubCopilotChat/"
 
@@ -121,7 +119,7 @@ def _show(store: ModelStore, name: ModelName, asked: ShowRequest) -> Json:
         summary=_summary(model),
         parent_model=model.parent,
         modelfile=format_description(_modelfile(model, system, parameters)),
-        template=_runtime_template(model),
+        template=model.prompt_template,
         system=system,
         licenses=model.licenses,
         parameters=parameters,
@@ -168,13 +166,6 @@ def _summary(model: Model) -> ModelSummary:
         embedding_length=model.embedding_length,
         capabilities=model.capabilities,
     )
-
-
-def _runtime_template(model: Model) -> str:
-    """The template that renders the model's prompts, as `renderers.choose` picks it."""
-    if model.chat_template and (not model.template or is_go_template(model.template)):
-        return model.chat_template
-    return model.template or DEFAULT_TEMPLATE
 
 
 def _modelfile(model: Model, system: str, parameters: Mapping[str, Any]) -> Description:
