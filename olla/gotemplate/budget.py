@@ -1,6 +1,6 @@
 """What the execution of a template may cost, counted in steps, so that every run ends alike.
 
-A step is about a microsecond. Whatever takes longer the larger its values are is charged by
+A step is about a microsecond or two. Whatever takes longer the larger its values are is charged by
 their size; no value and no output may be larger than MAX_SIZE characters.
 """
 
@@ -10,23 +10,26 @@ from collections.abc import Iterable
 
 from olla.errors import TemplateError
 
-MAX_STEPS = 1_000_000
+MAX_STEPS = 500_000
+STEPS_PER_MESSAGE = 200
 MAX_SIZE = 8 * 2**20
 READ_PER_STEP = 256
-WRITTEN_PER_STEP = 32
+WRITTEN_PER_STEP = 8
 
 
 class Budget:
     """The account of one rendering, which may execute a template more than once."""
 
-    def __init__(self) -> None:
-        self._steps = MAX_STEPS
+    def __init__(self, num_messages: int = 0) -> None:
+        """Long conversations may cost more."""
+        self._max_steps = MAX_STEPS + STEPS_PER_MESSAGE * num_messages
+        self._steps = self._max_steps
         self._size = 0
 
     def charge(self, steps: int = 1) -> None:
         self._steps -= steps
         if self._steps < 0:
-            raise TemplateError(f"template error: it takes more than {MAX_STEPS} steps")
+            raise TemplateError(f"template error: it takes more than {self._max_steps} steps")
 
     def charge_read(self, values: Iterable[object]) -> None:
         """For what looks at all of its values: at the elements of a list, not inside them."""

@@ -44,17 +44,18 @@ class GoTemplate:
             TemplateError: the template fails, or runs past its limits.
         """
         messages = collate(tag_images(conversation.messages))
+        budget = Budget(len(messages))
         think = think_variables(conversation.think)
         if conversation.suffix:
             prompt = messages[-1].content if messages else ""
             data = {"Prompt": prompt, "Suffix": conversation.suffix, "Response": "", **think}
-            return execute(self._whole, data)
+            return execute(self._whole, data, budget)
         if self._takes_messages:
-            return execute(self._whole, _chat(messages, conversation) | think)
-        return self._exchanges(messages, think)
+            return execute(self._whole, _chat(messages, conversation) | think, budget)
+        return self._exchanges(messages, think, budget)
 
-    def _exchanges(self, messages: Iterable[Message], think: dict[str, Any]) -> str:
-        budget, today = Budget(), date.today()
+    def _exchanges(self, messages: Iterable[Message], think: dict[str, Any], budget: Budget) -> str:
+        today = date.today()
         written = []
         turns = _Turns()
         for message in messages:
