@@ -127,6 +127,8 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ("DEBUG", "false", "debug", False),
         ("DTYPE", "float32", "dtype", "float32"),
         ("DEVICE", "cpu", "device", "cpu"),
+        ("GO_TEMPLATE", "1", "go_template", True),
+        ("GO_TEMPLATE", "false", "go_template", False),
         ("NUM_THREADS", "4", "num_threads", 4),
     ],
 )

@@ -43,11 +43,9 @@ def variables(template: str) -> frozenset[str]:
 def thinking_tags(template: str) -> tuple[str, str] | None:
     """The texts round `{{ .Thinking }}` in a range over `.Messages`, such as `<think>`."""
     for tree_body in _all_bodies(_parsed(template)):
-        for node in walk(tree_body):
-            if isinstance(node, Range) and _mentions(node, "Messages"):
-                for body in _lists(node.body):
-                    if tags := _tags_round_thinking(body):
-                        return tags
+        for body in _bodies_for_messages(tree_body):
+            if tags := _tags_round_thinking(body):
+                return tags
     return None
 
 
@@ -87,11 +85,14 @@ def _all_bodies(tree: Template) -> Iterator[Body]:
     yield from (definition.body for definition in tree.definitions.values())
 
 
-def _lists(body: Body) -> Iterator[Body]:
-    """This list of nodes and all below it."""
-    yield body
-    for node in walk(body):
-        yield from bodies(node)
+def _bodies_for_messages(body: Body, is_inside: bool = False) -> Iterator[Body]:
+    """Every list of nodes inside a range over `.Messages`."""
+    if is_inside:
+        yield body
+    for node in body:
+        is_range = isinstance(node, Range) and _mentions(node, "Messages")
+        for inner in bodies(node):
+            yield from _bodies_for_messages(inner, is_inside or is_range)
 
 
 def _mentions(node: Node, name: str) -> bool:

@@ -77,7 +77,8 @@ def test_whether_a_template_parses_can_be_asked(template: str, expected: bool) -
 @pytest.mark.parametrize(
     "part",
     ["{{", "{{/*", "{{ ", "{{ `", "{{ x ", " ", "{{ .A }}", "{{ $a := 1 }}", "{{if 1}}",
-     "{{ range .Messages }}<{{ .Thinking }}", "{{ if .ToolCalls }}"],
+     "{{ range .Messages }}<{{ .Thinking }}", "{{ if .ToolCalls }}",
+     "{{range .Messages}}" * 39 + "x{{.Thinking}}" * 5000 + "{{end}}" * 39],
 )  # fmt: skip
 @pytest.mark.parametrize("num_characters", [100_000, NUM_CHARACTERS])
 def test_hostile_templates_are_judged_in_linear_time(part: str, num_characters: int) -> None:
