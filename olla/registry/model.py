@@ -103,8 +103,15 @@ class Model:
 
     @property
     def prompt_template(self) -> str:
-        """The template that writes the prompts, in either language; never ""."""
-        return select_template(self.template, self.chat_template, self.go_template)
+        """The template that writes the prompts, in either language; never "".
+
+        Ollama's built-in renderers write what the files' own template does; its parsers read
+        what follows a TEMPLATE in Go.
+        """
+        go_template = self.go_template
+        if self.config.renderer or self.config.parser:
+            go_template = not self.config.renderer
+        return select_template(self.template, self.chat_template, go_template)
 
     @property
     def architecture(self) -> str:

@@ -77,8 +77,7 @@ def test_whether_a_template_parses_can_be_asked(template: str, expected: bool) -
 @pytest.mark.parametrize(
     "part",
     ["{{", "{{/*", "{{ ", "{{ `", "{{ x ", " ", "{{ .A }}", "{{ $a := 1 }}", "{{if 1}}",
-     "{{ range .Messages }}<{{ .Thinking }}", "{{ if .ToolCalls }}",
-     "{{range .Messages}}" * 39 + "x{{.Thinking}}" * 5000 + "{{end}}" * 39],
+     "{{ range .Messages }}<{{ .Thinking }}", "{{ if .ToolCalls }}"],
 )  # fmt: skip
 @pytest.mark.parametrize("num_characters", [100_000, NUM_CHARACTERS])
 def test_hostile_templates_are_judged_in_linear_time(part: str, num_characters: int) -> None:
@@ -90,3 +89,13 @@ def test_hostile_templates_are_judged_in_linear_time(part: str, num_characters: 
     tool_tag(text)
 
     assert time.process_time() - started < 2.0
+
+
+def test_nested_ranges_are_looked_at_once() -> None:
+    text = "{{range .Messages}}" * 39 + "x{{.Thinking}}" * 5000 + "{{end}}" * 39
+    assert is_valid(text)
+    started = time.process_time()
+
+    assert thinking_tags(text) is None
+
+    assert time.process_time() - started < 0.5

@@ -378,6 +378,27 @@ def test_a_setting_may_choose_the_language_of_the_template(
 
 
 @pytest.mark.parametrize(
+    ("config", "is_go"),
+    [
+        (ModelConfig(renderer="qwen3-coder", parser="qwen3-coder"), False),
+        (ModelConfig(renderer="qwen3-coder"), False),
+        (ModelConfig(parser="harmony"), True),
+    ],
+)
+@pytest.mark.parametrize("go_template", [None, True, False])
+def test_a_renderer_takes_the_template_of_the_files_and_a_parser_that_in_go(
+    tmp_path: Path, config: ModelConfig, is_go: bool, go_template: bool | None
+) -> None:
+    store = ModelStore(tmp_path / "other", go_template=go_template)
+    weights = tiny_model(**{"tokenizer.chat_template": "{% if x %}"}).to_bytes()
+    layers = ((MediaType.MODEL, weights), (MediaType.TEMPLATE, b"{{ .Prompt }}"))
+
+    model = put(store, *layers, config=config)
+
+    assert model.prompt_template == ("{{ .Prompt }}" if is_go else "{% if x %}")
+
+
+@pytest.mark.parametrize(
     ("metadata", "capabilities"),
     [
         ({"llama.pooling_type": 1}, [C.EMBEDDING]),
