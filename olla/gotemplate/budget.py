@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from olla.errors import TemplateError
 
 MAX_STEPS = 500_000
+STEPS_PER_CALL = 4
 STEPS_PER_MESSAGE = 200
 MAX_SIZE = 8 * 2**20
 READ_PER_STEP = 256
@@ -31,10 +32,10 @@ class Budget:
         if self._steps < 0:
             raise TemplateError(f"template error: it takes more than {self._max_steps} steps")
 
-    def charge_read(self, values: Iterable[object]) -> None:
-        """For what looks at all of its values: at the elements of a list, not inside them."""
+    def charge_call(self, values: Iterable[object]) -> None:
+        """For a function, which looks at the elements of a list, but not inside them."""
         sizes = (len(value) for value in values if isinstance(value, str | list | tuple))
-        self.charge(1 + sum(sizes) // READ_PER_STEP)
+        self.charge(STEPS_PER_CALL + sum(sizes) // READ_PER_STEP)
 
     def charge_made(self, text: str) -> str:
         """`text`, once it has been found small enough."""

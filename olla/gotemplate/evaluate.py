@@ -37,7 +37,7 @@ from olla.gotemplate.nodes import (
 )
 from olla.gotemplate.values import Kind, Refused, Struct, kind_of, text_of, truth
 
-MAX_DEPTH = 120
+MAX_DEPTH = 80
 
 _NOTHING = object()
 """No value comes down the pipe; nil is one."""
@@ -198,7 +198,7 @@ class _Run:
         arguments = [self._value(operand, frame, dot) for operand in others]
         if piped is not _NOTHING:
             arguments.append(piped)
-        self._budget.charge_read(arguments)
+        self._budget.charge_call(arguments)
         try:
             result = functions.call(function.name, arguments, self._today)
         except Refused as error:

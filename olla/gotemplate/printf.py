@@ -68,7 +68,7 @@ def sprintf(template: str, values: Sequence[Any]) -> str:
     arguments = _Arguments(values)
     text = _VERB.sub(lambda match: _replace(match, arguments), template)
     if extra := arguments.rest():
-        listed = ", ".join(_typed(value) for value in extra)
+        listed = ", ".join(arguments.charge(_typed(value)) for value in extra)
         return f"{text}%!(EXTRA {listed})"
     return text
 

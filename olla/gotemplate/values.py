@@ -15,7 +15,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-MAX_NESTING = 100
+MAX_NESTING = 64
 MAX_INT_BITS = 1024
 
 _EXPONENT_FROM = 21

@@ -1,8 +1,8 @@
 """Capability: what a model can do, judged by its templates (spec/modelfile.md section 8).
 
-Looks at texts and at what headers say; renders nothing. So it is also what tells which of its
-templates a model is better off with. Invariant: reading a template takes time
-in proportion to its length, since models bring their own and a search in `re` cannot be stopped.
+Looks at texts and at what headers say; renders nothing. So it also tells which of its templates a
+model is better off with. Invariant: reading a template takes time in proportion to its length,
+since models bring their own and a search in `re` cannot be stopped.
 """
 
 from __future__ import annotations

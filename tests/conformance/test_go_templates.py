@@ -99,7 +99,7 @@ def test_a_request_may_bring_a_template_in_go(daemon: Daemon, client: ollama.Cli
     [
         ("{{ range 1000000000 }}{{ end }}", "template error: it takes more than "),
         ("{{ define `t` }}{{ template `t` }}{{ end }}{{ template `t` }}",
-         "template error: it goes more than 120 levels deep"),
+         "template error: it goes more than 80 levels deep"),
         ("{{ range 100000 }}{{ $.Messages }}" + "x" * 1000 + "{{ end }}",
          "template error: it makes more than 8388608 characters"),
         ("{{ .Prompt.Name }}", "template error: line 1 column 4: can't evaluate field Name in "),

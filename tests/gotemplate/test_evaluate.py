@@ -10,7 +10,7 @@ from olla.errors import TemplateError
 from olla.gotemplate.budget import MAX_SIZE, MAX_STEPS
 from olla.gotemplate.evaluate import MAX_DEPTH, execute
 from olla.gotemplate.parser import parse
-from olla.gotemplate.values import Struct
+from olla.gotemplate.values import MAX_NESTING, Struct
 
 DATA: dict[str, Any] = {
     "S": "text",
@@ -167,10 +167,29 @@ def test_a_template_without_end_is_ended(template: str, error: str) -> None:
 
 
 def test_values_nested_without_end_are_not_printed() -> None:
-    value: Any = 1
-    for _ in range(2000):
-        value = [value]
+    value = nested(2000)
 
     for template in ("{{ .X }}", "{{ json .X }}", "{{ print .X }}", "{{ printf `%v` .X }}"):
-        with pytest.raises(TemplateError, match="nested more than 100 deep"):
+        with pytest.raises(TemplateError, match="nested more than 64 deep"):
             execute(parse(template), {"X": value})
+
+
+def test_the_limits_together_stay_within_pythons_own() -> None:
+    """Includes, parentheses and values, each as deep as they may be."""
+    parentheses = 37
+    inner = "(print " * parentheses + "(json (index . 0))" + ")" * parentheses
+    template = parse(
+        "{{ define `t` }}{{ if gt (len .) 1 }}{{ template `t` (slice . 1) }}{{ else }}{{ "
+        + inner + " }}{{ end }}{{ end }}{{ template `t` .L }}"
+    )  # fmt: skip
+
+    text = execute(template, {"L": [0] * (MAX_DEPTH // 2 - 2) + [nested(MAX_NESTING)]})
+
+    assert text.count('{"a":') == MAX_NESTING
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": value}
+    return value

@@ -144,7 +144,7 @@ async def test_a_suffix_goes_where_the_template_says(
     ("template", "text"),
     [
         ("{{ range 9999999 }}{{ end }}", "takes more than 500200 steps"),
-        ("{{ define `t` }}{{ template `t` }}{{ end }}{{ template `t` }}", "120 levels deep"),
+        ("{{ define `t` }}{{ template `t` }}{{ end }}{{ template `t` }}", "80 levels deep"),
         ("{{ index .Messages 5 }}", "line 1 column 4: index 5 is out of range"),
         ("{{ .Prompt ", "line 1 column 12: unclosed action"),
     ],

@@ -165,7 +165,7 @@ def test_a_schema_nested_without_end_is_refused() -> None:
         schema = {"properties": {"a": schema}}
     conversation = Conversation((), tools=(Tool("f", "", schema),))
 
-    with pytest.raises(TemplateError, match="nested more than 100 deep"):
+    with pytest.raises(TemplateError, match="nested more than 64 deep"):
         GoTemplate("{{ .Tools }}{{ .Messages }}").render(conversation)
 
 
