@@ -95,6 +95,7 @@ class Settings:
     num_threads: int = 0
     kv_cache_bytes: int = 0
     profile: bool = False
+    go_template: bool | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -126,6 +127,7 @@ class Settings:
             num_threads=env.read("NUM_THREADS", _count, 0),
             kv_cache_bytes=env.read("KV_CACHE", _size, 0),
             profile=env.read("PROFILE", _flag, False),
+            go_template=env.read("GO_TEMPLATE", _flag, None),
         )
 
 

@@ -33,9 +33,10 @@ class Rule:
 RULES = {
     "values": Rule(),
     "formats": Rule(("values",)),
-    "registry": Rule(("values", "formats")),
-    "renderers": Rule(("values", "registry.model"), ("jinja2",)),
-    "parsers": Rule(("values", "registry.model")),
+    "gotemplate": Rule(("values",)),
+    "registry": Rule(("values", "formats", "gotemplate")),
+    "renderers": Rule(("values", "gotemplate", "registry.model"), ("jinja2",)),
+    "parsers": Rule(("values", "gotemplate", "registry.model")),
     "modelfile": Rule(("values", "registry", "formats")),
     "sources": Rule(("values", "registry"), ("aiohttp",)),
     "runner": Rule(("values",), ("msgspec",)),

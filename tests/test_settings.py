@@ -129,6 +129,8 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ("QUANTIZE", "int8", "quantize", "int8"),
         ("PROFILE", "1", "profile", True),
         ("DEVICE", "cpu", "device", "cpu"),
+        ("GO_TEMPLATE", "1", "go_template", True),
+        ("GO_TEMPLATE", "false", "go_template", False),
         ("NUM_THREADS", "4", "num_threads", 4),
     ],
 )

@@ -17,9 +17,9 @@ from typing import TypeVar
 from olla.errors import ModelNotFound
 from olla.inference.prompt import Fitted, fit
 from olla.inference.reply import Asked, chunks_of
-from olla.inference.work import Work, chat_work, generate_work, template_of, to_runner
+from olla.inference.work import Work, chat_work, generate_work, to_runner
 from olla.names import ModelName
-from olla.parsers.choose import VERBATIM, Choice, ReplyContext
+from olla.parsers.choose import VERBATIM, Choice, ReplyContext, read_go_tags
 from olla.parsers.choose import choose as choose_parser
 from olla.registry.model import Model
 from olla.registry.store import ModelStore
@@ -61,6 +61,7 @@ class Inference:
         self._store = store
         self._pool = pool
         self._settings = settings
+        self._go_tags = lru_cache(MAX_TEMPLATES)(read_go_tags)
         self._choose = lru_cache(MAX_TEMPLATES)(choose)  # compiling a template takes a while
         self._renders = asyncio.Semaphore(MAX_RENDERS)
 
@@ -149,13 +150,11 @@ class Inference:
             return Plan(to_runner(work, work.raw, add_special_tokens=True))
         model = work.model
         async with self._renders:
-            renderer = await run_to_end(
-                self._choose, model.template, model.chat_template, work.template
-            )
+            renderer = await run_to_end(self._choose, model.prompt_template, work.template)
         fitted = await self._fit(work, renderer, runner)
-        choice = choose_parser(
-            model, ReplyContext(fitted.text, template_of(work), work.tools, work.think)
-        )
+        template = work.template or model.prompt_template
+        context = ReplyContext(fitted.text, template, work.tools, work.think)
+        choice = choose_parser(model, context, self._go_tags(template))
         message = to_runner(
             work, fitted.text, choice, add_special_tokens=renderer.add_special_tokens
         )
@@ -166,6 +165,7 @@ class Inference:
             work.messages,
             work.tools,
             work.think,
+            work.suffix,
             bos_token=runner.loaded.bos_token,
             eos_token=runner.loaded.eos_token,
         )

@@ -1,9 +1,8 @@
 """Work: a request laid over its model: what is asked for, checked, with nothing left open.
 
 Pure functions; knows nothing about runners, rendering or time. The checks and their order are
-spec/api.md sections 3.4, 4.2 and 5.2, the options' sections 3.2 and 11. Images and suffixes are
-refused whatever the model was made for: the engine reads text, and only Go templates, which are
-not read, know where a suffix goes.
+spec/api.md sections 3.4, 4.2 and 5.2, the options' sections 3.2 and 11. Images are refused
+whatever the model was made for: the engine reads text.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from olla.errors import BadInput, CapabilityMissing
 from olla.messages import Message, Tool
 from olla.options import Options
 from olla.parsers.choose import VERBATIM, Choice
-from olla.registry.model import Capability, Model, is_go_template
+from olla.registry.model import Capability, Model
 from olla.requests import ChatRequest, GenerateRequest, InferenceRequest
 from olla.runner.pool import RunnableModel
 from olla.runner.protocol import Files, Generate, Grammar, GrammarKind
@@ -37,6 +36,7 @@ class Work:
     """Without messages, `raw` and `tokens` there is only the model to load.
 
     `raw` and `tokens` are prompts that are used as they are, `template` replaces the model's.
+    With a `suffix`, the only message is the text before it.
     """
 
     request: InferenceRequest
@@ -46,6 +46,7 @@ class Work:
     think: bool | str | None
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
+    suffix: str = ""
     template: str = ""
     raw: str = ""
     tokens: tuple[int, ...] = ()
@@ -116,7 +117,7 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
         raise BadInput("raw mode does not support template, system, or context")
     think = _think(model, request)
     _require_completion(model, f'"{request.model}" does not support generate')
-    if request.suffix:
+    if request.suffix and Capability.INSERT not in model.capabilities:
         raise _missing(model, Capability.INSERT)
     if request.images:
         raise _missing(model, Capability.VISION)
@@ -129,6 +130,7 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
         num_ctx=_num_ctx(model, options, settings),
         think=think,
         messages=_generate_messages(model, request) if is_rendered else (),
+        suffix="" if request.raw else request.suffix,
         template=request.template,
         raw=request.prompt if request.raw else "",
         tokens=request.tokens,
@@ -136,14 +138,6 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
         context=request.context,
         wants_context=not (request.raw or request.tokens),
     )
-
-
-def template_of(work: Work) -> str:
-    """The text of the template that writes the prompt: it shows how the model replies."""
-    model = work.model
-    is_passed_over = model.chat_template and is_go_template(model.template)
-    own = "" if is_passed_over else model.template
-    return work.template or own or model.chat_template
 
 
 def to_runner(
@@ -220,13 +214,38 @@ def _num_ctx(model: Model, options: Options, settings: Settings) -> int:
 def _chat_messages(model: Model, request: ChatRequest) -> tuple[Message, ...]:
     """The model's own messages, then the request's, behind a system message."""
     has_system = request.messages[0].role == "system"
-    return (*_system("" if has_system else model.system), *model.messages, *request.messages)
+    messages = (*model.messages, *request.messages)
+    if model.architecture.startswith("qwen3") or model.name.model == "deepseek-r1":
+        messages = _without_old_thoughts(messages)
+    return (*_system("" if has_system else model.system), *messages)
+
+
+def _without_old_thoughts(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """What the assistant thought before the last turn of the user, as clients send it back.
+
+    These families were trained without it. Their templates in Jinja see to it themselves.
+    """
+    users = [index for index, message in enumerate(messages) if message.role == "user"]
+    last = users[-1] if users else 0
+    return tuple(
+        replace(message, content=_after_thinking(message.content))
+        if message.role == "assistant" and index < last
+        else message
+        for index, message in enumerate(messages)
+    )
+
+
+def _after_thinking(text: str) -> str:
+    _, closing, answer = text.partition("</think>")
+    return answer.lstrip() if closing and text.lstrip().startswith("<think>") else text
 
 
 def _generate_messages(model: Model, request: GenerateRequest) -> tuple[Message, ...]:
     """A prompt as one turn of a user; `context` stands for what was said before."""
-    before = () if request.context else model.messages
     user = Message("user", request.prompt)
+    if request.suffix:
+        return (user,)
+    before = () if request.context else model.messages
     return (*_system(request.system or model.system), *before, user)
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from olla.errors import BadInput
+from olla.gotemplate.analysis import thinking_tags, tool_tag
 from olla.parsers.base import Chain, OutputParser, ToolCallFormat, Tools, Verbatim
 from olla.parsers.formats import ARCHITECTURES, BY_TEMPLATE, PARSERS, ReplyFormat, detect
 from olla.parsers.generic import GenericCalls
 from olla.parsers.harmony import FINAL, HARMONY_TAGS, HarmonyParser
 from olla.parsers.thinking import ThinkingParser, ThinkingTags
-from olla.registry.model import Model
+from olla.registry.model import Model, is_go_template
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,13 @@ class Choice:
 
 
 VERBATIM = Choice(Verbatim())
+
+
+def read_go_tags(template: str) -> GoTags | None:
+    """What a template in Go's language shows of replies; None for one in Jinja."""
+    if not is_go_template(template):
+        return None
+    return GoTags(thinking_tags(template), tool_tag(template) or "")
 
 
 def choose(model: Model, context: ReplyContext, go_tags: GoTags | None = None) -> Choice:

@@ -1,7 +1,8 @@
 """Capability: what a model can do, judged by its templates (spec/modelfile.md section 8).
 
-Looks at texts and at what headers say; renders nothing. Invariant: reading a template takes time
-in proportion to its length, since models bring their own and a search in `re` cannot be stopped.
+Looks at texts and at what headers say; renders nothing. So it also tells which of its templates a
+model is better off with. Invariant: reading a template takes time in proportion to its length,
+since models bring their own and a search in `re` cannot be stopped.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import re
 from collections.abc import Iterator
 from enum import StrEnum
 
+from olla.gotemplate.analysis import is_valid, thinking_tags, variables
 from olla.registry.weights import WeightsHeader
 
-_SPLITS_AT_THINKING = re.compile(r"split\(\s*['\"]</think>['\"]\s*\)")
-_GO_FIELD = re.compile(r"\.([A-Za-z]+)")
+DEFAULT_TEMPLATE = "{{ .Prompt }}"
 
-_PLAIN = re.compile(r"\{\{-?\s*\.Prompt\s*-?\}\}")
+_SPLITS_AT_THINKING = re.compile(r"split\(\s*['\"]</think>['\"]\s*\)")
 _ACTION_START = re.compile(r"\{{2,}([^{}]*)")
 _GO_START = re.compile(
     r"""-?\s*(?:
@@ -85,21 +86,42 @@ def jinja_capabilities(template: str) -> Iterator[Capability]:
 
 
 def is_go_template(text: str) -> bool:
-    """Whether this is a template in Go's language that is more than `{{ .Prompt }}`."""
-    if _PLAIN.fullmatch(text) or "{%" in text:
-        return False
-    return any(
+    """Whether this is a template in Go's language, and not in Jinja."""
+    return "{%" not in text and any(
         _GO_START.match(action) or _GO_ARGUMENT.search(action)
         for action in _ACTION_START.findall(text)
     )
 
 
 def go_capabilities(template: str) -> Iterator[Capability]:
-    actions = " ".join(part.partition("}}")[0] for part in template.split("{{")[1:])
-    fields = {name.lower() for name in _GO_FIELD.findall(actions)}
-    if "tools" in fields:
+    names = variables(template)
+    if "tools" in names:
         yield Capability.TOOLS
-    if "suffix" in fields:
+    if "suffix" in names:
         yield Capability.INSERT
-    if "thinking" in fields:
+    if thinking_tags(template):
         yield Capability.THINKING
+
+
+def select_template(template: str, chat_template: str, go_template: bool | None) -> str:
+    """The template that writes the prompts of a model (spec/modelfile.md section 6).
+
+    `template` is the model's TEMPLATE, `chat_template` what its files have; "" is none. One in
+    Jinja always wins; of one in Go and the files', `go_template` decides, or what they can do.
+    """
+    if not chat_template or (template and not is_go_template(template)):
+        return template or DEFAULT_TEMPLATE
+    if go_template is None:
+        go_template = not _is_better(chat_template, template)
+    return template if template and go_template else chat_template
+
+
+def _is_better(jinja: str, go: str) -> bool:
+    of_jinja, of_go = set(jinja_capabilities(jinja)), set(go_capabilities(go))
+    jinja_has_calls = "tool_calls" in jinja  # turns that call tools find their way back into it
+    go_has_calls = "toolcalls" in variables(go)
+    if len(of_jinja) > len(of_go):
+        return jinja_has_calls or not go_has_calls
+    if of_jinja == of_go and Capability.TOOLS in of_go and jinja_has_calls and not go_has_calls:
+        return True
+    return not is_valid(go)

@@ -20,11 +20,13 @@ from olla.names import ModelName
 from olla.options import Options
 from olla.registry.blobs import BlobStore
 from olla.registry.capabilities import (
+    DEFAULT_TEMPLATE,
     Capability,
     go_capabilities,
     is_go_template,
     jinja_capabilities,
     parser_capabilities,
+    select_template,
     weights_capabilities,
 )
 from olla.registry.digest import Digest
@@ -48,7 +50,7 @@ from olla.registry.weights import (
     read_header,
 )
 
-__all__ = ["Capability", "Model", "is_go_template", "read_model"]
+__all__ = ["DEFAULT_TEMPLATE", "Capability", "Model", "is_go_template", "read_model"]
 
 _GPT_OSS = frozenset({"gptoss", "gpt-oss"})
 
@@ -57,7 +59,8 @@ _GPT_OSS = frozenset({"gptoss", "gpt-oss"})
 class Model:
     """A stored model.
 
-    `template` is Go template text, `chat_template` the Jinja text of the weights; "" is none.
+    `template` is its TEMPLATE, `chat_template` the Jinja text of the weights; "" is none.
+    `go_template` settles which of the two is used, if they are in different languages.
     `parameters` is the JSON object as it is stored, `options` what it means. `weights_key` is
     equal for models that share base weights, and "" without weights.
     """
@@ -77,6 +80,7 @@ class Model:
     projectors: tuple[Path, ...]
     weights_key: str
     headers: WeightsHeaders = field(repr=False, compare=False)
+    go_template: bool | None = None
 
     @property
     def header(self) -> WeightsHeader:
@@ -97,6 +101,18 @@ class Model:
     @property
     def chat_template(self) -> str:
         return self.header.chat_template
+
+    @property
+    def prompt_template(self) -> str:
+        """The template that writes the prompts, in either language; never "".
+
+        Ollama's built-in renderers write what the files' own template does; its parsers read
+        what follows a TEMPLATE in Go.
+        """
+        go_template = self.go_template
+        if self.config.renderer or self.config.parser:
+            go_template = not self.config.renderer
+        return select_template(self.template, self.chat_template, go_template)
 
     @property
     def architecture(self) -> str:
@@ -179,20 +195,16 @@ class Model:
         known = set(Capability)
         yield from (Capability(name) for name in self.config.capabilities if name in known)
         yield from weights_capabilities(self.header)
-        jinja = self._jinja_template()
-        yield from jinja_capabilities(jinja)
+        template = self.prompt_template
+        if not is_go_template(template):
+            yield from jinja_capabilities(template)
         if self.projectors:
             yield Capability.VISION
-        if not jinja:
-            yield from go_capabilities(self.template)
+        if is_go_template(template):
+            yield from go_capabilities(template)
         yield from parser_capabilities(self.config.parser)
         if self.config.model_family in _GPT_OSS:
             yield Capability.THINKING
-
-    def _jinja_template(self) -> str:
-        """The Jinja template that writes the prompts: a TEMPLATE in Jinja, or the weights' own."""
-        is_jinja = self.template and not is_go_template(self.template)
-        return self.template if is_jinja else self.chat_template
 
 
 def read_model(
@@ -201,6 +213,7 @@ def read_model(
     modified_at: datetime,
     blobs: BlobStore,
     headers: WeightsHeaders | None = None,
+    go_template: bool | None = None,
 ) -> Model:
     """Read a manifest and its small layers.
 
@@ -229,6 +242,7 @@ def read_model(
         ),
         weights_key=weights_key(parsed),
         headers=headers or WeightsHeaders(),
+        go_template=go_template,
     )
 
 

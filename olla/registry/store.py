@@ -39,13 +39,17 @@ _log = logging.getLogger(__name__)
 
 
 class ModelStore:
-    def __init__(self, root: Path, prune: bool = True) -> None:
-        """`root` need not exist. Without `prune`, blobs go only when a model is deleted."""
+    def __init__(self, root: Path, prune: bool = True, go_template: bool | None = None) -> None:
+        """`root` need not exist. Without `prune`, blobs go only when a model is deleted.
+
+        `go_template` is what Models are told of their templates.
+        """
         self.blobs = BlobStore(root)
         self._manifests = root / "manifests"
         self._locks = StoreLocks(root)
         self._headers = WeightsHeaders()
         self._prune = prune
+        self._go_template = go_template
 
     def resolve(self, name: ModelName) -> Model:
         """Find a model, whatever case its name is in.
@@ -160,7 +164,7 @@ class ModelStore:
             data = self._manifest(name, path)
             try:
                 changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).astimezone()
-                return read_model(name, data, changed, self.blobs, self._headers)
+                return read_model(name, data, changed, self.blobs, self._headers, self._go_template)
             except FileNotFoundError:
                 continue  # deleted since we read it: the next look says so
             except BlobNotFound as error:

@@ -1,32 +1,19 @@
-"""Renderer: messages -> prompt text; and which one a model gets.
+"""Renderer: messages -> prompt text; and which one a template gets.
 
-Knows nothing about runners or token counts. Templates are written in two languages. Jinja, which
-models carry in their own files, is read here. Go's, which Ollama's TEMPLATE layers are written
-in, is not, but for the one that says "only the prompt": `{{ .Prompt }}`. So the order is: the
-request's template; the model's TEMPLATE, if it is Jinja or that one; the Jinja template in the
-model's files; and where there is neither, only the prompt. A TEMPLATE in Go is passed over when
-the model's files have a Jinja template (models from Ollama often have both) and refused when not.
+Knows nothing about runners or token counts. Templates are written in two languages: Jinja, which
+models carry in their own files, and Go's, which Ollama's TEMPLATE layers are written in. Which of
+its templates a model uses is the registry's to say (`Model.prompt_template`); the request's own
+wins over it.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from itertools import groupby
 from typing import Protocol
 
-from olla.errors import TemplateError
-from olla.messages import Message
 from olla.registry.model import is_go_template
 from olla.renderers.conversation import Conversation
+from olla.renderers.go import GoTemplate
 from olla.renderers.jinja import JinjaTemplate
-
-GO_TEMPLATE_REFUSED = (
-    "template error: Go templates are not read yet; write the template in Jinja, "
-    "or leave it out to use the model's own chat template"
-)
-
-_PLAIN = re.compile(r"\{\{-?\s*\.Prompt\s*-?\}\}")
 
 
 class Renderer(Protocol):
@@ -40,30 +27,14 @@ class Renderer(Protocol):
         ...
 
 
-class PlainPrompt:
-    """`{{ .Prompt }}`: what users and the model have said, one after the other.
-
-    Turns of one role that follow each other are joined by a blank line, and the system's are
-    left out, since the template has no place for them (spec/modelfile.md sections 5.3 and 5.4).
-    """
-
-    add_special_tokens = True
-
-    def render(self, conversation: Conversation) -> str:
-        return "".join(_turns(conversation.messages))
-
-
-def choose(template: str, chat_template: str, override: str = "") -> Renderer:
-    """The renderer for a model with this TEMPLATE and this template in its own files.
+def choose(template: str, override: str = "") -> Renderer:
+    """The renderer for a model with this template, or for the one that a request brings.
 
     Raises:
-        TemplateError: the template to use does not parse, or is in a language not read here.
+        TemplateError: the template does not parse.
     """
-    if override:
-        return _read(override)
-    if template and not (chat_template and is_go_template(template)):
-        return _read(template)
-    return _read(chat_template) if chat_template else PlainPrompt()
+    text = override or template
+    return GoTemplate(text) if is_go_template(text) else JinjaTemplate(text)
 
 
 def check_template(text: str) -> None:
@@ -72,18 +43,4 @@ def check_template(text: str) -> None:
     Raises:
         TemplateError: it cannot; the text says why.
     """
-    _read(text)
-
-
-def _read(text: str) -> Renderer:
-    if _PLAIN.fullmatch(text):
-        return PlainPrompt()
-    if is_go_template(text):
-        raise TemplateError(GO_TEMPLATE_REFUSED)
-    return JinjaTemplate(text)
-
-
-def _turns(messages: Iterable[Message]) -> Iterable[str]:
-    for role, turns in groupby(messages, key=lambda message: message.role):
-        if role in {"user", "assistant"}:
-            yield "\n\n".join(turn.content for turn in turns)
+    choose(text)

@@ -12,10 +12,14 @@ from olla.messages import Message, Tool
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """`think` is None where the template should not hear of it. The tokens may be ""."""
+    """`think` is None where the template should not hear of it. The tokens may be "".
+
+    With a `suffix`, the last message is the text before it, and what lies between is wanted.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     think: bool | str | None = None
+    suffix: str = ""
     bos_token: str = ""
     eos_token: str = ""

@@ -53,6 +53,11 @@ class JinjaTemplate:
             TemplateError: the template refuses the messages, fails, or runs past its limits.
         """
         messages = conversation.messages
+        if conversation.suffix:
+            raise TemplateError(
+                "template error: a template in Jinja has no place for a suffix; use one in Go's "
+                "language, with .Prompt and .Suffix"
+            )
         if not messages or messages[-1].role != "assistant" or messages[-1].tool_calls:
             return self._render(conversation, is_continued=False)
         last = replace(messages[-1], content=messages[-1].content + _MARK)

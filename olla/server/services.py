@@ -37,7 +37,7 @@ class Services:
 
     @classmethod
     def start(cls, settings: Settings) -> Services:
-        store = ModelStore(settings.models, prune=settings.prune)
+        store = ModelStore(settings.models, settings.prune, settings.go_template)
         pool = RunnerPool(settings)
         return cls(settings, store, pool, Inference(store, pool, settings))
 

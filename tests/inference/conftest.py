@@ -32,8 +32,7 @@ class FakeModel:
     weights_key: str = "w"
     files: dict[str, Path] = field(default_factory=lambda: {"model.gguf": Path("/blobs/w")})
     adapters: tuple[dict[str, Path], ...] = ()
-    template: str = ""
-    chat_template: str = TEMPLATE
+    prompt_template: str = TEMPLATE
     system: str = ""
     messages: tuple[Message, ...] = ()
     options: Options = field(default_factory=Options)

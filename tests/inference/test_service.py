@@ -33,6 +33,7 @@ GENERATE = GenerateRequest(model="m", prompt="Hi")
 LOAD = ChatRequest(model="m")
 SLOW = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 GO = "{{ .System }} {{ .Prompt }}"
+FIM = "{{ if .Suffix }}<P>{{ .Prompt }}<S>{{ .Suffix }}<M>{{ else }}{{ .System }}{{ end }}"
 
 
 async def test_a_chat_streams_its_reply(inference: Inference, spawn: FakeSpawn) -> None:
@@ -108,7 +109,7 @@ async def test_tokens_are_a_prompt_even_when_the_model_is_to_go(
 async def test_a_prompt_without_a_template_gets_special_tokens(
     inference: Inference, store: FakeStore, spawn: FakeSpawn
 ) -> None:
-    store.model = FakeModel(chat_template="")
+    store.model = FakeModel(prompt_template="{{ .Prompt }}")
 
     await collect(inference.generate(GENERATE))
 
@@ -120,7 +121,7 @@ async def test_the_template_gets_tools_thinking_and_special_tokens(
     inference: Inference, store: FakeStore, spawn: FakeSpawn
 ) -> None:
     store.model = FakeModel(
-        chat_template="{{ bos_token }}{{ tools[0].function.name }}{{ enable_thinking }}"
+        prompt_template="{{ bos_token }}{{ tools[0].function.name }}{{ enable_thinking }}"
         "{{ eos_token }}",
         capabilities=tuple(Capability),
     )
@@ -138,22 +139,43 @@ async def test_a_request_may_bring_its_template(inference: Inference, spawn: Fak
     assert spawn.runners[0].requests[0].prompt == "Hi!"
 
 
-@pytest.mark.parametrize("request_", [CHAT, replace(GENERATE, template=GO)])
-async def test_a_go_template_is_refused_and_the_model_let_go(
-    inference: Inference,
-    store: FakeStore,
-    pool: RunnerPool,
-    request_: ChatRequest | GenerateRequest,
+async def test_a_go_template_writes_the_prompt(
+    inference: Inference, store: FakeStore, spawn: FakeSpawn
 ) -> None:
-    store.model = FakeModel(template=GO, chat_template="")
-    chunks = (
-        inference.chat(request_)
-        if isinstance(request_, ChatRequest)
-        else inference.generate(request_)
-    )
+    store.model = FakeModel(prompt_template=GO)
 
-    with pytest.raises(TemplateError, match="Go templates are not read yet"):
-        await collect(chunks)
+    await collect(inference.chat(CHAT))
+    await collect(inference.generate(replace(GENERATE, template="<{{ .Prompt }}>")))
+
+    assert [request.prompt for request in spawn.runners[0].requests] == [" Hi", "<Hi>"]
+    assert spawn.runners[0].requests[0].add_special_tokens
+
+
+async def test_a_suffix_goes_where_the_template_says(
+    inference: Inference, store: FakeStore, spawn: FakeSpawn
+) -> None:
+    capabilities = (Capability.COMPLETION, Capability.INSERT)
+    store.model = FakeModel(prompt_template=FIM, capabilities=capabilities, system="S")
+
+    await collect(inference.generate(replace(GENERATE, suffix="end")))
+
+    assert spawn.runners[0].requests[0].prompt == "<P>Hi<S>end<M>"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ range 9999999 }}{{ end }}", "takes more than 500200 steps"),
+        ("{{ define `t` }}{{ template `t` }}{{ end }}{{ template `t` }}", "80 levels deep"),
+        ("{{ index .Messages 5 }}", "line 1 column 4: index 5 is out of range"),
+        ("{{ .Prompt ", "line 1 column 12: unclosed action"),
+    ],
+)
+async def test_a_template_that_fails_lets_go_of_the_model(
+    inference: Inference, store: FakeStore, pool: RunnerPool, template: str, text: str
+) -> None:
+    with pytest.raises(TemplateError, match=text):
+        await collect(inference.generate(replace(GENERATE, template=template)))
 
     pool.unload(store.model.name)
     assert pool.list() == ()
@@ -336,7 +358,7 @@ async def test_slow_templates_leave_threads_for_others(
     inference: Inference, store: FakeStore
 ) -> None:
     """Such as lists and `ps` need; a template is given a second, one render at a time."""
-    store.model = FakeModel(chat_template=SLOW)
+    store.model = FakeModel(prompt_template=SLOW)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(MAX_RENDERS + 1))
     chats = [asyncio.create_task(collect(inference.chat(CHAT))) for _ in range(MAX_RENDERS + 4)]
@@ -353,7 +375,7 @@ async def test_slow_templates_leave_threads_for_others(
 
 
 QWEN = TEMPLATE + "{% if enable_thinking %}<think>\n{% endif %}{# </think> <tool_call> #}"
-CAPABLE = FakeModel(chat_template=QWEN, capabilities=tuple(Capability))
+CAPABLE = FakeModel(prompt_template=QWEN, capabilities=tuple(Capability))
 CALL = '<tool_call>{"name":"f","arguments":{}}</tool_call>'
 
 

@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 
 from olla.errors import BadInput, CapabilityMissing, OllaError
-from olla.inference.work import Work, chat_work, generate_work, template_of, to_runner
+from olla.inference.work import Work, chat_work, generate_work, to_runner
 from olla.messages import Message, Tool
+from olla.names import ModelName
 from olla.options import Options, SamplingParams
 from olla.parsers.base import Verbatim
 from olla.parsers.choose import Choice
@@ -72,7 +73,7 @@ def test_a_chat_the_model_cannot_hold_is_refused(
     [
         (EMBEDDER, {}, CapabilityMissing, '"M" does not support generate'),
         (FakeModel(), {"think": True}, CapabilityMissing, '"M" does not support thinking'),
-        (SEER, {"suffix": "x"}, CapabilityMissing, f"{FULL} does not support insert"),
+        (FakeModel(), {"suffix": "x"}, CapabilityMissing, f"{FULL} does not support insert"),
         (SEER, {"images": (b"x",)}, CapabilityMissing, f"{FULL} does not support vision"),
     ]
     + [
@@ -291,19 +292,46 @@ def test_what_sampling_and_the_reply_need_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "of_weights", "override", "used"),
+    ("model", "is_kept"),
     [
-        ("", "W", "", "W"),
-        ("{{ messages }}", "W", "", "{{ messages }}"),
-        ("{{ .System }}", "W", "", "W"),
-        ("{{ .System }}", "", "", "{{ .System }}"),
-        ("{{ messages }}", "W", "O", "O"),
-        ("", "", "", ""),
+        (FakeModel(), True),
+        (FakeModel(architecture="qwen3moe"), False),
+        (FakeModel(name=ModelName.parse("deepseek-r1:7b")), False),
     ],
 )
-def test_the_template_that_writes_the_prompt_shows_how_the_model_replies(
-    own: str, of_weights: str, override: str, used: str
+def test_some_families_do_not_read_what_they_thought_before(
+    model: FakeModel, is_kept: bool
 ) -> None:
-    model = FakeModel(template=own, chat_template=of_weights)
+    old, new = (
+        Message("assistant", "<think>a</think>\n\nb"),
+        Message("assistant", "<think>c</think>d"),
+    )
 
-    assert template_of(_generate(model, template=override)) == used
+    texts = _texts(_chat(model, messages=(old, *HI, new)))
+
+    assert texts == [
+        "assistant:" + (old.content if is_kept else "b"),
+        "user:Hi",
+        f"assistant:{new.content}",
+    ]
+
+
+def test_only_thinking_at_the_start_and_with_an_end_is_left_out() -> None:
+    contents = ("say <think>a</think>", "<think>a", "b</think>c", "d")
+    turns = tuple(Message("assistant", content) for content in contents)
+
+    texts = _texts(_chat(FakeModel(architecture="qwen3"), messages=(*turns, *HI)))
+
+    assert texts == [*(f"assistant:{content}" for content in contents), "user:Hi"]
+
+
+def test_a_suffix_has_only_the_prompt_beside_it() -> None:
+    model = replace(OWN, capabilities=(Capability.COMPLETION, Capability.INSERT))
+
+    work = _generate(model, suffix="end", system="S")
+
+    assert (_texts(work), work.suffix) == (["user:Hi"], "end")
+
+
+def test_a_raw_prompt_has_no_suffix() -> None:
+    assert _generate(SEER, suffix="end", raw=True).suffix == ""

@@ -7,10 +7,12 @@ import time
 import pytest
 
 from olla.registry.capabilities import (
+    DEFAULT_TEMPLATE,
     go_capabilities,
     is_go_template,
     jinja_capabilities,
     parser_capabilities,
+    select_template,
 )
 
 NUM_CHARACTERS = 400_000
@@ -34,6 +36,43 @@ def test_go_actions_with_braces_in_their_strings_are_read() -> None:
 
 def test_text_between_go_actions_is_not_read() -> None:
     assert list(go_capabilities("{{ .Prompt }} .Tools }} {{ .System }}")) == []
+
+
+GO = "{{ .Prompt }}"
+GO_TOOLS = "{{ .Tools }}"
+GO_CALLS = "{{ .Tools }}{{ range .Messages }}{{ .ToolCalls }}{{ end }}"
+BROKEN = "{{ .Tools "
+JINJA = "{{ messages[0].content }}"
+JINJA_TOOLS = "{{ tools }}"
+JINJA_CALLS = "{{ tools }}{{ messages[0].tool_calls }}"
+JINJA_THINKS = "{{ tools }}<think></think>"
+
+
+@pytest.mark.parametrize(
+    ("template", "chat_template", "go_template", "selected"),
+    [
+        ("", "", None, DEFAULT_TEMPLATE),
+        (GO, "", False, GO),
+        ("", JINJA, True, JINJA),
+        (JINJA, JINJA_CALLS, True, JINJA),
+        (GO, JINJA, None, GO),
+        (GO, JINJA_TOOLS, None, JINJA_TOOLS),
+        (GO, JINJA_TOOLS, True, GO),
+        (GO_CALLS, JINJA, False, JINJA),
+        (GO_TOOLS, JINJA_TOOLS, None, GO_TOOLS),
+        (GO_TOOLS, JINJA_CALLS, None, JINJA_CALLS),
+        (GO_CALLS, JINJA_CALLS, None, GO_CALLS),
+        (GO_CALLS, JINJA_THINKS, None, GO_CALLS),
+        (GO_TOOLS, JINJA_THINKS, None, JINJA_THINKS),
+        (GO_CALLS, JINJA_CALLS + JINJA_THINKS, None, JINJA_CALLS + JINJA_THINKS),
+        (BROKEN, JINJA, None, JINJA),
+        (BROKEN, JINJA, True, BROKEN),
+    ],
+)
+def test_the_template_that_can_do_more_is_selected(
+    template: str, chat_template: str, go_template: bool | None, selected: str
+) -> None:
+    assert select_template(template, chat_template, go_template) == selected
 
 
 @pytest.mark.parametrize("part", ["{{", "{{ ", "{{ x ", " ", "{{ a", "split(", "split( '"])

@@ -322,9 +322,8 @@ def test_capabilities_of_jinja_templates(
     store: ModelStore, template: str, capabilities: list[Capability]
 ) -> None:
     weights = tiny_model(**{"tokenizer.chat_template": template}).to_bytes()
-    go = b"{{ .Suffix }}"  # not selected where there is a Jinja template
 
-    model = put(store, (MediaType.MODEL, weights), (MediaType.TEMPLATE, go))
+    model = put(store, (MediaType.MODEL, weights))
 
     assert list(model.capabilities) == capabilities
 
@@ -334,7 +333,8 @@ def test_capabilities_of_jinja_templates(
     [
         (b"{{ .Prompt }} .Tools", [C.COMPLETION]),
         (b"{{- if .Tools }}{{ end }}", [C.COMPLETION, C.TOOLS]),
-        (b"{{ range $.Tools }}{{ end }}{{ $m.Thinking }}", [C.COMPLETION, C.TOOLS, C.THINKING]),
+        (b"{{ range $.Messages }}<t>{{ .Thinking }}</t>{{ end }}", [C.COMPLETION, C.THINKING]),
+        (b"{{ range $.Tools }}{{ end }}{{ .Thinking }}", [C.COMPLETION, C.TOOLS]),
         (b"<P>{{ .Prompt }}<S>{{ .Suffix }}", [C.COMPLETION, C.INSERT]),
     ],
 )
@@ -355,6 +355,47 @@ def test_a_template_layer_in_jinja_is_the_one_that_counts(store: ModelStore) -> 
     model = put(store, (MediaType.MODEL, weights), (MediaType.TEMPLATE, own))
 
     assert model.capabilities == (C.COMPLETION, C.TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("go_template", "capabilities"),
+    [
+        (None, (C.COMPLETION, C.INSERT)),
+        (True, (C.COMPLETION, C.INSERT)),
+        (False, (C.COMPLETION, C.TOOLS)),
+    ],
+)
+def test_a_setting_may_choose_the_language_of_the_template(
+    tmp_path: Path, go_template: bool | None, capabilities: tuple[Capability, ...]
+) -> None:
+    store = ModelStore(tmp_path / "other", go_template=go_template)
+    weights = tiny_model(**{"tokenizer.chat_template": "{% if tools %}"}).to_bytes()
+
+    model = put(store, (MediaType.MODEL, weights), (MediaType.TEMPLATE, b"{{ .Suffix }}"))
+
+    assert model.capabilities == capabilities
+    assert store.list()[0].capabilities == capabilities
+
+
+@pytest.mark.parametrize(
+    ("config", "is_go"),
+    [
+        (ModelConfig(renderer="qwen3-coder", parser="qwen3-coder"), False),
+        (ModelConfig(renderer="qwen3-coder"), False),
+        (ModelConfig(parser="harmony"), True),
+    ],
+)
+@pytest.mark.parametrize("go_template", [None, True, False])
+def test_a_renderer_takes_the_template_of_the_files_and_a_parser_that_in_go(
+    tmp_path: Path, config: ModelConfig, is_go: bool, go_template: bool | None
+) -> None:
+    store = ModelStore(tmp_path / "other", go_template=go_template)
+    weights = tiny_model(**{"tokenizer.chat_template": "{% if x %}"}).to_bytes()
+    layers = ((MediaType.MODEL, weights), (MediaType.TEMPLATE, b"{{ .Prompt }}"))
+
+    model = put(store, *layers, config=config)
+
+    assert model.prompt_template == ("{{ .Prompt }}" if is_go else "{% if x %}")
 
 
 @pytest.mark.parametrize(

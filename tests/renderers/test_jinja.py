@@ -7,7 +7,7 @@ import time
 import pytest
 
 from olla.errors import TemplateError
-from olla.messages import Message
+from olla.messages import Message, Tool, ToolCall
 from olla.renderers.conversation import Conversation
 from olla.renderers.jinja import MAX_TEMPLATE_CHARS, JinjaTemplate
 from olla.renderers.limits import MAX_SECONDS, MAX_SIZE, MAX_WIDTH
@@ -111,6 +111,29 @@ def test_a_hostile_template_is_ended_within_two_seconds(template: str, reason: s
 def test_a_template_reaches_nothing_but_its_variables(template: str) -> None:
     with pytest.raises(TemplateError):
         JinjaTemplate(template).render(HI)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[1].tool_calls[0].function.arguments.update(x=1) }}",
+        "{{ messages[1].tool_calls[0].function.arguments.pop('a') }}",
+        "{{ messages[1].tool_calls.clear() }}",
+        "{{ tools[0].function.parameters.clear() }}",
+        "{{ tools[0].function.parameters.required.append('y') }}",
+        "{{ tools | map('pop') | list }}",
+        "{% set m = tools[0].function %}{{ m.setdefault('z', 1) }}",
+        "{% set tools[0].name = 1 %}",
+    ],
+)
+def test_a_template_cannot_change_what_it_is_given(template: str) -> None:
+    arguments, parameters = {"a": [1]}, {"required": ["x"]}
+    turns = (*HI.messages, Message("assistant", tool_calls=(ToolCall("f", arguments),)))
+
+    with pytest.raises(TemplateError):
+        JinjaTemplate(template).render(Conversation(turns, (Tool("f", "", parameters),)))
+
+    assert (arguments, parameters) == ({"a": [1]}, {"required": ["x"]})
 
 
 def test_a_template_serves_again_after_it_was_ended() -> None:

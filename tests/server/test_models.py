@@ -117,8 +117,8 @@ async def test_show_lays_system_and_options_over_the_modelfile(
 @pytest.mark.parametrize(
     ("template", "shown"),
     [
-        (b"{{ .System }} {{ .Prompt }}", "{% for m in messages %}{{ m.content }}{% endfor %}"),
-        (b"{{ .Prompt }}", "{{ .Prompt }}"),
+        (b"{{ .System }} {{ .Prompt", "{% for m in messages %}{{ m.content }}{% endfor %}"),
+        (b"{{ .System }} {{ .Prompt }}", "{{ .System }} {{ .Prompt }}"),
         (b"{{ messages[0].content }}", "{{ messages[0].content }}"),
     ],
 )

@@ -29,7 +29,7 @@ from olla.api.ollama_requests import (
 from olla.errors import BadInput, ModelNotFound, StoreError
 from olla.modelfile.format import Description, format_description
 from olla.names import ModelName
-from olla.registry.model import Model, is_go_template
+from olla.registry.model import DEFAULT_TEMPLATE, Model
 from olla.registry.store import ModelStore
 from olla.registry.threads import run_to_end
 from olla.registry.weights import GGUF_NAME
@@ -37,8 +37,6 @@ from olla.runner.pool import LoadedModel
 from olla.server.references import local_name, plain_name
 from olla.server.services import SERVICES
 from olla.server.streaming import json_reply, read_json
-
-DEFAULT_TEMPLATE = "{{ .Prompt }}"
 
 _COPILOT = "GitHubCopilotChat/"
 
@@ -127,7 +125,7 @@ def _show(store: ModelStore, name: ModelName, asked: ShowRequest) -> Json:
         summary=summary_of(model),
         parent_model=model.parent,
         modelfile=format_description(_modelfile(model, system, parameters)),
-        template=_runtime_template(model),
+        template=model.prompt_template,
         system=system,
         licenses=model.licenses,
         parameters=parameters,
@@ -175,13 +173,6 @@ def summary_of(model: Model) -> ModelSummary:
         embedding_length=model.embedding_length,
         capabilities=model.capabilities,
     )
-
-
-def _runtime_template(model: Model) -> str:
-    """The template that renders the model's prompts, as `renderers.choose` picks it."""
-    if model.chat_template and (not model.template or is_go_template(model.template)):
-        return model.chat_template
-    return model.template or DEFAULT_TEMPLATE
 
 
 def _modelfile(model: Model, system: str, parameters: Mapping[str, Any]) -> Description:
