@@ -13,10 +13,10 @@ from contextlib import aclosing
 from functools import lru_cache
 from typing import TypeVar
 
-from olla.errors import ModelNotFound, RunnerDied
+from olla.errors import RunnerDied
 from olla.inference.prompt import fit
+from olla.inference.resolve import resolve
 from olla.inference.work import Work, chat_work, generate_work, to_runner
-from olla.names import ModelName
 from olla.registry.model import Model
 from olla.registry.store import ModelStore
 from olla.registry.threads import run_to_end
@@ -71,7 +71,7 @@ class Inference:
         is_empty: bool,
     ) -> Chunks:
         started = time.monotonic_ns()
-        model = await asyncio.to_thread(self._resolve, request.model)
+        model = await asyncio.to_thread(resolve, self._store, request.model)
         if is_empty and request.keep_alive_s == 0:
             self._pool.unload(model.name)
             yield ChatChunk(done_reason=DoneReason.UNLOAD)
@@ -80,20 +80,6 @@ class Inference:
         async with aclosing(self._run(work, started)) as chunks:
             async for chunk in chunks:
                 yield chunk
-
-    def _resolve(self, text: str) -> Model:
-        """
-        Raises:
-            ModelNotFound: with the name as the client spelt it.
-            StoreError: it is broken.
-        """
-        try:
-            model = self._store.resolve(ModelName.parse(text))
-        except ModelNotFound as error:
-            raise ModelNotFound(text) from error
-        model.check_files()
-        _ = model.header  # read here, in a thread; from now on it is in memory
-        return model
 
     async def _run(self, work: Work, started: int) -> Chunks:
         lease = await self._pool.acquire(work.runnable, work.request.keep_alive_s)

@@ -52,8 +52,7 @@ class Work:
 
     @property
     def runnable(self) -> RunnableModel:
-        model = self.model
-        return RunnableModel(model.name, model.weights_key, _paths(model.files), self.num_ctx)
+        return runnable(self.model, self.num_ctx)
 
     @property
     def room(self) -> int:
@@ -78,7 +77,7 @@ def chat_work(model: Model, request: ChatRequest, settings: Settings) -> Work:
         request=request,
         model=model,
         options=options,
-        num_ctx=_num_ctx(model, options, settings),
+        num_ctx=window(model, options, settings),
         think=think,
         messages=_chat_messages(model, request) if request.messages else (),
         tools=request.tools,
@@ -106,7 +105,7 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
         request=request,
         model=model,
         options=options,
-        num_ctx=_num_ctx(model, options, settings),
+        num_ctx=window(model, options, settings),
         think=think,
         messages=_generate_messages(model, request) if is_rendered else (),
         template=request.template,
@@ -136,6 +135,11 @@ def to_runner(work: Work, prompt: str, *, add_special_tokens: bool) -> Generate:
     )
 
 
+def runnable(model: Model, num_ctx: int) -> RunnableModel:
+    """What the pool needs to know of a model."""
+    return RunnableModel(model.name, model.weights_key, _paths(model.files), num_ctx)
+
+
 def _think(model: Model, request: InferenceRequest) -> bool | str | None:
     """What the template is told of thinking: a model that can think does, unless told not to."""
     if Capability.THINKING in model.capabilities:
@@ -155,10 +159,11 @@ def _missing(model: Model, capability: Capability) -> CapabilityMissing:
     return CapabilityMissing(f"{model.name.full} does not support {capability}")
 
 
-def _num_ctx(model: Model, options: Options, settings: Settings) -> int:
+def window(model: Model, options: Options, settings: Settings, least: int = MIN_NUM_CTX) -> int:
+    """How many tokens a request may use: what is asked for, up to what the model was made for."""
     wanted = options.num_ctx or settings.context_length or DEFAULT_NUM_CTX
     trained = model.context_length or wanted
-    return max(MIN_NUM_CTX, min(wanted, trained))
+    return max(least, min(wanted, trained))
 
 
 def _chat_messages(model: Model, request: ChatRequest) -> tuple[Message, ...]:

@@ -37,11 +37,14 @@ class Capability(StrEnum):
     THINKING = "thinking"
     IMAGE = "image"
     AUDIO = "audio"
+    RERANK = "rerank"
 
 
 def weights_capabilities(header: WeightsHeader) -> Iterator[Capability]:
     if header.embeds:
         yield Capability.EMBEDDING
+    if header.reranks:
+        yield Capability.RERANK
     if header.generates:
         yield Capability.COMPLETION
     if header.sees:

@@ -20,7 +20,7 @@ from olla import __version__
 from olla.errors import OllaError
 from olla.logs import configure_logging
 from olla.server.errors import ErrorGuard
-from olla.server.handlers import about, blobs, chat, models, transfers
+from olla.server.handlers import about, blobs, chat, embed, models, transfers
 from olla.server.logs import log_requests
 from olla.server.origins import HostGuard, OriginGuard
 from olla.server.services import SERVICES, Services
@@ -44,6 +44,11 @@ ROUTES = (
     web.get("/api/ps", models.ps, allow_head=False),
     web.post("/api/generate", chat.generate),
     web.post("/api/chat", chat.chat),
+    web.post("/api/embed", embed.embed),
+    web.post("/api/embeddings", embed.embeddings),
+    web.post("/api/rerank", embed.rerank),
+    web.post("/v1/embeddings", embed.openai_embeddings),
+    web.post("/v1/rerank", embed.rerank),
     web.post("/api/create", transfers.create),
     web.post("/api/pull", transfers.pull),
     web.head("/api/blobs/{digest}", blobs.head_blob),
