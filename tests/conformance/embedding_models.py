@@ -30,3 +30,9 @@ def reference_vectors(texts: Sequence[str]) -> np.ndarray:
             pooled = model(**tokens).last_hidden_state[0].mean(0)
         rows.append((pooled / pooled.norm()).numpy())
     return np.stack(rows)
+
+
+def reference_counts(texts: Sequence[str]) -> list[int]:
+    """How many tokens of each text are read, special ones included."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm_folder())
+    return [len(tokenizer(text, truncation=True, max_length=256).input_ids) for text in texts]

@@ -52,7 +52,7 @@ def write_bert(
     writer.add_pooling_type(pooling)
     writer.add_tokenizer_model(kind)
     writer.add_token_list([_phantom(token) for token in vocabulary])
-    for name in ("cls", "sep", "unk"):
+    for name in ("sep", "unk"):
         number = vocabulary.index(f"[{name.upper()}]")
         getattr(writer, f"add_{name}_token_id")(number)
     for name, tensor in model.state_dict().items():
