@@ -19,7 +19,7 @@ def spawn() -> FakeSpawn:
 
 
 @pytest.fixture
-def pool(settings: Settings, spawn: FakeSpawn) -> RunnerPool:  # type: ignore[override]
+def pool(settings: Settings, spawn: FakeSpawn) -> RunnerPool:
     return RunnerPool(settings, spawn)
 
 
@@ -86,7 +86,7 @@ async def test_rerank_orders_documents(client: Client, path: str) -> None:
     assert reply["results"] == [{"index": 1, "relevance_score": 0.2}]
 
 
-ROUTES = {
+ROUTES: dict[str, dict[str, Any]] = {
     "/api/embed": {"input": "a"},
     "/api/embeddings": {"prompt": "a"},
     "/api/rerank": {"query": "q", "documents": ["a"]},
