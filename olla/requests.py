@@ -148,6 +148,30 @@ class RerankRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbedReply:
+    """One vector for each input, in order, as little-endian float32."""
+
+    vectors: tuple[bytes, ...]
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A document, by its index in the request, and how well it answers the query."""
+
+    index: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class RerankReply:
+    """The best documents, best first."""
+
+    ranks: tuple[Rank, ...]
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
 class CreateRequest:
     """How a new model is made. "" and empty mean "keep what `base` has".
 

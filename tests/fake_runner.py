@@ -16,6 +16,8 @@ from typing import BinaryIO
 from olla.runner.protocol import (
     Cancel,
     Detokenize,
+    Embed,
+    Embeddings,
     Failed,
     FailureKind,
     Finished,
@@ -25,6 +27,8 @@ from olla.runner.protocol import (
     Loaded,
     LoadProgress,
     Piece,
+    Rerank,
+    Scores,
     Text,
     Tokenize,
     Tokens,
@@ -73,6 +77,10 @@ class Child:
             case Cancel(id=number):
                 self._endless.discard(number)
                 self._num_cancelled += 1
+            case Embed():
+                self.embed(message)
+            case Rerank(id=number, documents=documents):
+                self.send(Scores(number, [float(len(text)) for text in documents], 3))
             case Tokenize(id=number, text=text):
                 words = text.split()
                 self.send(Tokens(number, [len(word) for word in words]))
@@ -97,6 +105,15 @@ class Child:
                 self.reply(message.id, ["x" * 1000] * int(number))
             case words:
                 self.reply(message.id, words)
+
+    def embed(self, message: Embed) -> None:
+        """A vector for each input, by itself; "endless" is never the last."""
+        if message.inputs == ["endless"]:
+            self._endless.add(message.id)
+            return
+        for place, text in enumerate(message.inputs):
+            is_last = place == len(message.inputs) - 1
+            self.send(Embeddings(message.id, [place], b"1234", [len(text)], is_last=is_last))
 
     def reply(self, number: int, words: list[str]) -> None:
         for word in words:

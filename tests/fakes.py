@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from olla.errors import OllaError, RunnerDied
-from olla.runner.protocol import Finished, Generate, Load, Loaded, LoadProgress, Piece
+from olla.runner.protocol import (
+    Embed,
+    Embeddings,
+    Finished,
+    Generate,
+    Load,
+    Loaded,
+    LoadProgress,
+    Piece,
+    Rerank,
+    Scores,
+)
 
 LOADED = Loaded(
     "fake",
@@ -35,6 +47,8 @@ class FakeRunner:
         self.reason = "stop"
         self.ending: dict[str, Any] = {}
         self.requests: list[Generate] = []
+        self.embeds: list[Embed] = []
+        self.reranks: list[Rerank] = []
         self.tokenized: list[tuple[str, bool]] = []
         self.num_cancelled = 0
         self.closed = asyncio.Event()
@@ -69,6 +83,26 @@ class FakeRunner:
             yield self._finished(request)
         finally:
             self.num_cancelled += not is_over
+
+    async def embed(self, request: Embed) -> AsyncGenerator[Embeddings, None]:
+        """The vector (length, 1) of each input, the last input first and each by itself."""
+        self.embeds.append(request)
+        is_over = False
+        try:
+            for place in reversed(range(len(request.inputs))):
+                await self._may_go_on.wait()
+                self._check()
+                length = len(request.inputs[place])
+                is_over = place == 0
+                data = struct.pack("<2f", length, 1)
+                yield Embeddings(1, [place], data, [length], is_last=is_over)
+        finally:
+            self.num_cancelled += not is_over
+
+    async def rerank(self, request: Rerank) -> Scores:
+        """A document scores by its length."""
+        self.reranks.append(request)
+        return Scores(1, [len(document) / 10 for document in request.documents], 7)
 
     async def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]:
         self._check()

@@ -17,7 +17,7 @@ from olla.cli.terminal import waiting
 from olla.cli.transfers import pull_with_bars
 from olla.cli.window import IN_ONE_SHOT, warn_if_cut
 from olla.client import Client
-from olla.client.replies import THINK_LEVELS, ReplySettings, ShownModel
+from olla.client.replies import THINK_LEVELS, EmbedSettings, ReplySettings, ShownModel
 from olla.durations import parse_duration
 from olla.errors import ApiError
 from olla.settings import Settings
@@ -37,6 +37,10 @@ _ENVIRONMENT = (*CLIENT_ENVIRONMENT, "OLLA_NOHISTORY", "NO_COLOR")
     "--think", metavar="[=LEVEL]", help="Think first: true, false, low, medium, high, max."
 )
 @click.option("--hidethinking", is_flag=True, help="Do not show what the model thinks.")
+@click.option(
+    "--truncate", is_flag=True, default=None, help="Cut a text that is too long to embed."
+)
+@click.option("--dimensions", type=int, metavar="N", help="How many numbers of a vector to keep.")
 @click.pass_obj
 def run(
     settings: Settings,
@@ -50,7 +54,8 @@ def run(
     """Run a model.
 
     With PROMPT, or with text on stdin, the reply goes to stdout. Without, on a terminal, you
-    talk to the model at a prompt. A model that is not here is downloaded first.
+    talk to the model at a prompt. A model that is not here is downloaded first. One that makes
+    vectors of texts prints the vector of PROMPT as a line of JSON.
     """
     if keepalive:
         parse_duration(keepalive)
@@ -65,6 +70,10 @@ def run(
     shown = _show_or_pull(client, model, insecure=insecure)
     if think is None and "thinking" in shown.capabilities:
         think = True
+    if _only_embeds(shown):
+        embed = EmbedSettings(model, flags["truncate"], flags["dimensions"], keepalive)
+        _print_vector(client, embed, _read_prompt(prompt))
+        return
     reply = ReplySettings(model, format=reply_format, think=think, keep_alive=keepalive)
     if prompt or not sys.stdin.isatty() or not sys.stdout.isatty():
         _answer(client, reply, _read_prompt(prompt), view)
@@ -108,6 +117,21 @@ def _show_or_pull(client: Client, model: str, *, insecure: bool) -> ShownModel:
             raise
     pull_with_bars(client, model, insecure=insecure)
     return client.show(model)
+
+
+def _only_embeds(shown: ShownModel) -> bool:
+    return "embedding" in shown.capabilities and "completion" not in shown.capabilities
+
+
+def _print_vector(client: Client, settings: EmbedSettings, text: str) -> None:
+    if not text:
+        raise click.UsageError(
+            "embedding models require input text. "
+            f'Usage: olla run {settings.model} "your text here"'
+        )
+    with waiting():
+        vector = client.embed(settings, text)
+    click.echo(json.dumps(vector, separators=(",", ":")))
 
 
 def _read_prompt(words: tuple[str, ...]) -> str:

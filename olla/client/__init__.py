@@ -7,13 +7,14 @@ connection and closes it when the call ends, so leaving a stream early tells the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 
 from olla import __version__
 from olla.client.replies import (
+    EmbedSettings,
     Json,
     ListedModel,
     ReplySettings,
@@ -100,6 +101,12 @@ class Client:
     def generate(self, settings: ReplySettings, prompt: str) -> Generator[ChatChunk, None, None]:
         body = settings.to_json() | {"prompt": prompt}
         return _until_done(self._stream("/api/generate", body))
+
+    def embed(self, settings: EmbedSettings, text: str) -> Sequence[float]:
+        """The vector of one text."""
+        reply = self._call("POST", "/api/embed", settings.to_json() | {"input": text})
+        vectors: Sequence[Sequence[float]] = reply.get("embeddings") or ((),)
+        return vectors[0]
 
     def chat(
         self, settings: ReplySettings, messages: tuple[Message, ...]

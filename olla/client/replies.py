@@ -96,6 +96,25 @@ class ReplySettings:
         return {name: value for name, value in values.items() if value is not None}
 
 
+@dataclass(frozen=True, slots=True)
+class EmbedSettings:
+    """How a text becomes a vector. None leaves it to the daemon."""
+
+    model: str
+    truncate: bool | None = None
+    dimensions: int | None = None
+    keep_alive: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        values = {
+            "model": self.model,
+            "truncate": self.truncate,
+            "dimensions": self.dimensions,
+            "keep_alive": self.keep_alive,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
 def chunk_from_json(reply: Json) -> ChatChunk:
     message: Json = reply.get("message") or {}
     calls = message.get("tool_calls") or reply.get("tool_calls") or ()

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
-from olla.errors import ModelNotFound
 from olla.inference.prompt import Fitted, fit
 from olla.inference.reply import Asked, chunks_of
+from olla.inference.resolve import resolve
 from olla.inference.work import Work, chat_work, generate_work, to_runner
-from olla.names import ModelName
 from olla.parsers.choose import VERBATIM, Choice, ReplyContext, read_go_tags
 from olla.parsers.choose import choose as choose_parser
 from olla.registry.model import Model
@@ -80,7 +79,7 @@ class Inference:
 
     async def count_tokens(self, request: ChatRequest) -> int:
         """How many tokens the prompt of a conversation has, none left out. Raises as `chat`."""
-        model = await asyncio.to_thread(self._resolve, request.model)
+        model = await asyncio.to_thread(resolve, self._store, request.model)
         work = chat_work(model, request, self._settings)
         lease = await self._pool.acquire(work.runnable, request.keep_alive_s)
         try:
@@ -98,7 +97,7 @@ class Inference:
         is_empty: bool,
     ) -> Chunks:
         started = time.monotonic_ns()
-        model = await asyncio.to_thread(self._resolve, request.model)
+        model = await asyncio.to_thread(resolve, self._store, request.model)
         if is_empty and request.keep_alive_s == 0:
             self._pool.unload(model.name)
             yield ChatChunk(done_reason=DoneReason.UNLOAD)
@@ -107,20 +106,6 @@ class Inference:
         async with aclosing(self._run(work, started)) as chunks:
             async for chunk in chunks:
                 yield chunk
-
-    def _resolve(self, text: str) -> Model:
-        """
-        Raises:
-            ModelNotFound: with the name as the client spelt it.
-            StoreError: it is broken.
-        """
-        try:
-            model = self._store.resolve(ModelName.parse(text))
-        except ModelNotFound as error:
-            raise ModelNotFound(text) from error
-        model.check_files()
-        _ = model.header  # read here, in a thread; from now on it is in memory
-        return model
 
     async def _run(self, work: Work, started: int) -> Chunks:
         lease = await self._pool.acquire(work.runnable, work.request.keep_alive_s)

@@ -65,16 +65,7 @@ class Work:
 
     @property
     def runnable(self) -> RunnableModel:
-        model, options = self.model, self.options
-        return RunnableModel(
-            model.name,
-            model.weights_key,
-            _paths(model.files),
-            self.num_ctx,
-            quantize=options.quantize or "",
-            num_gpu=-1 if options.num_gpu is None else max(options.num_gpu, -1),
-            main_gpu=max(options.main_gpu or 0, 0),
-        )
+        return runnable(self.model, self.options, self.num_ctx)
 
     @property
     def room(self) -> int:
@@ -99,7 +90,7 @@ def chat_work(model: Model, request: ChatRequest, settings: Settings) -> Work:
         request=request,
         model=model,
         options=options,
-        num_ctx=_num_ctx(model, options, settings),
+        num_ctx=window(model, options, settings),
         think=think,
         messages=_chat_messages(model, request) if request.messages else (),
         tools=request.tools,
@@ -127,7 +118,7 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
         request=request,
         model=model,
         options=options,
-        num_ctx=_num_ctx(model, options, settings),
+        num_ctx=window(model, options, settings),
         think=think,
         messages=_generate_messages(model, request) if is_rendered else (),
         suffix="" if request.raw else request.suffix,
@@ -176,6 +167,19 @@ def _grammar(request: InferenceRequest, choice: Choice) -> Grammar | None:
     return Grammar(GrammarKind.JSON_SCHEMA, source, after=choice.thinking_close)
 
 
+def runnable(model: Model, options: Options, num_ctx: int) -> RunnableModel:
+    """What the pool needs to know of a model."""
+    return RunnableModel(
+        model.name,
+        model.weights_key,
+        _paths(model.files),
+        num_ctx,
+        quantize=options.quantize or "",
+        num_gpu=-1 if options.num_gpu is None else max(options.num_gpu, -1),
+        main_gpu=max(options.main_gpu or 0, 0),
+    )
+
+
 def _think(model: Model, request: InferenceRequest) -> bool | str | None:
     """What the template is told of thinking: a model that can think does, unless told not to."""
     if Capability.THINKING in model.capabilities:
@@ -197,7 +201,8 @@ def _missing(model: Model, capability: Capability) -> CapabilityMissing:
     return CapabilityMissing(f"{model.name.full} does not support {capability}")
 
 
-def _num_ctx(model: Model, options: Options, settings: Settings) -> int:
+def window(model: Model, options: Options, settings: Settings, least: int = MIN_NUM_CTX) -> int:
+    """How many tokens a request may use: what is asked for, up to what the model was made for."""
     wanted = options.num_ctx or settings.context_length or DEFAULT_NUM_CTX
     trained = model.context_length or wanted
     if options.num_ctx and wanted > trained:
@@ -208,7 +213,7 @@ def _num_ctx(model: Model, options: Options, settings: Settings) -> int:
             wanted,
             trained,
         )
-    return max(MIN_NUM_CTX, min(wanted, trained))
+    return max(least, min(wanted, trained))
 
 
 def _chat_messages(model: Model, request: ChatRequest) -> tuple[Message, ...]:

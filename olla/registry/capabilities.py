@@ -38,6 +38,7 @@ class Capability(StrEnum):
     THINKING = "thinking"
     IMAGE = "image"
     AUDIO = "audio"
+    RERANK = "rerank"
 
 
 # What templates write around thinking, other than <think> and </think>.
@@ -66,6 +67,8 @@ def parser_capabilities(parser: str) -> Iterator[Capability]:
 def weights_capabilities(header: WeightsHeader) -> Iterator[Capability]:
     if header.embeds:
         yield Capability.EMBEDDING
+    if header.reranks:
+        yield Capability.RERANK
     if header.generates:
         yield Capability.COMPLETION
     if header.sees:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from olla.errors import FormatError
+from olla.formats.architectures import GGUF_ENCODERS, Purpose, purpose_of
 from olla.formats.gguf import FILE_TYPES, GgufFile, MetadataValue, read_gguf
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
 
@@ -31,7 +32,6 @@ _REPOSITORY_KEYS = {
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
 }
-_GENERATORS = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class WeightsHeader:
     file_type: str = ""
     generates: bool = False
     embeds: bool = False
+    reranks: bool = False
     sees: bool = False
     hears: bool = False
 
@@ -135,7 +136,7 @@ def _from_gguf(file: GgufFile, verbose: bool) -> WeightsHeader:
     template = file.metadata.get("tokenizer.chat_template")
     number = file.metadata.get("general.file_type")
     architecture = file.metadata.get("general.architecture")
-    embeds = f"{architecture}.pooling_type" in file.metadata
+    embeds = f"{architecture}.pooling_type" in file.metadata or architecture in GGUF_ENCODERS
     return WeightsHeader(
         info=gguf_info(file, verbose),
         tensors=tuple(
@@ -160,15 +161,15 @@ def _from_repository(files: Files) -> WeightsHeader:
         for tensor in read_safetensors(path).tensors
     ]
     dtype = _main_dtype(tensors)
-    architectures = config.get("architectures") or ()
-    generates = not architectures or any(str(name).endswith(_GENERATORS) for name in architectures)
+    purpose = purpose_of(config, files)
     return WeightsHeader(
         info=_repository_info(config, tensors, dtype),
         tensors=tuple(TensorInfo(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors),
         chat_template=_chat_template(files),
         file_type=dtype,
-        generates=generates,
-        embeds=not generates,
+        generates=purpose is Purpose.GENERATE,
+        embeds=purpose is Purpose.EMBED,
+        reranks=purpose is Purpose.RERANK,
         sees="vision_config" in config,
         hears="audio_config" in config,
     )

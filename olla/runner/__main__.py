@@ -13,24 +13,30 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from io import FileIO
 from typing import BinaryIO
 
 import msgspec
 
 from olla.engine.blocks import BLOCK_SIZE
+from olla.engine.embedder import Embedder, Job, NoEngine
+from olla.engine.encoder import LoadedEncoder, is_encoder, load_encoder
 from olla.engine.engine import Engine
 from olla.engine.fitting import choose_plan, first_that_fits, gpus
 from olla.engine.grammar import Constraint
+from olla.engine.inputs import InputReader
 from olla.engine.loading import LoadedModel, load_model
 from olla.engine.memory import cache_budget, cache_tokens, synchronize
 from olla.engine.placement import Plan
+from olla.engine.pooled_decoder import PooledDecoder, decoder_head
 from olla.engine.profile import StageTimes
 from olla.errors import BadInput, OllaError, OutOfMemory, PromptTooLong
 from olla.logs import configure_logging
 from olla.runner.protocol import (
     Cancel,
     Detokenize,
+    Embed,
     Failed,
     FailureKind,
     FromRunner,
@@ -38,6 +44,7 @@ from olla.runner.protocol import (
     Load,
     Loaded,
     LoadProgress,
+    Rerank,
     Text,
     Tokenize,
     Tokens,
@@ -52,7 +59,19 @@ _LEAST_CACHE_TOKENS = 2048
 
 _log = logging.getLogger("olla.runner.child")
 
-Work = tuple[Generate, list[int], Constraint | None] | Cancel
+Work = tuple[Generate, list[int], Constraint | None] | Job | Cancel
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What answers requests: the engine writes text, the embedder makes vectors and scores."""
+
+    engine: Engine | NoEngine
+    embedder: Embedder
+
+    @property
+    def has_work(self) -> bool:
+        return self.engine.has_work or self.embedder.has_work
 
 
 def main() -> int:
@@ -94,13 +113,13 @@ def serve(requests: BinaryIO, outbox: Outbox) -> int:
     inbox: queue.SimpleQueue[ToRunner] = queue.SimpleQueue()
     threading.Thread(target=read_until_end, args=(requests, inbox), daemon=True).start()
     try:
-        engine = load(first, outbox)
+        served = load(first, outbox)
     except OllaError as error:
         outbox.send(failure(0, error))
         return 1
     work: queue.SimpleQueue[Work] = queue.SimpleQueue()
-    threading.Thread(target=tokenize, args=(engine, inbox, work, outbox), daemon=True).start()
-    run(engine, work, outbox)
+    threading.Thread(target=tokenize, args=(served, inbox, work, outbox), daemon=True).start()
+    run(served, work, outbox)
     return 0
 
 
@@ -115,8 +134,10 @@ def read_until_end(requests: BinaryIO, inbox: queue.SimpleQueue[ToRunner]) -> No
         os._exit(0)
 
 
-def load(request: Load, outbox: Outbox) -> Engine:
+def load(request: Load, outbox: Outbox) -> Served:
     """Load the model, telling the daemon how far it is and what has been loaded."""
+    if is_encoder(request.files):
+        return serve_encoder(request, outbox)
     started = time.monotonic()
     last_report = 0.0
 
@@ -147,7 +168,23 @@ def load(request: Load, outbox: Outbox) -> Engine:
         loaded.architecture, loaded.device, loaded.dtype, loaded.total_bytes,
         engine.num_cache_tokens, seconds, note,
     )  # fmt: skip
-    return engine
+    config = model.network.config
+    reader = InputReader(model.tokenizer, config.vocab_size, config.context_length)
+    head = decoder_head(request.files, model.device)
+    return Served(engine, Embedder(PooledDecoder(model.network, head, model.device), reader))
+
+
+def serve_encoder(request: Load, outbox: Outbox) -> Served:
+    """Load a model that writes no text."""
+    encoder = load_encoder(request.files, request.dtype, request.device, request.num_threads)
+    loaded = describe_encoder(encoder)
+    outbox.send(loaded)
+    _log.info(
+        "loaded architecture=%s device=%s dtype=%s bytes=%d",
+        loaded.architecture, loaded.device, loaded.dtype, loaded.total_bytes,
+    )  # fmt: skip
+    reader = InputReader(encoder.tokenizer, encoder.model.vocab_size, encoder.context_length)
+    return Served(NoEngine(reader), Embedder(encoder.model, reader))
 
 
 def make_engine(model: LoadedModel, request: Load) -> Engine:
@@ -202,13 +239,25 @@ def describe(model: LoadedModel, engine: Engine, plan: Plan | None, note: str) -
     )
 
 
+def describe_encoder(encoder: LoadedEncoder) -> Loaded:
+    return Loaded(
+        architecture=encoder.architecture,
+        context_length=encoder.context_length,
+        total_bytes=encoder.num_bytes,
+        bytes_on_device=0 if encoder.device.type == "cpu" else encoder.num_bytes,
+        device=str(encoder.device),
+        dtype=str(encoder.dtype).removeprefix("torch."),
+    )
+
+
 def tokenize(
-    engine: Engine,
+    served: Served,
     inbox: queue.SimpleQueue[ToRunner],
     work: queue.SimpleQueue[Work],
     outbox: Outbox,
 ) -> None:
     """Answer what needs no forward pass, and pass the rest on in order."""
+    engine = served.engine
     while True:
         message = inbox.get()
         try:
@@ -221,25 +270,32 @@ def tokenize(
                 special = message.add_special_tokens and not message.context
                 tokens = message.context + engine.encode(message.prompt, special)
                 work.put((message, tokens, engine.constrain(message.grammar)))
+            elif isinstance(message, Embed | Rerank):
+                work.put(served.embedder.prepare(message))
             elif isinstance(message, Cancel):
                 work.put(message)
         except OllaError as error:
             outbox.send(failure(getattr(message, "id", 0), error))
 
 
-def run(engine: Engine, work: queue.SimpleQueue[Work], outbox: Outbox) -> None:
+def run(served: Served, work: queue.SimpleQueue[Work], outbox: Outbox) -> None:
     """Step while there is something to do; between steps, take in what has come."""
     while True:
-        while not engine.has_work or not work.empty():
-            take(engine, work.get(), outbox)
-        messages = engine.step()
+        while not served.has_work or not work.empty():
+            take(served, work.get(), outbox)
+        messages = served.engine.step() + served.embedder.step()
         if messages:
             outbox.send(*messages)
 
 
-def take(engine: Engine, item: Work, outbox: Outbox) -> None:
+def take(served: Served, item: Work, outbox: Outbox) -> None:
+    engine, embedder = served.engine, served.embedder
+    if isinstance(item, Job):
+        embedder.add(item)
+        return
     if isinstance(item, Cancel):
         engine.cancel(item.id)
+        embedder.cancel(item.id)
         return
     request, tokens, constraint = item
     try:

@@ -17,7 +17,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from itertools import count
 from typing import Protocol, Self, TypeVar
 
@@ -29,6 +29,8 @@ from olla.runner.protocol import (
     MAX_MESSAGE_BYTES,
     Cancel,
     Detokenize,
+    Embed,
+    Embeddings,
     Failed,
     FailureKind,
     Finished,
@@ -38,6 +40,8 @@ from olla.runner.protocol import (
     Loaded,
     LoadProgress,
     Piece,
+    Rerank,
+    Scores,
     Text,
     Tokenize,
     Tokens,
@@ -71,6 +75,10 @@ class Runner(Protocol):
     def alive(self) -> bool: ...
 
     def generate(self, request: Generate) -> AsyncGenerator[Piece | Finished, None]: ...
+
+    def embed(self, request: Embed) -> AsyncGenerator[Embeddings, None]: ...
+
+    async def rerank(self, request: Rerank) -> Scores: ...
 
     async def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]: ...
 
@@ -141,22 +149,24 @@ class RunnerProcess:
         Raises:
             OllaError: the runner refused the request, or RunnerDied.
         """
-        number, queue = self._open_queue()
-        is_over = False
-        try:
-            await self._send(msgspec.structs.replace(request, id=number))
-            while not is_over:
-                reply = _checked(await queue.get())
+        async with aclosing(self._replies(request)) as replies:
+            async for reply in replies:
                 assert isinstance(reply, Piece | Finished)
-                is_over = isinstance(reply, Finished)
                 yield reply
-        except OllaError:
-            is_over = True
-            raise
-        finally:
-            del self._queues[number]
-            if not is_over:
-                self._write(encode(Cancel(number)))
+
+    async def embed(self, request: Embed) -> AsyncGenerator[Embeddings, None]:
+        """The vectors as they are computed. Closing it early cancels; it raises as `generate`."""
+        async with aclosing(self._replies(request)) as replies:
+            async for reply in replies:
+                assert isinstance(reply, Embeddings)
+                yield reply
+
+    async def rerank(self, request: Rerank) -> Scores:
+        """The scores of all documents; raises as `generate`."""
+        async with aclosing(self._replies(request)) as replies:
+            scores = await anext(replies)
+            assert isinstance(scores, Scores)
+            return scores
 
     async def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]:
         number, queue = self._open_queue()
@@ -206,6 +216,26 @@ class RunnerProcess:
             code = await self._process.wait()
             raise RunnerError(f"model runner ended while loading the model: exit status {code}")
         return _checked(reply)
+
+    async def _replies(
+        self, request: Generate | Embed | Rerank
+    ) -> AsyncGenerator[FromRunner, None]:
+        """Every reply to a request, which is cancelled if this is closed before the last."""
+        number, queue = self._open_queue()
+        is_over = False
+        try:
+            await self._send(msgspec.structs.replace(request, id=number))
+            while not is_over:
+                reply = _checked(await queue.get())
+                is_over = _is_last(reply)
+                yield reply
+        except OllaError:
+            is_over = True
+            raise
+        finally:
+            del self._queues[number]
+            if not is_over:
+                self._write(encode(Cancel(number)))
 
     async def _ask(
         self, message: Tokenize | Detokenize, queue: _Queue, kind: type[_Reply]
@@ -295,6 +325,10 @@ async def _read_reply(stream: asyncio.StreamReader) -> FromRunner:
     if length > MAX_MESSAGE_BYTES:
         raise ValueError(f"message of {length} bytes")
     return decode_from_runner(await stream.readexactly(length))
+
+
+def _is_last(reply: FromRunner) -> bool:
+    return reply.is_last if isinstance(reply, Embeddings) else isinstance(reply, Finished | Scores)
 
 
 def _checked(reply: FromRunner | None) -> FromRunner:

@@ -110,13 +110,43 @@ class Generate(msgspec.Struct, tag=True, frozen=True):
     shown_tokens: list[str] = []
 
 
+class Embed(msgspec.Struct, tag=True, frozen=True):
+    """Answered by Embeddings*, or Failed. Any model embeds, but for those that score pairs.
+
+    Each input is text, or token ids. One longer than `num_ctx` (the model's own window, if that
+    is shorter) is cut, or with `truncate` false refused; special tokens count. `dimensions` keeps
+    that many first numbers of each vector; 0, or more than there are, keeps all. `normalize`
+    makes vectors of unit length; those of models that generate text are so anyway.
+    """
+
+    id: int
+    inputs: list[str | list[int]]
+    num_ctx: int
+    truncate: bool = True
+    dimensions: int = 0
+    normalize: bool = True
+
+
+class Rerank(msgspec.Struct, tag=True, frozen=True):
+    """Answered by Scores or Failed. How well each document answers the query.
+
+    A cross-encoder reads both at once and says between 0 and 1; of any other model it is the
+    cosine of their vectors. What is too long is cut, as for Embed.
+    """
+
+    id: int
+    query: str
+    documents: list[str]
+    num_ctx: int
+
+
 class Cancel(msgspec.Struct, tag=True, frozen=True):
     """The client of request `id` has gone; no reply comes for it after this has been read."""
 
     id: int
 
 
-ToRunner = Load | Tokenize | Detokenize | Generate | Cancel
+ToRunner = Load | Tokenize | Detokenize | Generate | Embed | Rerank | Cancel
 
 
 class LoadProgress(msgspec.Struct, tag=True, frozen=True):
@@ -179,6 +209,29 @@ class Finished(msgspec.Struct, tag=True, frozen=True):
     stop_sequence: str = ""
 
 
+class Embeddings(msgspec.Struct, tag=True, frozen=True):
+    """The vectors of some of the inputs, in the order that they were computed in.
+
+    `places` are their indices among the inputs. `vectors` holds one vector after another, as
+    little-endian float32; `num_tokens` the tokens of each as it was read. An Embed without inputs
+    is answered by one of these without vectors.
+    """
+
+    id: int
+    places: list[int]
+    vectors: bytes
+    num_tokens: list[int]
+    is_last: bool
+
+
+class Scores(msgspec.Struct, tag=True, frozen=True):
+    """One score for each document, in order; `num_tokens` is all that was read for them."""
+
+    id: int
+    scores: list[float]
+    num_tokens: int
+
+
 class FailureKind(StrEnum):
     """Which error of olla.errors a failure is on the daemon's side."""
 
@@ -196,7 +249,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     text: str
 
 
-FromRunner = LoadProgress | Loaded | Tokens | Text | Piece | Finished | Failed
+FromRunner = LoadProgress | Loaded | Tokens | Text | Piece | Finished | Embeddings | Scores | Failed
 
 
 def encode(message: ToRunner | FromRunner) -> bytes:

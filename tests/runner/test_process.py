@@ -16,11 +16,15 @@ from olla.options import SamplingParams
 from olla.runner.process import RunnerProcess
 from olla.runner.protocol import (
     MAX_MESSAGE_BYTES,
+    Embed,
+    Embeddings,
     Finished,
     Generate,
     Load,
     LoadProgress,
     Piece,
+    Rerank,
+    Scores,
 )
 
 COMMAND = (sys.executable, "-m", "tests.fake_runner")
@@ -250,3 +254,27 @@ async def test_a_runner_that_does_not_end_is_killed() -> None:
     await runner.close(grace_s=0.2)
 
     assert not runner.alive
+
+
+async def test_vectors_come_as_they_are_computed(runner: RunnerProcess) -> None:
+    replies = [reply async for reply in runner.embed(Embed(0, ["a", [1, 2]], num_ctx=9))]
+
+    assert replies == [
+        Embeddings(1, [0], b"1234", [1], is_last=False),
+        Embeddings(1, [1], b"1234", [2], is_last=True),
+    ]
+
+
+async def test_scores_come_together(runner: RunnerProcess) -> None:
+    assert await runner.rerank(Rerank(0, "q", ["a", "bb"], num_ctx=9)) == Scores(1, [1.0, 2.0], 3)
+
+
+async def test_leaving_before_the_last_vector_cancels(runner: RunnerProcess) -> None:
+    task = asyncio.create_task(anext(runner.embed(Embed(0, ["endless"], num_ctx=9))))
+    assert await _reply(runner, "cancelled") == "0"
+
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert await _reply(runner, "cancelled") == "1"
+    assert [reply async for reply in runner.embed(Embed(0, ["a"], num_ctx=9))]

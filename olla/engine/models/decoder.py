@@ -84,15 +84,23 @@ class Decoder:
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Logits (num_logits, vocab_size) float32; the cache holds the batch's tokens after."""
+        logits = self.head(self.norm(self._states(batch)[batch.logit_rows])).float()
+        logits *= self.config.logit_scale
+        cap = self.config.logit_softcap
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    @torch.inference_mode()
+    def hidden_states(self, batch: Batch) -> Tensor:
+        """What the logits of every token would be made of, (num_tokens, hidden_size)."""
+        return self.norm(self._states(batch))
+
+    def _states(self, batch: Batch) -> Tensor:
         states = self.embedding.rows(batch.tokens) * self._embedding_scale
         tables = self.rope.tables(batch.positions, states.dtype)
         local_tables = self.local_rope.tables(batch.positions, states.dtype)
         for block, layer in zip(self.blocks, self.config.layers, strict=True):
             states = block(states, batch, local_tables if layer.uses_local_rope else tables)
-        logits = self.head(self.norm(states[batch.logit_rows])).float()
-        logits *= self.config.logit_scale
-        cap = self.config.logit_softcap
-        return cap * torch.tanh(logits / cap) if cap else logits
+        return states
 
     @property
     def num_bytes(self) -> int:

@@ -93,17 +93,27 @@ class HfModel:
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Logits (num_logits, vocab_size) float32; the cache holds the batch's tokens after."""
+        kept = {"logits_to_keep": batch.logit_rows} if self._keeps_logits else {}
+        logits: Tensor = self._run(self._model, batch, **kept).logits[0]
+        return (logits if self._keeps_logits else logits[batch.logit_rows]).float()
+
+    @torch.inference_mode()
+    def hidden_states(self, batch: Batch) -> Tensor:
+        """What the logits of every token would be made of, (num_tokens, hidden_size)."""
+        states: Tensor = self._run(self._model.base_model, batch).last_hidden_state[0]
+        return states
+
+    def _run(self, network: Any, batch: Batch, **settings: Any) -> Any:
         self._batch = batch
         try:
-            logits: Tensor = self._model(
+            return network(
                 input_ids=batch.tokens[None],
                 position_ids=batch.positions[None],
                 use_cache=False,
-                **({"logits_to_keep": batch.logit_rows} if self._keeps_logits else {}),
-            ).logits[0]
+                **settings,
+            )
         finally:
             self._batch = None
-        return (logits if self._keeps_logits else logits[batch.logit_rows]).float()
 
     def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
         """Lay a low-rank pair over the linear called `module`.
@@ -248,11 +258,11 @@ _CANNOT = (
 def _load(files: Mapping[str, Path], dtype: torch.dtype, device: torch.device) -> Any:
     # transformers reads directories; a blob's name says nothing, so links give them theirs.
     with tempfile.TemporaryDirectory(prefix="olla-") as folder:
-        _link(files, Path(folder))
+        link_files(files, Path(folder))
         return _from_pretrained(folder, dtype, device)
 
 
-def _link(files: Mapping[str, Path], folder: Path) -> None:
+def link_files(files: Mapping[str, Path], folder: Path) -> None:
     """Give each file its name in `folder`, and never one outside it."""
     for name, path in files.items():
         link = folder / name

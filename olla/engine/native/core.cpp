@@ -183,6 +183,10 @@ class Pass {
         for (int i = 0; i < count; ++i)
             rms_norm(core_.states.data() + size_t(step_.logit_rows[i]) * hidden, model_.final_norm, hidden,
                      model_.eps, core_.picked.data() + size_t(i) * hidden);
+        if (step_.hidden) {
+            std::copy(core_.picked.begin(), core_.picked.end(), step_.hidden);
+            return;
+        }
         core_.inputs.set(core_.picked.data(), count, hidden);
         linear(pool_, model_.head, core_.inputs, step_.logits);
         float scale = model_.logit_scale, cap = model_.logit_softcap;

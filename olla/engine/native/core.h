@@ -55,6 +55,7 @@ struct Span {
 };
 
 // cosines, sines: (num_tokens, rotary_dim) of the model's rope and of the local one.
+// hidden: (num_logits, hidden) to be had instead of logits, or null.
 // keys, values: one pointer a layer to (num_slots, num_kv_heads, head_dim) halves.
 struct Step {
     int32_t num_tokens, num_spans, num_logits, block_size, rotary_dim, local_rotary_dim;
@@ -63,7 +64,7 @@ struct Step {
     const float *cosines, *sines, *local_cosines, *local_sines;
     uint16_t* const* keys;
     uint16_t* const* values;
-    float* logits;
+    float *logits, *hidden;
 };
 
 struct Core;  // threads and scratch memory; one call at a time

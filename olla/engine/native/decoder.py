@@ -46,25 +46,36 @@ class NativeDecoder:
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Logits (num_logits, vocab_size) float32; the cache holds the batch's tokens after."""
+        logits = torch.empty(len(batch.logit_rows), self.config.vocab_size)
+        self._step(batch, batch.logit_rows.int(), logits.data_ptr(), None)
+        return logits
+
+    @torch.inference_mode()
+    def hidden_states(self, batch: Batch) -> Tensor:
+        """What the logits of every token would be made of, (num_tokens, hidden_size)."""
+        states = torch.empty(len(batch.tokens), self.config.hidden_size)
+        rows = torch.arange(len(batch.tokens), dtype=torch.int32)
+        self._step(batch, rows, None, states.data_ptr())
+        return states
+
+    def _step(self, batch: Batch, rows: Tensor, logits: int | None, hidden: int | None) -> None:
         tokens, slots = batch.tokens.int(), batch.slots.int()
-        logit_rows, adapters = batch.logit_rows.int(), _adapters(len(tokens), batch.adapters)
+        adapters = _adapters(len(tokens), batch.adapters)
         tables = self._decoder.rope.tables(batch.positions, torch.float32)
         local_tables = self._decoder.local_rope.tables(batch.positions, torch.float32)
         spans, where = _spans(batch.spans)
         keys, values = self._cache(batch.cache)
-        logits = torch.empty(len(logit_rows), self.config.vocab_size)
         self._core.step(
             self._model,
             CStep(
-                len(tokens), len(spans), len(logit_rows), 1, tables[0].shape[-1],
+                len(tokens), len(spans), len(rows), 1, tables[0].shape[-1],
                 local_tables[0].shape[-1], tokens.data_ptr(), slots.data_ptr(),
-                adapters.data_ptr(), logit_rows.data_ptr(), spans, tables[0].data_ptr(),
+                adapters.data_ptr(), rows.data_ptr(), spans, tables[0].data_ptr(),
                 tables[1].data_ptr(), local_tables[0].data_ptr(), local_tables[1].data_ptr(),
-                keys, values, logits.data_ptr(),
+                keys, values, logits, hidden,
             ),
         )  # fmt: skip
         del where  # the step read it
-        return logits
 
     def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
         """Lay a low-rank pair over one projection; raises as `Decoder.add_adapter`."""

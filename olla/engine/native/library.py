@@ -107,6 +107,7 @@ class CStep(Structure):
         ("keys", POINTER(c_void_p)),
         ("values", POINTER(c_void_p)),
         ("logits", c_void_p),
+        ("hidden", c_void_p),
     ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from olla.engine.matrices import Blocks, RawTensor
 from olla.engine.weights.checkpoint import SpecialTokens, Storage
 from olla.engine.weights.four_bit import FOUR_BIT_TYPES, four_bit_blocks
 from olla.engine.weights.gguf_config import config_from_metadata
-from olla.engine.weights.gguf_tokenizer import tokenizer_from_metadata
+from olla.engine.weights.gguf_tokenizer import frame_texts, tokenizer_from_metadata
 from olla.engine.weights.mapped import MappedFile
 from olla.errors import FormatError
 from olla.formats.ggml_types import GgmlType
@@ -126,7 +126,11 @@ class GgufCheckpoint:
         return blocks, tensor.size_bytes
 
     def tokenizer(self) -> Tokenizer:
-        return tokenizer_from_metadata(self._metadata)
+        tokenizer = tokenizer_from_metadata(self._metadata)
+        adds_eos = bool(self._metadata.get("tokenizer.ggml.add_eos_token"))
+        bos = self._token_id("bos") if self._adds_bos() else None
+        frame_texts(tokenizer, bos, self._token_id("eos") if adds_eos else None)
+        return tokenizer
 
     def special_tokens(self, tokenizer: Tokenizer) -> SpecialTokens:
         bos = self._token_id("bos")

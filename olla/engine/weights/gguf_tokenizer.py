@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from olla.errors import FormatError
 
@@ -48,6 +57,20 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
         raise FormatError(f'unsupported tokenizer "{kind}"; olla reads gpt2 and llama from GGUF')
     _add_special_tokens(tokenizer, metadata, tokens)
     return tokenizer
+
+
+def frame_texts(tokenizer: Tokenizer, bos: int | None, eos: int | None) -> None:
+    """Have the tokenizer put these around a text when it is asked for special tokens."""
+    found = {"bos": bos, "eos": eos}
+    names = {name: tokenizer.id_to_token(i) for name, i in found.items() if i is not None}
+    special = [
+        {"id": name, "ids": [found[name]], "tokens": [text]} for name, text in names.items() if text
+    ]
+    before, after = (["bos"] if "bos" in names else []), (["eos"] if "eos" in names else [])
+    if special:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*before, "$A", *after], special_tokens=special
+        )
 
 
 def _list(metadata: Mapping[str, Any], name: str, kind: type) -> tuple[Any, ...]:
