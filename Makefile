@@ -8,7 +8,7 @@ MODEL := smollm2:135m
 QUESTION := Why is the sky blue?
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fmt check test test-all docs bench ci
+.PHONY: help setup run fmt check test test-all docs bench bench-gpu ci
 
 help:  ## List these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,8 +33,11 @@ test-all: $(READY) tmux  ## Run the slow tests too
 docs: $(READY)  ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(READY)  ## Measure start-up on this machine
-	@$(BIN)/python -m tests.bench.startup
+bench: $(READY)  ## Measure olla beside llama.cpp and transformers; ARGS=--help
+	@$(BIN)/python -m tests.bench.build && $(BIN)/python -m tests.bench $(ARGS)
+
+bench-gpu: $(READY)  ## Measure decoding on a GPU
+	@$(BIN)/python -m tests.bench.gpu $(ARGS)
 
 ci: check docs test  ## Everything that a change has to pass
 
