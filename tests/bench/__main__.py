@@ -1,8 +1,8 @@
 """`make bench`: olla beside llama.cpp and `transformers serve`, on the same files and threads.
 
-    python -m tests.bench [--quick] [--only PART,...] [--models MODEL,...] [--write]
+    python -m tests.bench [--quick] [--only PART,...] [--models MODEL,...]
 
-A full run writes docs/benchmarks.md when it is told to; a part of it only prints.
+A full run puts its tables into docs/benchmarks.md; a part of it only prints.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import argparse
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from olla.cli.figures import prompt_of
-from tests.bench import models, peers, startup
+from tests.bench import fidelity, models, peers, startup
 from tests.bench.report import (
     Aim,
     Comparison,
@@ -29,7 +29,7 @@ from tests.bench.report import (
 from tests.bench.work import HISTORY_WORDS, WORKS, Referee, Samples
 
 PAGE = peers.ROOT / "docs" / "benchmarks.md"
-PARTS = ("startup", "memory", "prefill", "decode", "decode8", "chat")
+PARTS = ("startup", "memory", "prefill", "decode", "decode8", "chat", "fidelity")
 ENGINE_ALONE = ("smollm2-q4", "llama1b-q8")
 AIMS = {
     ("prefill", "smollm2-q4", "llama.cpp"): Aim(1.4),
@@ -59,6 +59,7 @@ class Run:
     comparisons: list[Comparison] = field(default_factory=list)
     measures: list[Measure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    fidelity: str = ""
 
     def text(self, command: str, took_s: float) -> str:
         tables = [f"`{command}`, {machine()}, {self.threads} threads each,"]
@@ -67,6 +68,8 @@ class Run:
             tables.append(comparison_table(self.comparisons))
         if self.measures:
             tables.append(measure_table(self.measures))
+        if self.fidelity:
+            tables.append(f"SmolLM2's file on a fixed text:\n\n{self.fidelity}")
         tables += [f"- {note}" for note in sorted(set(self.notes))]
         return "\n".join(tables)
 
@@ -154,11 +157,10 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--models", type=words_of(tuple(models.GGUF_FILES)), metavar="MODEL,...")
     parser.add_argument("--rounds", type=int, help="default 5, quick 2")
     parser.add_argument("--threads", type=int, default=num_cpus(), help="default: every CPU")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs")
     return parser.parse_args()
 
 
-def words_of(known: tuple[str, ...]) -> type[tuple[str, ...]]:
+def words_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
     """Reads words with commas between; the beginning of a model's name stands for all such."""
 
     def read(text: str) -> tuple[str, ...]:
@@ -169,7 +171,7 @@ def words_of(known: tuple[str, ...]) -> type[tuple[str, ...]]:
         exact = [name for name in known if name in wanted]
         return tuple(exact) or tuple(n for n in known if n.startswith(wanted))
 
-    return read  # type: ignore[return-value]
+    return read
 
 
 def main() -> None:
@@ -184,12 +186,14 @@ def main() -> None:
     start_s = time.monotonic()
     if "startup" in run.parts:
         run.measures += startup.measures(run.num_rounds)
-    if set(run.parts) - {"startup"}:
+    if "fidelity" in run.parts:
+        run.fidelity = fidelity.measure()
+    if set(run.parts) - {"startup", "fidelity"}:
         for name in run.models:
             measure_model(run, name)
     text = run.text("make bench", time.monotonic() - start_s)
     print(text)
-    if arguments.write:
+    if not (arguments.quick or arguments.models or set(PARTS) - set(run.parts)):
         PAGE.write_text(replace_figures(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
 
 

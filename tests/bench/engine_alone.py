@@ -1,6 +1,7 @@
 """olla's engine without daemon, HTTP and pipes, as a child of the bench.
 
-A line of JSON in, {"prompts", "num_tokens"}; a line of JSON out, the timed replies.
+It says "ready" when the model is loaded. Then a line of JSON in, {"prompts", "num_tokens"}, and a
+line of JSON out, the timed replies.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def generate(engine: Engine, prompts: Sequence[str], num_tokens: int) -> list[di
 def main(path: str, threads: str) -> None:
     model = load_model({"model.gguf": path}, "auto", "cpu", int(threads), lambda done, total: None)
     engine = Engine(model, NUM_CTX * MAX_STREAMS)
+    print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(generate(engine, request["prompts"], request["num_tokens"])), flush=True)

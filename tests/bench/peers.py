@@ -150,6 +150,8 @@ def engine_alone(file: Path, threads: int) -> Iterator[EnginePeer]:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
+        if process.stdout.readline() != b"ready\n":
+            raise RuntimeError("the engine could not load the model")
         yield EnginePeer(
             "the engine alone", psutil.Process(process.pid), process.stdin, process.stdout
         )
