@@ -7,14 +7,17 @@ of Llama-3.2-1B's shape with random weights, since only the shape matters to a c
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType
+
+from olla.formats.gguf import read_gguf
 
 CACHE = Path(__file__).parents[2] / ".bench"
 MODELS = CACHE / "models"
@@ -86,10 +89,9 @@ def write_random(path: Path, shape: Shape, seed: int = 0) -> None:
 
     The numbers of each block are drawn as they stand in the file, of a deviation of 0.02.
     """
-    source = gguf.GGUFReader(smollm2_q4())
     writer = gguf.GGUFWriter(path, "llama")
     _add_shape(writer, shape)
-    _copy_tokenizer(source, writer, shape.vocab_size)
+    _copy_tokenizer(read_gguf(smollm2_q4()).metadata, writer, shape.vocab_size)
     random = np.random.default_rng(seed)
     for name, rows, columns in shape.matrices():
         blocks = np.empty((rows, columns // 32), _Q8_BLOCK)
@@ -129,15 +131,15 @@ def _add_shape(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_vocab_size(shape.vocab_size)
 
 
-def _copy_tokenizer(source: gguf.GGUFReader, writer: gguf.GGUFWriter, size: int) -> None:
-    tokens = source.fields["tokenizer.ggml.tokens"].contents()[:size]
-    types = source.fields["tokenizer.ggml.token_type"].contents()[:size]
+def _copy_tokenizer(source: Mapping[str, Any], writer: gguf.GGUFWriter, size: int) -> None:
+    tokens = list(source["tokenizer.ggml.tokens"])
+    types = list(source["tokenizer.ggml.token_type"])
     more = size - len(tokens)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens + [f"filling{number}" for number in range(more)])
     writer.add_token_types(types + [int(gguf.TokenType.NORMAL)] * more)
-    writer.add_token_merges(source.fields["tokenizer.ggml.merges"].contents())
+    writer.add_token_merges(list(source["tokenizer.ggml.merges"]))
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gguf
 import pytest
 
 from olla.cli.figures import prompt_of
 from olla.engine.engine import Engine
 from olla.engine.loading import load_model
+from olla.engine.weights.gguf import GgufCheckpoint
 from tests.bench.engine_alone import generate
 from tests.bench.models import LLAMA_1B, Shape, write_random
 
@@ -37,11 +37,10 @@ def test_a_random_model_runs_with_a_real_tokenizer(file: Path) -> None:
 
 
 def test_its_weights_have_a_deviation_of_two_hundredths(file: Path) -> None:
-    (embedding,) = [
-        tensor for tensor in gguf.GGUFReader(file).tensors if tensor.name == "token_embd.weight"
-    ]
-    values = gguf.quants.dequantize(embedding.data, embedding.tensor_type)
+    found = GgufCheckpoint(file).read("model.embed_tokens.weight")
 
+    assert found is not None
+    values = found[0].float()
     assert values.std() == pytest.approx(0.02, rel=0.02)
     assert abs(values.mean()) < 1e-3
 
