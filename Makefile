@@ -8,7 +8,7 @@ MODEL := smollm2:135m
 QUESTION := Why is the sky blue?
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fmt check test test-all test-gpu docs bench ci
+.PHONY: help setup run fmt check test test-all test-gpu docs bench bench-gpu ci
 
 help:  ## List these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -36,8 +36,11 @@ test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU
 docs: $(READY)  ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(READY)  ## Measure start-up on this machine
-	@$(BIN)/python -m tests.bench.startup
+bench: $(READY)  ## Measure olla beside llama.cpp and transformers; ARGS=--help
+	@$(BIN)/python -m tests.bench.build && $(BIN)/python -m tests.bench $(ARGS)
+
+bench-gpu: $(READY)  ## Measure decoding on a GPU
+	@$(BIN)/python -m tests.bench.gpu $(ARGS)
 
 ci: check docs test  ## Everything that a change has to pass
 

@@ -1,4 +1,4 @@
-"""What moves on the screen: progress and the spinner, on stderr; the only importer of rich.
+"""What moves on the screen, on stderr, and tables; the only importer of rich.
 
 rich is imported when something is to be shown on a terminal, since it takes as long to import as
 all the rest. Where stderr is no terminal there are plain lines, and never an escape.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -92,6 +92,17 @@ class _Status:
     def _follow(self, ask: Callable[[], str]) -> None:
         while not self._is_over.wait(_ASK_EVERY_S):
             self.text = ask()
+
+
+def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout, which is a terminal."""
+    from rich.console import Console  # noqa: PLC0415 - slow to import
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(*header, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
 
 
 def _live_bars() -> Iterator[Show]:

@@ -137,6 +137,14 @@ class Client:
             if response.status >= 400:
                 raise ApiError(_error_text(response), response.status)
 
+    def lines(self, path: str, body: Json) -> Generator[bytes, None, None]:
+        """The lines of a streamed reply, as they stand and as soon as they come."""
+        with self._exchange("POST", path, *_encode(body)) as response:
+            if response.status >= 400:
+                text = f"{response.status} {response.reason}: {_error_text(response)}"
+                raise ApiError(text, response.status)
+            yield from response
+
     def _call(
         self, method: str, path: str, body: Json | None = None, timeout_s: float | None = None
     ) -> Json:
@@ -146,14 +154,11 @@ class Client:
         return _decode(data) if data else {}
 
     def _stream(self, path: str, body: Json) -> Generator[Json, None, None]:
-        with self._exchange("POST", path, *_encode(body)) as response:
-            if response.status >= 400:
-                text = f"{response.status} {response.reason}: {_error_text(response)}"
-                raise ApiError(text, response.status)
-            for line in response:
+        with closing(self.lines(path, body)) as lines:
+            for line in lines:
                 reply = _decode(line)
                 if reply.get("error"):
-                    raise ApiError(str(reply["error"]), response.status)
+                    raise ApiError(str(reply["error"]), 200)
                 yield reply
 
     @staticmethod
@@ -217,7 +222,8 @@ def _decode(data: bytes) -> Json:
 def _error_text(response: HTTPResponse) -> str:
     data = response.read()
     try:
-        return str(_decode(data).get("error", ""))
+        error = _decode(data).get("error", "")
+        return str(error.get("message", "") if isinstance(error, dict) else error)
     except ClientError:
         text = data.decode(errors="replace").strip()
         is_page = text.startswith("<")

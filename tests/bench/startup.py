@@ -1,7 +1,6 @@
 """How long a user waits before the first word, and what the waiting daemon costs.
 
-Runs the installed `olla` against a store and a port of its own. Prints the table that
-docs/benchmarks.md holds. The median of ROUNDS is shown, and the range.
+Runs `olla` against a store and a port of its own.
 """
 
 from __future__ import annotations
@@ -9,9 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import platform
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,12 +19,13 @@ from pathlib import Path
 
 import psutil
 
-ROUNDS = 5
+from tests.bench.report import Aim, Measure
+
 DEADLINE_S = 60.0
 MODEL = "smollm2:135m"
 PROMPT = "Why is the sky blue?"
-OLLA = Path(sys.executable).with_name("olla")
 ROOT = Path(__file__).parents[2]
+OLLA = (sys.executable, "-m", "olla")
 
 
 class Daemon:
@@ -61,9 +59,13 @@ class Daemon:
 def started_daemon(home: Path) -> Iterator[Daemon]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environ = os.environ | {"OLLA_HOME": str(home), "OLLA_HOST": f"127.0.0.1:{port}"}
+    environ = os.environ | {
+        "OLLA_HOME": str(home),
+        "OLLA_HOST": f"127.0.0.1:{port}",
+        "PYTHONPATH": str(ROOT),
+    }
     with (home / "serve.log").open("ab") as log:
-        process = subprocess.Popen([OLLA, "serve"], env=environ, stdout=log, stderr=log)
+        process = subprocess.Popen([*OLLA, "serve"], env=environ, stdout=log, stderr=log)
     try:
         yield Daemon(process, port)
     finally:
@@ -78,7 +80,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def run_help() -> None:
-    subprocess.run([OLLA, "--help"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*OLLA, "--help"], check=True, stdout=subprocess.DEVNULL)
 
 
 def start_and_stop(home: Path) -> tuple[float, int]:
@@ -111,16 +113,11 @@ def unload(daemon: Daemon) -> None:
         time.sleep(0.01)
 
 
-def first_tokens(daemon: Daemon) -> Iterator[tuple[float, float]]:
+def first_tokens(daemon: Daemon, num_rounds: int) -> Iterator[tuple[float, float]]:
     """Seconds to the first text from a fresh runner, and from the same one asked again."""
-    for _ in range(ROUNDS):
+    for _ in range(num_rounds):
         yield first_token(daemon), first_token(daemon)
         unload(daemon)
-
-
-def show(what: str, samples: list[float], unit: str = "s") -> None:
-    middle, low, high = statistics.median(samples), min(samples), max(samples)
-    print(f"| {what} | {middle:.3g} {unit} | {low:.3g} to {high:.3g} |", flush=True)
 
 
 def commit() -> str:
@@ -134,27 +131,20 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def main() -> None:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"{platform.system()} {platform.machine()}, {cpus} CPUs, Python", end=" ")
-    print(f"{platform.python_version()}, commit {commit()}, median of {ROUNDS}\n")
-    print("| what | median | range |\n| --- | --- | --- |")
-    show("`olla --help`", [seconds(run_help) for _ in range(ROUNDS)])
+def measures(num_rounds: int) -> Iterator[Measure]:
+    helps = tuple(seconds(run_help) for _ in range(num_rounds))
+    yield Measure("-", "`olla --help`", "s", helps, Aim(0.15, is_at_most=True))
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        starts = [start_and_stop(home) for _ in range(ROUNDS)]
-        show("daemon ready", [ready for ready, _ in starts])
-        show("daemon, resident memory", [rss / 1e6 for _, rss in starts], "MB")
+        starts = [start_and_stop(home) for _ in range(num_rounds)]
+        ready, resident = zip(*starts, strict=True)
+        yield Measure("-", "daemon ready", "s", ready, Aim(0.6, is_at_most=True))
+        megabytes = tuple(rss / 1e6 for rss in resident)
+        yield Measure("-", "daemon, resident", "MB", megabytes, Aim(80, is_at_most=True))
         with started_daemon(home) as daemon:
             daemon.wait_until_ready()
-            show(
-                f"pull of {MODEL} from the installed package",
-                [seconds(daemon.ask("/api/pull", {"model": MODEL}).read)],
-            )
-            fresh, warm = zip(*first_tokens(daemon), strict=True)
-            show(f"{MODEL}: first token, fresh runner", list(fresh))
-            show(f"{MODEL}: first token, loaded runner", list(warm))
-
-
-if __name__ == "__main__":
-    main()
+            pull = seconds(daemon.ask("/api/pull", {"model": MODEL}).read)
+            yield Measure(MODEL, "pull from the installed package", "s", (pull,))
+            fresh, warm = zip(*first_tokens(daemon, num_rounds), strict=True)
+            yield Measure(MODEL, "first token, fresh runner", "s", fresh, Aim(3, is_at_most=True))
+            yield Measure(MODEL, "first token, loaded runner", "s", warm)
