@@ -186,12 +186,11 @@ def _as_repository(source: Path, folder: Path) -> None:
     config = transformers.LlamaConfig.from_dict({**checkpoint.config, "dtype": "bfloat16"})
     config.architectures = ["LlamaForCausalLM"]
     with torch.device("meta"):
-        names = transformers.LlamaForCausalLM(config).state_dict().keys() - {"lm_head.weight"}
-    found = {name: checkpoint.read(name) for name in names}
-    tensors = {
-        name: read[0].to(torch.bfloat16).contiguous() for name, read in found.items() if read
-    }
-    assert tensors.keys() == names
+        shapes = transformers.LlamaForCausalLM(config).state_dict()
+    del shapes["lm_head.weight"]
+    tensors = {name: torch.empty(meta.shape, dtype=torch.bfloat16) for name, meta in shapes.items()}
+    for name, tensor in tensors.items():
+        checkpoint.read(name, tensor)
     folder.mkdir(exist_ok=True)
     config.save_pretrained(folder)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
