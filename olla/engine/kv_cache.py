@@ -34,11 +34,11 @@ class KVCache:
         return keys[slots].transpose(0, 1), values[slots].transpose(0, 1)
 
     def layer(
-        self, layer: int, shape: tuple[int, int], dtype: torch.dtype
+        self, layer: int, shape: tuple[int, int, int], dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """A layer's whole tensors on the CPU, with (num_kv_heads, head_dim) for each slot."""
+        """A layer's whole tensors on the CPU, for a model that has a shape of its own for them."""
         if layer not in self._layers:
-            keys = torch.empty((self.num_slots, *shape), dtype=dtype)
+            keys = torch.empty(shape, dtype=dtype)
             self._layers[layer] = (keys, torch.empty_like(keys))
         return self._layers[layer]
 

@@ -128,10 +128,11 @@ class Pass {
             const float* sine = (is_local ? step_.local_sines : step_.sines) + size_t(row) * dim;
             for (int i = 0; i < queries + keys; i += size) rotate(query + i, cosine, sine, dim);
         }
-        size_t start = size_t(step_.slots[row]) * keys;
-        for (int i = 0; i < keys; ++i) {
-            step_.keys[number][start + i] = float_to_half(query[queries + i]);
-            step_.values[number][start + i] = float_to_half(query[queries + keys + i]);
+        for (int head = 0; head < model_.num_kv_heads; ++head) {
+            size_t start = (size_t(head) * step_.num_slots + step_.slots[row]) * size;
+            const float* key = query + queries + head * size;
+            for (int i = 0; i < size; ++i) step_.keys[number][start + i] = float_to_half(key[i]);
+            for (int i = 0; i < size; ++i) step_.values[number][start + i] = float_to_half(key[keys + i]);
         }
     }
 
@@ -142,8 +143,8 @@ class Pass {
     }
 
     void attend_all(const Layer& layer, int number) {
-        AttentionShape shape{model_.num_heads,     model_.num_kv_heads,    model_.head_dim,
-                             step_.block_size,     layer.sliding_window,   model_.attention_scale,
+        AttentionShape shape{model_.num_heads, model_.num_kv_heads,  model_.head_dim,
+                             step_.num_slots,  layer.sliding_window, model_.attention_scale,
                              model_.attention_softcap};
         size_t stride = size_t(model_.num_heads + 2 * model_.num_kv_heads) * model_.head_dim;
         tiles_.clear();

@@ -47,18 +47,18 @@ struct Model {
     const Layer* layers;
 };
 
-// Tokens [start, end) of the step are the newest of a sequence of `length` tokens, whose keys lie
-// in the blocks of its table.
+// Tokens [start, end) of the step are the newest of a sequence of `length` tokens, each of which has
+// its keys and values at its slot.
 struct Span {
     int32_t start, end, length;
-    const int32_t* blocks;
+    const int32_t* slots;
 };
 
 // cosines, sines: (num_tokens, rotary_dim) of the model's rope and of the local one.
 // hidden: (num_logits, hidden) to be had instead of logits, or null.
-// keys, values: one pointer a layer to (num_slots, num_kv_heads, head_dim) halves.
+// keys, values: one pointer a layer to (num_kv_heads, num_slots, head_dim) halves.
 struct Step {
-    int32_t num_tokens, num_spans, num_logits, block_size, rotary_dim, local_rotary_dim;
+    int32_t num_tokens, num_spans, num_logits, num_slots, rotary_dim, local_rotary_dim;
     const int32_t *tokens, *slots, *adapters, *logit_rows;
     const Span* spans;
     const float *cosines, *sines, *local_cosines, *local_sines;

@@ -68,7 +68,7 @@ class NativeDecoder:
         self._core.step(
             self._model,
             CStep(
-                len(tokens), len(spans), len(rows), 1, tables[0].shape[-1],
+                len(tokens), len(spans), len(rows), batch.cache.num_slots, tables[0].shape[-1],
                 local_tables[0].shape[-1], tokens.data_ptr(), slots.data_ptr(),
                 adapters.data_ptr(), rows.data_ptr(), spans, tables[0].data_ptr(),
                 tables[1].data_ptr(), local_tables[0].data_ptr(), local_tables[1].data_ptr(),
@@ -123,7 +123,7 @@ class NativeDecoder:
 
     def _cache(self, cache: KVCache) -> tuple[object, object]:
         """Pointers to each layer's keys and values."""
-        shape = (self.config.num_kv_heads, self.config.head_dim)
+        shape = (self.config.num_kv_heads, cache.num_slots, self.config.head_dim)
         layers = [cache.layer(i, shape, _CACHE_DTYPE) for i in range(len(self.config.layers))]
         pointers = c_void_p * len(layers)
         keys = pointers(*(keys.data_ptr() for keys, _ in layers))

@@ -88,7 +88,7 @@ class CModel(Structure):
 class CSpan(Structure):
     _fields_ = [
         *((name, c_int32) for name in ("start", "end", "length")),
-        ("blocks", c_void_p),
+        ("slots", c_void_p),
     ]
 
 
@@ -97,7 +97,7 @@ class CStep(Structure):
         *(
             (name, c_int32)
             for name in (
-                "num_tokens", "num_spans", "num_logits", "block_size",
+                "num_tokens", "num_spans", "num_logits", "num_slots",
                 "rotary_dim", "local_rotary_dim",
             )
         ),

@@ -18,7 +18,6 @@
 
 constexpr int kGroup = 8;    // rows side by side
 constexpr int kBlock = 32;   // columns with one scale
-constexpr int kTile = 4;     // activations that share the decoding of weights
 constexpr int kQ4Bytes = 160, kQ8Bytes = 272;
 
 inline float half_to_float(uint16_t bits) {
@@ -119,63 +118,81 @@ inline __m256i quad(const int8_t* values) {
     return _mm256_set1_epi32(word);
 }
 
-// out[m] = 8 rows of the group `data` times activation row `first + m`.
-template <int M>
-inline void group_q4(const uint8_t* data, const Activations& x, int first, __m256* out) {
+// G groups, `bytes` apart, times M activation rows from `first` on: out[g * M + m] has 8 sums.
+template <int G, int M>
+inline void tile_q4(const uint8_t* data, size_t bytes, const Activations& x, int first, __m256* out) {
     int blocks = x.columns / kBlock;
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    __m256 sums[M];
-    for (int m = 0; m < M; ++m) sums[m] = _mm256_setzero_ps();
-    for (int block = 0; block < blocks; ++block, data += kQ4Bytes) {
-        __m256i weights[8];
+    const int8_t* values = x.values.data() + size_t(first) * x.columns;
+    size_t at = size_t(first) * blocks;
+    for (int i = 0; i < G * M; ++i) out[i] = _mm256_setzero_ps();
+    for (int block = 0; block < blocks; ++block, data += kQ4Bytes, values += kBlock, ++at) {
+        // 15 * 127 * 2 * 8 stays below 2^15.
+        __m256i pairs[G * M];
+        for (int i = 0; i < G * M; ++i) pairs[i] = _mm256_setzero_si256();
+#pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) {
-            __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data) + i);
-            weights[i] = _mm256_and_si256(bytes, low);
-            weights[i + 4] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
-        }
-        __m256 scale = load_halves(data + 128), offset = load_halves(data + 144);
-        for (int m = 0; m < M; ++m) {
-            const int8_t* values = x.values.data() + size_t(first + m) * x.columns + block * kBlock;
-            // 15 * 127 * 2 * 8 stays below 2^15.
-            __m256i pairs = _mm256_maddubs_epi16(weights[0], quad(values));
-            for (int i = 1; i < 8; ++i)
-                pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(weights[i], quad(values + 4 * i)));
-            __m256 exact = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, ones));
-            size_t at = size_t(first + m) * blocks + block;
-            sums[m] = _mm256_fmadd_ps(exact, _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[at])), sums[m]);
-            sums[m] = _mm256_fmadd_ps(offset, _mm256_set1_ps(x.sums[at]), sums[m]);
-        }
-    }
-    for (int m = 0; m < M; ++m) out[m] = sums[m];
-}
-
-template <int M>
-inline void group_q8(const uint8_t* data, const Activations& x, int first, __m256* out) {
-    int blocks = x.columns / kBlock;
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256 sums[M];
-    for (int m = 0; m < M; ++m) sums[m] = _mm256_setzero_ps();
-    for (int block = 0; block < blocks; ++block, data += kQ8Bytes) {
-        __m256i totals[M];
-        for (int m = 0; m < M; ++m) totals[m] = _mm256_setzero_si256();
-        for (int i = 0; i < 8; ++i) {
-            __m256i weights = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data) + i);
-            __m256i sizes = _mm256_abs_epi8(weights);
+            __m256i near[M], far[M];
             for (int m = 0; m < M; ++m) {
-                const int8_t* values =
-                    x.values.data() + size_t(first + m) * x.columns + block * kBlock + 4 * i;
-                __m256i pairs = _mm256_maddubs_epi16(sizes, _mm256_sign_epi8(quad(values), weights));
-                totals[m] = _mm256_add_epi32(totals[m], _mm256_madd_epi16(pairs, ones));
+                near[m] = quad(values + size_t(m) * x.columns + 4 * i);
+                far[m] = quad(values + size_t(m) * x.columns + 16 + 4 * i);
+            }
+            for (int g = 0; g < G; ++g) {
+                __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + g * bytes) + i);
+                __m256i one = _mm256_and_si256(both, low);
+                __m256i two = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+                for (int m = 0; m < M; ++m) {
+                    __m256i& sum = pairs[g * M + m];
+                    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(one, near[m]));
+                    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(two, far[m]));
+                }
             }
         }
-        __m256 scale = load_halves(data + 256);
-        for (int m = 0; m < M; ++m) {
-            size_t at = size_t(first + m) * blocks + block;
-            sums[m] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(totals[m]),
-                                      _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[at])), sums[m]);
+        for (int g = 0; g < G; ++g) {
+            __m256 scale = load_halves(data + g * bytes + 128);
+            __m256 offset = load_halves(data + g * bytes + 144);
+            for (int m = 0; m < M; ++m) {
+                size_t place = at + size_t(m) * blocks;
+                __m256 exact = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs[g * M + m], ones));
+                __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[place]));
+                __m256 sum = _mm256_fmadd_ps(exact, factor, out[g * M + m]);
+                out[g * M + m] = _mm256_fmadd_ps(offset, _mm256_set1_ps(x.sums[place]), sum);
+            }
         }
     }
-    for (int m = 0; m < M; ++m) out[m] = sums[m];
+}
+
+template <int G, int M>
+inline void tile_q8(const uint8_t* data, size_t bytes, const Activations& x, int first, __m256* out) {
+    int blocks = x.columns / kBlock;
+    const __m256i ones = _mm256_set1_epi16(1);
+    const int8_t* values = x.values.data() + size_t(first) * x.columns;
+    size_t at = size_t(first) * blocks;
+    for (int i = 0; i < G * M; ++i) out[i] = _mm256_setzero_ps();
+    for (int block = 0; block < blocks; ++block, data += kQ8Bytes, values += kBlock, ++at) {
+        __m256i totals[G * M];
+        for (int i = 0; i < G * M; ++i) totals[i] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i) {
+            __m256i inputs[M];
+            for (int m = 0; m < M; ++m) inputs[m] = quad(values + size_t(m) * x.columns + 4 * i);
+            for (int g = 0; g < G; ++g) {
+                __m256i weights = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + g * bytes) + i);
+                __m256i sizes = _mm256_abs_epi8(weights);
+                for (int m = 0; m < M; ++m) {
+                    __m256i pairs = _mm256_maddubs_epi16(sizes, _mm256_sign_epi8(inputs[m], weights));
+                    totals[g * M + m] = _mm256_add_epi32(totals[g * M + m], _mm256_madd_epi16(pairs, ones));
+                }
+            }
+        }
+        for (int g = 0; g < G; ++g) {
+            __m256 scale = load_halves(data + g * bytes + 256);
+            for (int m = 0; m < M; ++m) {
+                __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[at + size_t(m) * blocks]));
+                out[g * M + m] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(totals[g * M + m]), factor, out[g * M + m]);
+            }
+        }
+    }
 }
 
 template <int K>
@@ -186,38 +203,30 @@ inline __m256 load_floats(const uint8_t* data, int column) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(halves)), 16));
 }
 
-template <int M, int K>
-inline void group_float(const uint8_t* data, const Activations& x, int first, __m256* out) {
-    __m256 even[M], odd[M];
-    for (int m = 0; m < M; ++m) even[m] = odd[m] = _mm256_setzero_ps();
+template <int G, int M, int K>
+inline void tile_float(const uint8_t* data, size_t bytes, const Activations& x, int first, __m256* out) {
+    for (int i = 0; i < G * M; ++i) out[i] = _mm256_setzero_ps();
     const float* rows = x.rows + size_t(first) * x.columns;
-    int column = 0;
-    for (; column + 1 < x.columns; column += 2) {
-        __m256 one = load_floats<K>(data, column), two = load_floats<K>(data, column + 1);
-        for (int m = 0; m < M; ++m) {
-            const float* at = rows + size_t(m) * x.columns + column;
-            even[m] = _mm256_fmadd_ps(one, _mm256_set1_ps(at[0]), even[m]);
-            odd[m] = _mm256_fmadd_ps(two, _mm256_set1_ps(at[1]), odd[m]);
+    for (int column = 0; column < x.columns; ++column)
+        for (int g = 0; g < G; ++g) {
+            __m256 weights = load_floats<K>(data + g * bytes, column);
+            for (int m = 0; m < M; ++m) {
+                __m256 input = _mm256_set1_ps(rows[size_t(m) * x.columns + column]);
+                out[g * M + m] = _mm256_fmadd_ps(weights, input, out[g * M + m]);
+            }
         }
-    }
-    for (int m = 0; m < M; ++m) {
-        if (column < x.columns) {
-            float last = rows[size_t(m) * x.columns + column];
-            even[m] = _mm256_fmadd_ps(load_floats<K>(data, column), _mm256_set1_ps(last), even[m]);
-        }
-        out[m] = _mm256_add_ps(even[m], odd[m]);
-    }
 }
 
-template <int M>
-inline void group_product(int kind, const uint8_t* data, const Activations& x, int first, float* out) {
-    __m256 sums[M];
-    if (kind == Q4) group_q4<M>(data, x, first, sums);
-    else if (kind == Q8) group_q8<M>(data, x, first, sums);
-    else if (kind == F16) group_float<M, F16>(data, x, first, sums);
-    else if (kind == BF16) group_float<M, BF16>(data, x, first, sums);
-    else group_float<M, F32>(data, x, first, sums);
-    for (int m = 0; m < M; ++m) _mm256_storeu_ps(out + m * kGroup, sums[m]);
+template <int G, int M>
+inline void tile_product(int kind, const uint8_t* data, size_t bytes, const Activations& x, int first,
+                         float* out) {
+    __m256 sums[G * M];
+    if (kind == Q4) tile_q4<G, M>(data, bytes, x, first, sums);
+    else if (kind == Q8) tile_q8<G, M>(data, bytes, x, first, sums);
+    else if (kind == F16) tile_float<G, M, F16>(data, bytes, x, first, sums);
+    else if (kind == BF16) tile_float<G, M, BF16>(data, bytes, x, first, sums);
+    else tile_float<G, M, F32>(data, bytes, x, first, sums);
+    for (int i = 0; i < G * M; ++i) _mm256_storeu_ps(out + i * kGroup, sums[i]);
 }
 
 #endif
@@ -284,46 +293,66 @@ inline float lane_product(int kind, const uint8_t* data, const Activations& x, i
     return total;
 }
 
-template <int M>
-inline void group_product(int kind, const uint8_t* data, const Activations& x, int first, float* out) {
-    for (int m = 0; m < M; ++m)
-        for (int lane = 0; lane < kGroup; ++lane)
-            out[m * kGroup + lane] = lane_product(kind, data, x, first + m, lane);
+template <int G, int M>
+inline void tile_product(int kind, const uint8_t* data, size_t bytes, const Activations& x, int first,
+                         float* out) {
+    for (int g = 0; g < G; ++g)
+        for (int m = 0; m < M; ++m)
+            for (int lane = 0; lane < kGroup; ++lane)
+                out[(g * M + m) * kGroup + lane] = lane_product(kind, data + g * bytes, x, first + m, lane);
 }
 
 #endif
 
-// Rows [first, last) of activations times one group, to `out` (num_rows, stride).
-inline void group_times_rows(int kind, const uint8_t* data, const Activations& x, int first, int last,
-                             int num_lanes, float* out, size_t stride) {
-    float sums[kTile * kGroup];
-    for (int row = first; row < last;) {
-        int count = std::min(kTile, last - row);
-        switch (count) {
-            case 1: group_product<1>(kind, data, x, row, sums); break;
-            case 2: group_product<2>(kind, data, x, row, sums); break;
-            case 3: group_product<3>(kind, data, x, row, sums); break;
-            default: group_product<4>(kind, data, x, row, sums); break;
-        }
-        for (int m = 0; m < count; ++m)
-            std::memcpy(out + size_t(row + m) * stride, sums + m * kGroup, sizeof(float) * num_lanes);
-        row += count;
+// A part of a product: groups of rows of weights, and where their sums go.
+struct Target {
+    int kind, rows;
+    const uint8_t* data;
+    size_t bytes;  // of a group
+    float* out;    // (num_rows, stride)
+    size_t stride;
+};
+
+template <int G, int M>
+inline void tile(const Target& target, const Activations& x, int group, int first) {
+    float sums[G * M * kGroup];
+    tile_product<G, M>(target.kind, target.data + target.bytes * group, target.bytes, x, first, sums);
+    for (int g = 0; g < G; ++g) {
+        int row = (group + g) * kGroup, count = std::min(kGroup, target.rows - row);
+        for (int m = 0; m < M; ++m)
+            std::memcpy(target.out + size_t(first + m) * target.stride + row,
+                        sums + (g * M + m) * kGroup, sizeof(float) * count);
     }
+}
+
+// Two groups and two rows of activations at a time, or four groups and one row, share what they load
+// and just fit into sixteen registers.
+inline void four_groups(const Target& target, const Activations& x, int group, int first, int last) {
+    for (; first + 2 <= last; first += 2) {
+        tile<2, 2>(target, x, group, first);
+        tile<2, 2>(target, x, group + 2, first);
+    }
+    if (first < last) tile<4, 1>(target, x, group, first);
+}
+
+inline void one_group(const Target& target, const Activations& x, int group, int first, int last) {
+    for (; first + 2 <= last; first += 2) tile<1, 2>(target, x, group, first);
+    if (first < last) tile<1, 1>(target, x, group, first);
 }
 
 constexpr int kRowsAtOnce = 64;  // activations that stay in the second-level cache
 
 inline void part_product(Pool& pool, const Part& part, const Activations& x, float* out, size_t stride) {
+    Target target{part.kind, part.rows, part.data, group_bytes(part.kind, x.columns), out, stride};
     int groups = (part.rows + kGroup - 1) / kGroup;
-    int chunk = std::max(1, std::min(16, groups / (4 * pool.num_threads())));
-    size_t bytes = group_bytes(part.kind, x.columns);
+    int chunk = std::max(1, std::min(4, groups / (16 * pool.num_threads()))) * 4;
     pool.run((groups + chunk - 1) / chunk, [&](int number) {
         int end = std::min(groups, (number + 1) * chunk);
-        for (int first = 0; first < x.num_rows; first += kRowsAtOnce)
-            for (int group = number * chunk; group < end; ++group)
-                group_times_rows(part.kind, part.data + bytes * group, x, first,
-                                 std::min(x.num_rows, first + kRowsAtOnce),
-                                 std::min(kGroup, part.rows - group * kGroup), out + group * kGroup, stride);
+        for (int first = 0; first < x.num_rows; first += kRowsAtOnce) {
+            int last = std::min(x.num_rows, first + kRowsAtOnce), group = number * chunk;
+            for (; group + 4 <= end; group += 4) four_groups(target, x, group, first, last);
+            for (; group < end; ++group) one_group(target, x, group, first, last);
+        }
     });
 }
 
