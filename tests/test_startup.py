@@ -32,6 +32,7 @@ def loaded_by(module: str) -> set[str]:
             "olla.server.app",
             {"torch", "numpy", "transformers", "tokenizers", "gguf", "safetensors", "peft"},
         ),
+        ("olla.runner.__main__", {"transformers", "peft", "aiohttp"}),
     ],
 )
 def test_what_is_slow_to_import_is_not_imported(module: str, unwanted: set[str]) -> None:

@@ -19,15 +19,16 @@ import transformers
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from olla.engine.encoder_files import is_gguf_encoder
 from olla.engine.inputs import Reading
 from olla.engine.loading import choose_device, choose_dtype
 from olla.engine.memory import is_out_of_memory
 from olla.engine.models.hf import link_files
 from olla.engine.pooling import Head, Pooling, read_head
-from olla.engine.weights.gguf_bert import is_gguf_encoder, read_gguf_encoder
+from olla.engine.weights.gguf_bert import read_gguf_encoder
 from olla.engine.weights.safetensors import SafetensorsCheckpoint, read_json
 from olla.errors import FormatError, OutOfMemory
-from olla.formats.architectures import architectures, is_classifier, is_generator
+from olla.formats.architectures import architectures, is_classifier
 
 TOKENS_PER_BATCH = 2048
 
@@ -89,18 +90,6 @@ class Encoder:
             yield torch.sigmoid(output.logits.float())
         else:
             yield self._head(output.last_hidden_state)
-
-
-def is_encoder(files: Mapping[str, str]) -> bool:
-    """Whether these files are a model that writes no text.
-
-    Raises:
-        FormatError: a file is broken.
-    """
-    paths = {name: Path(path) for name, path in files.items()}
-    if any(name.endswith(".gguf") for name in paths):
-        return is_gguf_encoder(paths)
-    return not is_generator(read_json(paths, "config.json"))
 
 
 def load_encoder(

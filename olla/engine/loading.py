@@ -81,10 +81,7 @@ def load_model(
     library = find_library() if place.type == "cpu" else None
     precision = choose_precision(dtype, quantize, place, has_core=library is not None)
     checkpoint = open_checkpoint(files)
-    core = None
-    if library is not None and is_for_core(checkpoint, precision):
-        core = Core(library, torch.get_num_threads())
-        precision = replace(precision, dtype=torch.float32)
+    core, precision = choose_core(library, checkpoint, precision)
     with _out_of_memory_explained(checkpoint, place):
         network = load_network(checkpoint, files, precision, place, on_progress, plan, core)
     tokenizer = checkpoint.tokenizer()
@@ -138,12 +135,17 @@ def load_network(
     return HfModel(paths, precision.dtype, device, on_progress)
 
 
-def is_for_core(checkpoint: Checkpoint, precision: Precision) -> bool:
-    """Whether the compiled core is to compute the model: one of the lean decoder's, quantized."""
-    if checkpoint.config.get("model_type") not in FAMILIES or not precision.keeps_quantized:
-        return False
+def choose_core(
+    library: Path | None, checkpoint: Checkpoint, precision: Precision
+) -> tuple[Core | None, Precision]:
+    """The compiled core for what it computes, quantized models of the lean decoder's families."""
+    is_lean = checkpoint.config.get("model_type") in FAMILIES
+    if library is None or not is_lean or not precision.keeps_quantized:
+        return None, precision
     storages = {checkpoint.storage(name) for name in checkpoint.names}
-    return precision.wanted is not None or storages != {Storage.FLOAT}
+    if precision.wanted is None and storages == {Storage.FLOAT}:
+        return None, precision
+    return Core(library, torch.get_num_threads()), replace(precision, dtype=torch.float32)
 
 
 def open_checkpoint(files: Mapping[str, str]) -> Checkpoint:

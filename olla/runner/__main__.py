@@ -15,13 +15,13 @@ import threading
 import time
 from dataclasses import dataclass
 from io import FileIO
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
 from olla.engine.blocks import BLOCK_SIZE
 from olla.engine.embedder import Embedder, Job, NoEngine
-from olla.engine.encoder import LoadedEncoder, is_encoder, load_encoder
+from olla.engine.encoder_files import is_encoder
 from olla.engine.engine import Engine
 from olla.engine.fitting import choose_plan, first_that_fits, gpus
 from olla.engine.grammar import Constraint
@@ -53,6 +53,9 @@ from olla.runner.protocol import (
     encode,
     read_message,
 )
+
+if TYPE_CHECKING:
+    from olla.engine.encoder import LoadedEncoder
 
 _PROGRESS_EVERY_S = 0.1
 _LEAST_CACHE_TOKENS = 2048
@@ -176,6 +179,9 @@ def load(request: Load, outbox: Outbox) -> Served:
 
 def serve_encoder(request: Load, outbox: Outbox) -> Served:
     """Load a model that writes no text."""
+    # Imported here, since transformers takes seconds that other models do not spend.
+    from olla.engine.encoder import load_encoder  # noqa: PLC0415
+
     encoder = load_encoder(request.files, request.dtype, request.device, request.num_threads)
     loaded = describe_encoder(encoder)
     outbox.send(loaded)

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer, processors
 from torch import Tensor
 
 from olla.engine.embedder import Embedder
-from olla.engine.encoder import is_encoder, load_encoder
+from olla.engine.encoder import load_encoder
+from olla.engine.encoder_files import is_encoder
 from olla.engine.inputs import InputReader, Reading
 from olla.engine.loading import load_model
 from olla.engine.pooled_decoder import TOKENS_PER_BATCH, PooledDecoder, decoder_head

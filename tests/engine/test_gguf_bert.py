@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import transformers
 
-from olla.engine.encoder import is_encoder, load_encoder
+from olla.engine.encoder import load_encoder
+from olla.engine.encoder_files import is_encoder
 from olla.errors import FormatError
 from tests.encoders import VOCABULARY, save_encoder
 from tests.engine.test_embedder import TEXTS, encoder, vectors

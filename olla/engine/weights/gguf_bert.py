@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from olla.engine.pooling import GGUF_POOLINGS, Pooling
 from olla.errors import FormatError
-from olla.formats.architectures import GGUF_ENCODERS
 from olla.formats.gguf import GgufFile, GgufTensor, read_gguf
 
 _WORD_START = "\u2581"
@@ -56,15 +55,6 @@ class GgufEncoder(NamedTuple):
     network: nn.Module
     pooling: Pooling
     tokenizer: Tokenizer
-
-
-def is_gguf_encoder(files: Mapping[str, Path]) -> bool:
-    """
-    Raises:
-        FormatError: the file is broken.
-    """
-    ggufs = [path for name, path in files.items() if name.endswith(".gguf")]
-    return bool(ggufs) and _architecture(read_gguf(ggufs[0])) in GGUF_ENCODERS
 
 
 def read_gguf_encoder(files: Mapping[str, Path], dtype: torch.dtype) -> GgufEncoder:
