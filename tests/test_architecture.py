@@ -84,7 +84,7 @@ EXCEPTIONS = {
 
 LAZY = {
     "cli": ("cli", "client", "server", "rich", "prompt_toolkit"),
-    "engine": ("engine", "torch", "transformers", "safetensors", "bitsandbytes"),
+    "engine": ("engine", "torch", "transformers", "safetensors", "gguf", "bitsandbytes"),
     "runner.__main__": ("engine",),
 }
 """What an area may import inside functions: for start-up, never to dodge a ring."""

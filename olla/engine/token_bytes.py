@@ -26,7 +26,10 @@ class TokenBytes:
         # Added tokens, special ones among them, are written as they are in any vocabulary.
         added = tokenizer.get_added_tokens_decoder()
         self._known = {number: token.content.encode() for number, token in added.items()}
-        kinds = set(_decoder_kinds(json.loads(tokenizer.to_str())["decoder"]))
+        # A decoder's state is its JSON; that of the whole tokenizer takes a while to write.
+        decoder = tokenizer.decoder
+        state = None if decoder is None else json.loads(decoder.__getstate__())
+        kinds = set(_decoder_kinds(state))
         self._bytes_of_characters = _byte_level_alphabet() if "ByteLevel" in kinds else {}
         self._falls_back = "ByteFallback" in kinds
 

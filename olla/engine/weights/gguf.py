@@ -14,12 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import gguf
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from olla.engine.matrices import Blocks, RawTensor
+from olla.engine.matrices import Blocks, Bytes, RawTensor
 from olla.engine.weights.checkpoint import SpecialTokens, Storage
 from olla.engine.weights.four_bit import FOUR_BIT_TYPES, four_bit_blocks
 from olla.engine.weights.gguf_config import config_from_metadata
@@ -31,7 +30,11 @@ from olla.formats.gguf import GgufFile, GgufTensor, read_gguf
 from olla.formats.tensor_names import hf_name
 
 _CHUNK = 2**20  # elements turned into floats at once: some megabytes, whatever the tensor's size
-_FLOATS = frozenset({GgmlType.F32, GgmlType.F16, GgmlType.BF16})
+_FLOATS = {
+    GgmlType.F32: torch.float32,
+    GgmlType.F16: torch.float16,
+    GgmlType.BF16: torch.bfloat16,
+}
 _INTERLEAVED = frozenset({"llama", "granite", "smollm3"})
 _INTERLEAVED_NAMES = (".q_proj.weight", ".k_proj.weight", ".q_proj.bias", ".k_proj.bias")
 _NORMS_PLUS_ONE = frozenset({"gemma2", "gemma3"})
@@ -158,19 +161,14 @@ class GgufCheckpoint:
 
     def _dequantize(self, tensor: GgufTensor, out: Tensor) -> None:
         """Raises FormatError for a quantization that the package cannot undo."""
-        kind = gguf.GGMLQuantizationType(int(tensor.type))
-        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        block, block_bytes = tensor.type.block_elements, tensor.type.block_bytes
         flat = out.view(-1)
         raw = self._mapped.bytes[tensor.offset : tensor.offset + tensor.size_bytes]
         chunk = _CHUNK // block
 
         def fill(first: int) -> None:
-            # As one row: the package goes over rows sixteen at a time, which is four times slower.
             part = raw[first * block_bytes : (first + chunk) * block_bytes]
-            values = gguf.quants.dequantize(part.reshape(1, -1), kind)[0]
-            if not values.flags.writeable:  # floats come as a view of the map
-                values = values.copy()
-            flat[first * block : (first + chunk) * block] = torch.from_numpy(values)
+            flat[first * block : (first + chunk) * block] = _floats(part, tensor.type)
             self._mapped.drop(tensor.offset + first * block_bytes, part.size)
 
         try:
@@ -203,6 +201,21 @@ class GgufCheckpoint:
     def _control_id(self, tokenizer: Tokenizer, text: str) -> int | None:
         token = tokenizer.get_added_tokens_decoder()
         return next((index for index, added in token.items() if added.content == text), None)
+
+
+def _floats(blocks: Bytes, kind: GgmlType) -> Tensor:
+    """
+    Raises:
+        NotImplementedError, ValueError: the package cannot undo the quantization.
+    """
+    if kind in _FLOATS:
+        return torch.from_numpy(blocks.copy()).view(_FLOATS[kind])
+    # Imported here, since models that are kept as their files have them do not need it.
+    import gguf  # noqa: PLC0415
+
+    # As one row: the package goes over rows sixteen at a time, which is four times slower.
+    values = gguf.quants.dequantize(blocks.reshape(1, -1), gguf.GGMLQuantizationType(int(kind)))
+    return torch.from_numpy(values[0])
 
 
 def _text(tokenizer: Tokenizer, token: int | None) -> str:
