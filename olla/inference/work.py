@@ -17,8 +17,9 @@ from olla.errors import BadInput, CapabilityMissing
 from olla.messages import Message, Tool
 from olla.options import Options
 from olla.parsers.choose import VERBATIM, Choice
+from olla.parsers.required import call_schema
 from olla.registry.model import Capability, Model
-from olla.requests import ChatRequest, GenerateRequest, InferenceRequest
+from olla.requests import ChatRequest, GenerateRequest, InferenceRequest, ToolMode
 from olla.runner.pool import RunnableModel
 from olla.runner.protocol import Files, Generate, Grammar, GrammarKind
 from olla.settings import Settings
@@ -93,7 +94,7 @@ def chat_work(model: Model, request: ChatRequest, settings: Settings) -> Work:
         num_ctx=window(model, options, settings),
         think=think,
         messages=_chat_messages(model, request) if request.messages else (),
-        tools=request.tools,
+        tools=() if request.tool_choice.mode is ToolMode.NONE else request.tools,
     )
 
 
@@ -154,16 +155,25 @@ def to_runner(
         logprobs=request.logprobs,
         top_logprobs=request.top_logprobs,
         logit_bias=dict(request.logit_bias),
-        grammar=_grammar(request, choice),
+        grammar=_grammar(work, choice),
         shown_tokens=list(choice.special_tokens),
     )
 
 
-def _grammar(request: InferenceRequest, choice: Choice) -> Grammar | None:
-    """The reply's format, which holds where the answer begins."""
-    if request.format is None:
+def requires_call(work: Work) -> bool:
+    """Whether the reply has to be a call of a tool."""
+    request = work.request
+    return isinstance(request, ChatRequest) and request.tool_choice.mode is ToolMode.REQUIRED
+
+
+def _grammar(work: Work, choice: Choice) -> Grammar | None:
+    """The call that is required, or the reply's format; it holds where the answer begins."""
+    schema = work.request.format
+    if isinstance(work.request, ChatRequest) and requires_call(work):
+        schema = call_schema(work.tools, work.request.tool_choice.name)
+    if schema is None:
         return None
-    source = json.dumps(request.format, ensure_ascii=False)
+    source = json.dumps(schema, ensure_ascii=False)
     return Grammar(GrammarKind.JSON_SCHEMA, source, after=choice.thinking_close)
 
 

@@ -17,6 +17,7 @@ from olla.parsers.base import Chain, OutputParser, ToolCallFormat, Tools, Verbat
 from olla.parsers.formats import ARCHITECTURES, BY_TEMPLATE, PARSERS, ReplyFormat, detect
 from olla.parsers.generic import GenericCalls
 from olla.parsers.harmony import FINAL, HARMONY_TAGS, HarmonyParser
+from olla.parsers.required import RequiredCall
 from olla.parsers.thinking import ThinkingParser, ThinkingTags
 from olla.registry.model import Model, is_go_template
 
@@ -29,6 +30,7 @@ class ReplyContext:
     template: str
     tools: Tools = ()
     think: bool | str | None = None
+    requires_call: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,12 @@ def choose(model: Model, context: ReplyContext, go_tags: GoTags | None = None) -
     return _choice(found, context)
 
 
+def _required(thinking: ThinkingTags | None, context: ReplyContext) -> Choice:
+    """A grammar writes the call, so the model's own way of writing one does not come up."""
+    parser = _chain(thinking, RequiredCall(), context)
+    return Choice(parser, _close(thinking, context), None, _tokens(thinking))
+
+
 def _named(model: Model) -> ReplyFormat | None:
     name = model.config.parser
     if name and name not in BY_TEMPLATE:
@@ -90,7 +98,11 @@ def _named(model: Model) -> ReplyFormat | None:
 
 
 def _choice(reply: ReplyFormat, context: ReplyContext) -> Choice:
+    if context.requires_call and not reply.is_harmony:
+        return _required(_thinking(reply.thinking, context, always=reply.always), context)
     if reply.is_harmony:
+        if context.requires_call:
+            raise BadInput("this model's replies cannot be held to a call; use tool_choice auto")
         parser = HarmonyParser(context.tools, context.prompt)
         return Choice(parser, FINAL, None, HARMONY_TAGS)
     calls = reply.calls if reply.always or context.tools else None
@@ -112,6 +124,8 @@ def _generic(tags: GoTags, context: ReplyContext) -> Choice:
     """Its calls follow rules too loose to hold a model to."""
     written = ThinkingTags(*tags.thinking) if tags.thinking else None
     thinking = _thinking(written, context, always=False)
+    if context.requires_call:
+        return _required(thinking, context)
     calls = GenericCalls(tags.tool, context.tools) if tags.tool and context.tools else None
     tool_tokens = (tags.tool,) if calls else ()
     return Choice(
