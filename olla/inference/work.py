@@ -20,6 +20,7 @@ from olla.parsers.choose import VERBATIM, Choice
 from olla.parsers.required import call_schema
 from olla.registry.model import Capability, Model
 from olla.requests import ChatRequest, GenerateRequest, InferenceRequest, ToolMode
+from olla.runner.devices import may_have_gpu
 from olla.runner.pool import RunnableModel
 from olla.runner.protocol import Files, Generate, Grammar, GrammarKind
 from olla.settings import Settings
@@ -178,15 +179,17 @@ def _grammar(work: Work, choice: Choice) -> Grammar | None:
 
 
 def runnable(model: Model, options: Options, num_ctx: int) -> RunnableModel:
-    """What the pool needs to know of a model."""
+    """What the pool needs to know of a model. Without a GPU, all layers are on the CPU anyway."""
+    num_gpu = max(options.num_gpu, -1) if options.num_gpu is not None and may_have_gpu() else -1
+    main_gpu = max(options.main_gpu or 0, 0) if may_have_gpu() else 0
     return RunnableModel(
         model.name,
         model.weights_key,
         _paths(model.files),
         num_ctx,
         quantize=options.quantize or "",
-        num_gpu=-1 if options.num_gpu is None else max(options.num_gpu, -1),
-        main_gpu=max(options.main_gpu or 0, 0),
+        num_gpu=num_gpu,
+        main_gpu=main_gpu,
     )
 
 

@@ -267,7 +267,7 @@ def test_a_model_embeds_while_it_writes(loaded: Child) -> None:
     order = [type(loaded.receive()) for _ in range(12)]
 
     assert Embeddings in order
-    assert loaded.receive_until(Finished).num_tokens == 300
+    assert loaded.receive_until(Finished).num_tokens > 200
 
 
 def test_an_encoder_embeds_and_ranks_and_writes_nothing(child: Child, tmp_path: Path) -> None:
