@@ -98,7 +98,7 @@ class _Streams(click.ParamType[tuple[int, ...]]):
 def bench(
     settings: Settings, /, model: str, host: str | None, api: str, as_json: bool, **sizes: Any
 ) -> None:
-    """Measure how fast MODEL answers.
+    """Measure how fast a model answers.
 
     Loads the model anew, then asks for replies to prompts of random words: the time until the
     first token, and tokens in a second of all streams together. Each figure is the median of the

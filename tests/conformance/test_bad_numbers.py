@@ -81,7 +81,7 @@ def test_a_window_past_the_trained_length_is_cut_to_it(daemon: Daemon) -> None:
 
 
 def test_a_negative_num_predict_sets_no_limit(daemon: Daemon) -> None:
-    options = {"num_predict": -2, "num_ctx": 4, "temperature": 0, "repeat_penalty": 2.0}
+    options = {"num_predict": -2, "num_ctx": 4, "temperature": 2.0, "top_k": 0, "seed": 5}
     request = {"model": MODEL, "prompt": "1, 2,", "raw": True, "stream": False}
 
     answer = daemon.ask("POST", "/api/generate", {**request, "options": options})
