@@ -17,7 +17,7 @@ from olla.errors import BadInput, CapabilityMissing
 from olla.messages import Message, Tool
 from olla.options import Options
 from olla.parsers.choose import VERBATIM, Choice
-from olla.parsers.required import call_schema
+from olla.parsers.required import call_grammar
 from olla.registry.model import Capability, Model
 from olla.requests import ChatRequest, GenerateRequest, InferenceRequest, ToolMode
 from olla.runner.devices import may_have_gpu
@@ -83,7 +83,8 @@ def chat_work(model: Model, request: ChatRequest, settings: Settings) -> Work:
     """
     think = _think(model, request)
     _require_completion(model, f'"{request.model}" does not support chat')
-    if request.tools and Capability.TOOLS not in model.capabilities:
+    tools = () if request.tool_choice.mode is ToolMode.NONE else request.tools
+    if tools and Capability.TOOLS not in model.capabilities:
         raise _missing(model, Capability.TOOLS)
     if any(message.images for message in request.messages):
         raise _missing(model, Capability.VISION)
@@ -95,7 +96,7 @@ def chat_work(model: Model, request: ChatRequest, settings: Settings) -> Work:
         num_ctx=window(model, options, settings),
         think=think,
         messages=_chat_messages(model, request) if request.messages else (),
-        tools=() if request.tool_choice.mode is ToolMode.NONE else request.tools,
+        tools=tools,
     )
 
 
@@ -169,12 +170,12 @@ def requires_call(work: Work) -> bool:
 
 def _grammar(work: Work, choice: Choice) -> Grammar | None:
     """The call that is required, or the reply's format; it holds where the answer begins."""
-    schema = work.request.format
     if isinstance(work.request, ChatRequest) and requires_call(work):
-        schema = call_schema(work.tools, work.request.tool_choice.name)
-    if schema is None:
+        calls = call_grammar(work.tools, work.request.tool_choice.name)
+        return Grammar(GrammarKind.LARK, calls, after=choice.thinking_close)
+    if work.request.format is None:
         return None
-    source = json.dumps(schema, ensure_ascii=False)
+    source = json.dumps(work.request.format, ensure_ascii=False)
     return Grammar(GrammarKind.JSON_SCHEMA, source, after=choice.thinking_close)
 
 

@@ -1,4 +1,4 @@
-"""A call that the model has to make: the schema it is held to, and the parser of such a reply.
+"""A call that the model has to make: the grammar it is held to, and the parser of such a reply.
 
 Whatever a model's own way of writing calls, a required one is written as one JSON object with a
 `name` and `arguments`, since that is what a grammar can hold every model to.
@@ -7,46 +7,34 @@ Whatever a model's own way of writing calls, a required one is written as one JS
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
-from olla.errors import BadInput
 from olla.messages import Tool
 from olla.parsers.base import Delta, Tools, new_call
 
-_DEFS = "$defs"
+_WHITESPACE = r" |\n[ \t]{0,40}"  # a small model would go on with blanks for ever
 
 
-def call_schema(tools: Tools, name: str = "") -> Mapping[str, Any]:
-    """The JSON schema of a call of one of `tools`, or of the one called `name`.
+def call_grammar(tools: Tools, name: str = "") -> str:
+    """A call of one of `tools`, or of the one called `name`, in llguidance's Lark dialect.
 
-    Definitions of the tools' schemas move to the top, where their references look for them.
-
-    Raises:
-        BadInput: two tools define different things under one name.
+    Each tool's schema stands by itself, so its references find what they name.
     """
     offered = [tool for tool in tools if name in {"", tool.name}]
-    definitions: dict[str, Any] = {}
-    for tool in offered:
-        for key, value in tool.parameters.get(_DEFS, {}).items():
-            if definitions.setdefault(key, value) != value:
-                raise BadInput(f'the tools define "{key}" twice in their $defs, and differently')
-    calls = [_call(tool) for tool in offered]
-    schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
-    return {**schema, _DEFS: definitions} if definitions else schema
+    rules = (rule for number, tool in enumerate(offered) for rule in _rules(number, tool))
+    return "\n".join((f"start: {' | '.join(f't{i}' for i in range(len(offered)))}", *rules))
 
 
-def _call(tool: Tool) -> dict[str, Any]:
-    parameters = {key: value for key, value in tool.parameters.items() if key != _DEFS}
-    return {
+def _rules(number: int, tool: Tool) -> tuple[str, str]:
+    head = f'{{"name": {json.dumps(tool.name)}, "arguments": '
+    schema = {
         "type": "object",
-        "properties": {
-            "name": {"const": tool.name},
-            "arguments": {"type": "object", **parameters},
-        },
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
+        **tool.parameters,
+        "x-guidance": {"whitespace_pattern": _WHITESPACE},
     }
+    return (
+        f't{number}: {json.dumps(head)} t{number}_arguments "}}"',
+        f"t{number}_arguments: %json {json.dumps(schema)}",
+    )
 
 
 class RequiredCall:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,3 +116,43 @@ def test_a_tool_whose_schema_cannot_be_compiled_is_refused(daemon: Daemon, model
             tools=[{"type": "function", "function": {"name": "f", "parameters": broken}}],
             tool_choice="required",
         )
+
+
+def test_each_schema_s_references_are_its_own(daemon: Daemon, model: str) -> None:
+    client = openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none")
+    tree = {
+        "type": "object",
+        "properties": {"leaf": {"$ref": "#/definitions/Leaf"}, "child": {"$ref": "#"}},
+        "definitions": {"Leaf": {"const": 1}},
+        "required": ["leaf"],
+        "additionalProperties": False,
+    }
+
+    answer = client.chat.completions.create(  # type: ignore[call-overload]
+        model=model,
+        messages=QUESTION,
+        tools=[{"type": "function", "function": {"name": 'plant "it"', "parameters": tree}}],
+        tool_choice="required",
+        logit_bias={},
+    )
+
+    (call,) = answer.choices[0].message.tool_calls
+    node = json.loads(call.function.arguments)
+    assert call.function.name == 'plant "it"'
+    while node:
+        assert node["leaf"] == 1
+        node = node.get("child")
+
+
+def test_without_a_choice_of_tools_any_model_answers(daemon: Daemon, client: ollama.Client) -> None:
+    openai_client = openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none")
+
+    answer = openai_client.chat.completions.create(  # type: ignore[call-overload]
+        model=MODEL,
+        messages=QUESTION,
+        tools=[{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}],
+        tool_choice="none",
+        max_tokens=4,
+    )
+
+    assert not answer.choices[0].message.tool_calls
