@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import ollama
@@ -41,6 +42,17 @@ def gemma3(client: ollama.Client) -> str:
     """The name of the real Gemma 3 270M as it was pre-trained, pulled: GGUF, Q4_K_M."""
     client.pull(GEMMA3)
     return GEMMA3
+
+
+@pytest.fixture
+def alone(daemon: Daemon, client: ollama.Client) -> None:
+    """No model is loaded, whatever other tests have used."""
+    for loaded in client.ps().models:
+        client.generate(loaded.model or "", keep_alive=0)
+    deadline = time.monotonic() + 20
+    while daemon.runner_pids():
+        assert time.monotonic() < deadline, "the runners do not end"
+        time.sleep(0.05)
 
 
 @pytest.fixture

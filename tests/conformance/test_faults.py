@@ -31,7 +31,7 @@ from tests.conformance.conftest import MODEL
 from tests.conformance.daemon import Daemon, running_daemon
 from tests.conformance.stored import faults
 
-pytestmark = pytest.mark.weights
+pytestmark = [pytest.mark.weights, pytest.mark.usefixtures("alone")]
 
 DIED = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an "

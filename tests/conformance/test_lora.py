@@ -129,6 +129,7 @@ def test_replies_are_pefts_token_for_token(
         assert tokens[reply.prompt_eval_count :] == likeliest
 
 
+@pytest.mark.usefixtures("alone")
 def test_adapter_and_base_share_one_runner(
     client: ollama.Client, daemon: Daemon, trained: Trained
 ) -> None:
