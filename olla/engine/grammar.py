@@ -120,7 +120,8 @@ class Grammars:
             BadInput: the grammar is too large, makes no sense, or nothing can match it.
         """
         if len(grammar.source) > MAX_SOURCE_BYTES:
-            raise BadInput(f"the format is longer than {MAX_SOURCE_BYTES // 1024} KiB; shorten it")
+            limit = f"{MAX_SOURCE_BYTES // 1024} KiB"
+            raise BadInput(f"{_name(grammar)} must not be longer than {limit}")
         tokenizer = self._wrapped = self._wrapped or self._wrap()
         key = (grammar.kind, grammar.source)
         if key not in self._compiled:
@@ -150,13 +151,18 @@ def _compile(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
     try:
         matcher = LLMatcher(tokenizer, _source(grammar), log_level=0, limits=_LIMITS)
     except ValueError as error:
-        raise BadInput(f"the format cannot be used: {error}") from error
+        raise BadInput(f"{_name(grammar)} cannot be used: {error}") from error
     if not matcher.is_error():
         # Some errors, such as a schema that refers to nothing but itself, show at the first mask.
         matcher.compute_bitmask()
     if matcher.is_error():
-        raise BadInput(f"the format cannot be used: {_reason(matcher)}")
+        raise BadInput(f"{_name(grammar)} cannot be used: {_reason(matcher)}")
     return matcher
+
+
+def _name(grammar: Grammar) -> str:
+    """What the client sent that became this grammar."""
+    return "the schemas of the tools" if grammar.kind is GrammarKind.LARK else "the format"
 
 
 def _source(grammar: Grammar) -> str:
