@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from olla.engine.models.batch import Batch
+from olla.engine.models.batch import Batch, BlockTables
 
 
 def attend_batch(
@@ -22,14 +22,20 @@ def attend_batch(
 ) -> Tensor:
     """Store a batch's keys and values, then attend for each of its sequences.
 
-    Args:
-        queries: (num_tokens, num_heads, head_dim). keys, values: (num_tokens, num_kv_heads,
-            head_dim). The rest is as for `attend`.
-
-    Returns:
-        (num_tokens, num_heads * head_dim).
+    Args and result are those of `attend`, but keys and values are the new tokens' alone:
+    (num_tokens, num_kv_heads, head_dim).
     """
     batch.cache.write(layer, batch.slots, keys, values)
+    if batch.tables is not None:
+        cached = batch.cache.whole(layer)
+        return attend_tables(
+            queries,
+            cached,
+            batch.tables,
+            scale=scale,
+            sliding_window=sliding_window,
+            softcap=softcap,
+        )
     mixed = [
         attend(
             queries[span.start : span.end],
@@ -83,6 +89,47 @@ def attend(
     return heads_first.transpose(0, 1).reshape(num_tokens, -1)
 
 
+def attend_tables(
+    queries: Tensor,
+    cached: tuple[Tensor, Tensor],
+    tables: BlockTables,
+    *,
+    scale: float,
+    sliding_window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """Attention of one token of each sequence over its block table, in shapes that do not vary.
+
+    Args:
+        queries: (num_rows, num_heads, head_dim).
+        cached: keys and values of a layer, (num_slots, num_kv_heads, head_dim) each, with those
+            of the new tokens in them.
+
+    Returns:
+        (num_rows, num_heads * head_dim).
+    """
+    num_rows, num_heads, _ = queries.shape
+    offsets = torch.arange(tables.block_size, device=queries.device)
+    slots = (tables.blocks[..., None] * tables.block_size + offsets).flatten(1)
+    places = torch.arange(slots.shape[1], device=queries.device)
+    seen = places < tables.lengths[:, None]
+    # What lies behind a sequence's end may be anything, numbers that are none included, and
+    # nought times those is not nought: its first token stands in.
+    slots = torch.where(seen, slots, slots[:, :1])
+    if sliding_window:
+        seen &= places >= tables.lengths[:, None] - sliding_window
+    keys, values = (states[slots].transpose(1, 2) for states in cached)
+    grouped = queries.reshape(num_rows, keys.shape[1], -1, keys.shape[-1])
+    mask = seen[:, None, None]
+    if softcap:
+        mixed = _attend_softcapped(grouped, keys, values, mask, scale, softcap)
+    else:
+        mixed = functional.scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=mask, scale=scale
+        )
+    return mixed.reshape(num_rows, num_heads * values.shape[-1])
+
+
 def causal_mask(num_tokens: int, length: int, sliding_window: int, device: torch.device) -> Tensor:
     """(num_tokens, length) bool: which of `length` tokens the last `num_tokens` may see."""
     columns = torch.arange(length, device=device)
@@ -96,7 +143,7 @@ def causal_mask(num_tokens: int, length: int, sliding_window: int, device: torch
 def _attend_softcapped(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float, cap: float
 ) -> Tensor:
-    scores = cap * torch.tanh((queries @ keys.transpose(1, 2)) * (scale / cap))
+    scores = cap * torch.tanh((queries @ keys.transpose(-1, -2)) * (scale / cap))
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return torch.softmax(scores.float(), dim=-1).to(values.dtype) @ values

@@ -8,16 +8,17 @@ Recording is handed in, so that all but CUDA itself runs anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Rows of the recordings. A larger batch has kernels large enough to do without."""
 LEAST_BLOCKS = 16
+MOST_BLOCKS = 4096
+"""Rows times blocks of a recording: attention copies what they hold, which has to stay small."""
 
 
 class DecodeInputs(NamedTuple):
@@ -45,6 +46,8 @@ class Recorded(NamedTuple):
 
 
 class Record(Protocol):
+    """Records a computation whose inputs and outputs stay where they are."""
+
     def __call__(self, compute: Callable[[], Tensor]) -> Recorded: ...
 
 
@@ -64,12 +67,14 @@ class DecodeGraphs:
         self._recordings: dict[tuple[int, int], _Recording] = {}
 
     def run(self, inputs: DecodeInputs) -> Tensor:
-        """What `compute` gives for the inputs, (num_rows, ...); good until the next call."""
-        num_rows = inputs.tokens.shape[0]
-        size = padded_rows(num_rows)
-        if size is None:
-            return self._compute(inputs)
-        recording = self._recording(size, padded_blocks(inputs.tables.shape[1]), inputs)
+        """What `compute` gives for the inputs, (num_rows, ...); good until the next call.
+
+        Their shape is one that `padded_shape` holds.
+        """
+        num_rows, num_blocks = inputs.tables.shape
+        size = padded_shape(num_rows, num_blocks)
+        assert size is not None
+        recording = self._recording(*size, inputs)
         self._fill(recording.inputs, inputs)
         recording.recorded.replay()
         return recording.recorded.outputs[:num_rows]
@@ -107,60 +112,30 @@ class DecodeGraphs:
         fixed.tables[start:] = self._scratch_block
 
 
-def padded_rows(num_rows: int, sizes: Sequence[int] = SIZES) -> int | None:
-    """The least of the sizes that holds the rows; None for more than any does."""
-    return next((size for size in sizes if size >= num_rows), None)
+def padded_shape(num_rows: int, num_blocks: int) -> tuple[int, int] | None:
+    """Rows and blocks of the recording for so many; None for what is computed as it comes.
 
-
-def padded_blocks(num_blocks: int) -> int:
-    """The next power of two, so that a growing reply needs few recordings."""
-    return max(LEAST_BLOCKS, 1 << (num_blocks - 1).bit_length())
-
-
-def attend_tables(
-    queries: Tensor,
-    cached: tuple[Tensor, Tensor],
-    inputs: DecodeInputs,
-    block_size: int,
-    *,
-    scale: float,
-    sliding_window: int = 0,
-) -> Tensor:
-    """Attention of one token of each sequence over its block table, in shapes that do not vary.
-
-    Args:
-        queries: (num_rows, num_heads, head_dim).
-        cached: keys and values of a layer, (num_slots, num_kv_heads, head_dim) each, with those
-            of the new tokens in them.
-
-    Returns:
-        (num_rows, num_heads * head_dim).
+    Blocks go up to the next power of two, so that a growing reply needs few recordings.
     """
-    num_rows, num_heads, head_dim = queries.shape
-    offsets = torch.arange(block_size, device=queries.device)
-    slots = (inputs.tables[..., None] * block_size + offsets).flatten(1)
-    places = torch.arange(slots.shape[1], device=queries.device)
-    seen = places < inputs.lengths[:, None]
-    if sliding_window:
-        seen &= places >= inputs.lengths[:, None] - sliding_window
-    # What lies behind a sequence's end may be anything, numbers that are none included.
-    unseen = ~seen[..., None, None]
-    keys, values = (states[slots].masked_fill(unseen, 0.0).transpose(1, 2) for states in cached)
-    grouped = queries.reshape(num_rows, keys.shape[1], -1, head_dim)
-    mixed = functional.scaled_dot_product_attention(
-        grouped, keys, values, attn_mask=seen[:, None, None], scale=scale
-    )
-    return mixed.reshape(num_rows, num_heads * values.shape[-1])
+    rows = next((size for size in SIZES if size >= num_rows), None)
+    blocks = max(LEAST_BLOCKS, 1 << (num_blocks - 1).bit_length())
+    return None if rows is None or rows * blocks > MOST_BLOCKS else (rows, blocks)
 
 
-def record_on_cuda(compute: Callable[[], Tensor]) -> Recorded:
-    """Record with CUDA graphs, after a run that lets libraries choose and allocate."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        compute()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = compute()
-    return Recorded(graph.replay, outputs)
+class CudaRecorder:
+    """Records with CUDA graphs, all in one pool of memory: no two of them replay at once."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, compute: Callable[[], Tensor]) -> Recorded:
+        """Record after a run that lets libraries choose and allocate."""
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            compute()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            outputs = compute()
+        return Recorded(graph.replay, outputs)

@@ -57,6 +57,7 @@ class Engine:
             self._blocks.num_blocks,
             self._blocks.block_size,
             self._profile,
+            model.record,
         )
         self._token_bytes = TokenBytes(model.tokenizer)
         self._grammars = Grammars(

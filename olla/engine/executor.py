@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from olla.engine.adapters import NO_ADAPTER
+from olla.engine.cuda_graphs import DecodeGraphs, DecodeInputs, Record, padded_shape
 from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
-from olla.engine.models.batch import Batch, CausalModel, Span
+from olla.engine.models.batch import Batch, BlockTables, CausalModel, Span
 from olla.engine.profile import Profile
 from olla.engine.scheduler import Scheduled
 
@@ -23,13 +24,21 @@ class Executor:
         num_blocks: int,
         block_size: int,
         profile: Profile,
+        record: Record | None = None,
     ) -> None:
+        """Args:
+        record: how to record a step that decodes; None computes every step as it comes.
+        """
         self._profile = profile
         self._model = model
         self._device = device
         self._block_size = block_size
         self._offsets = torch.arange(block_size, device=device)
-        self._cache = KVCache(num_blocks * block_size)
+        # One block more than sequences can have, for the rows that fill up a recording.
+        self._cache = KVCache((num_blocks + 1) * block_size)
+        self._graphs = None
+        if record is not None:
+            self._graphs = DecodeGraphs(self._decode, record, num_blocks, block_size)
 
     def forward(self, scheduled: Rows[Scheduled]) -> Tensor:
         """Compute the scheduled tokens.
@@ -37,10 +46,45 @@ class Executor:
         Returns:
             (num_rows, vocab_size) float32: `num_logits` rows for each item, in order.
         """
+        if self._graphs is not None and _is_recordable(scheduled):
+            with self._profile.stage("inputs"):
+                inputs = self._decode_inputs(scheduled)
+            with self._profile.stage("forward"):
+                return self._graphs.run(inputs)
         with self._profile.stage("inputs"):
             batch = self._batch(scheduled)
         with self._profile.stage("forward"):
             return self._model.forward(batch)
+
+    def _decode(self, inputs: DecodeInputs) -> Tensor:
+        return self._model.forward(
+            Batch(
+                tokens=inputs.tokens,
+                positions=inputs.positions,
+                slots=inputs.slots,
+                spans=(),
+                logit_rows=torch.arange(len(inputs.tokens), device=self._device),
+                cache=self._cache,
+                tables=BlockTables(inputs.tables, inputs.lengths, self._block_size),
+            )
+        )
+
+    def _decode_inputs(self, scheduled: Rows[Scheduled]) -> DecodeInputs:
+        sequences = [item.sequence for item in scheduled]
+        places = [sequence.num_computed for sequence in sequences]
+        longest = max(len(sequence.block_table) for sequence in sequences)
+        tables = [s.block_table + [0] * (longest - len(s.block_table)) for s in sequences]
+        slots = [
+            self._slot(s.block_table, place) for s, place in zip(sequences, places, strict=True)
+        ]
+        positions = self._ids(places)
+        return DecodeInputs(
+            tokens=self._ids([sequence.tokens[-1] for sequence in sequences]),
+            positions=positions,
+            slots=self._ids(slots),
+            tables=torch.tensor(tables, dtype=torch.int64, device=self._device),
+            lengths=positions + 1,
+        )
 
     def _batch(self, scheduled: Rows[Scheduled]) -> Batch:
         tokens: list[int] = []
@@ -91,3 +135,13 @@ class Executor:
 
     def _ids(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
+
+
+def _is_recordable(scheduled: Rows[Scheduled]) -> bool:
+    """Whether each sequence decodes one token, on the base model, in a shape for recordings."""
+    sequences = [item.sequence for item in scheduled]
+    return (
+        all(item.num_tokens == 1 and item.reaches_end for item in scheduled)
+        and all(sequence.adapter == NO_ADAPTER for sequence in sequences)
+        and padded_shape(len(sequences), max(len(s.block_table) for s in sequences)) is not None
+    )

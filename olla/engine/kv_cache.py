@@ -33,6 +33,10 @@ class KVCache:
         keys, values = self._layers[layer]
         return keys[slots].transpose(0, 1), values[slots].transpose(0, 1)
 
+    def whole(self, layer: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values, those of all slots."""
+        return self._layers[layer]
+
     def layer(
         self, layer: int, shape: tuple[int, int, int], dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from olla.engine.cuda_graphs import CudaRecorder, Record
 from olla.engine.matrices import TorchMatrices
 from olla.engine.memory import is_out_of_memory
 from olla.engine.models.batch import CausalModel
@@ -50,7 +51,12 @@ class LoadedModel:
     special_tokens: SpecialTokens
     device: torch.device
     dtype: torch.dtype
-    num_bytes: int
+    record: Record | None = None
+    """How steps that decode are recorded, where that pays."""
+
+    @property
+    def num_bytes(self) -> int:
+        return self.network.num_bytes
 
 
 def load_model(
@@ -91,8 +97,14 @@ def load_model(
         special_tokens=checkpoint.special_tokens(tokenizer),
         device=place,
         dtype=precision.dtype,
-        num_bytes=network.num_bytes,
+        record=recorder(network, place),
     )
+
+
+def recorder(network: CausalModel, device: torch.device) -> Record | None:
+    """CUDA graphs for a lean decoder on one GPU, whose every product is torch's own."""
+    is_whole = isinstance(network, Decoder) and network.is_dense
+    return CudaRecorder() if device.type == "cuda" and is_whole else None
 
 
 def load_network(

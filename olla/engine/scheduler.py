@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from olla.engine.blocks import BlockPool
 from olla.engine.sequence import Sequence, SequenceState
 
-MAX_RUNNING = 32
+MAX_RUNNING = 64
 TOKENS_PER_STEP = 512
 TOKENS_PER_STEP_WHILE_DECODING = 128
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from olla.cli.figures import prompt_of, round_of
 from olla.client.timing import TimedReply
 from olla.engine.engine import Engine
-from olla.engine.loading import LoadedModel
+from olla.engine.loading import LoadedModel, recorder
 from olla.engine.matrices import Dense
 from olla.engine.models.decoder import Decoder
 from olla.engine.models.families import decoder_config
@@ -56,7 +56,6 @@ class RandomParameters:
     def __init__(self, device: torch.device, seed: int = 0) -> None:
         self._device = device
         self._generator = torch.Generator(device).manual_seed(seed)
-        self.num_bytes = 0
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         if len(shape) == 1:
@@ -64,7 +63,6 @@ class RandomParameters:
         else:
             tensor = torch.empty(shape, device=self._device, dtype=torch.bfloat16)
             tensor.normal_(0.0, 0.02, generator=self._generator)
-        self.num_bytes += tensor.nbytes
         return tensor
 
     def take_optional(
@@ -102,8 +100,7 @@ def random_model(shape: Mapping[str, int], device: torch.device) -> LoadedModel:
         "max_position_embeddings": 8192,
         "tie_word_embeddings": False,
     }
-    parameters = RandomParameters(device)
-    network = Decoder(decoder_config(config), parameters)
+    network = Decoder(decoder_config(config), RandomParameters(device))
     tokenizer = checkpoint.tokenizer()
     special = checkpoint.special_tokens(tokenizer)
     return LoadedModel(
@@ -112,7 +109,7 @@ def random_model(shape: Mapping[str, int], device: torch.device) -> LoadedModel:
         special_tokens=special,
         device=device,
         dtype=torch.bfloat16,
-        num_bytes=parameters.num_bytes,
+        record=recorder(network, device),
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from olla.engine.cuda_graphs import DecodeGraphs, DecodeInputs, record_on_cuda
+from olla.engine.cuda_graphs import CudaRecorder, DecodeGraphs, DecodeInputs
 from olla.engine.engine import Engine
 from olla.engine.kv_cache import KVCache
 from olla.engine.loading import load_model
@@ -15,6 +16,7 @@ from olla.engine.matrices_cuda import BnbMatrix
 from olla.engine.models.batch import Batch, Span
 from olla.engine.models.placed import batch_on
 from olla.engine.placement import CPU, Plan
+from tests.engine.test_cuda_graphs import texts
 from tests.engine.test_families import forward
 from tests.tiny_model import save_tiny_model
 
@@ -30,7 +32,7 @@ def test_a_recording_gives_what_computing_gives() -> None:
     def compute(inputs: DecodeInputs) -> torch.Tensor:
         return table[inputs.tokens] * inputs.lengths[:, None]
 
-    graphs = DecodeGraphs(compute, record_on_cuda, scratch_block=9, block_size=4)
+    graphs = DecodeGraphs(compute, CudaRecorder(), scratch_block=9, block_size=4)
     for rows in (1, 3, 3, 8):
         row = torch.randint(1, 30, (rows,), device="cuda")
         inputs = DecodeInputs(row, row, row, row[:, None], row)
@@ -64,3 +66,11 @@ def test_a_model_on_the_gpu_gives_what_it_gives_on_the_cpu(tmp_path: Path, plan:
     batch = Batch(tokens, where, where, [Span(0, 20, slice(0, 20))], where, KVCache(20))
     found = on_gpu.network.forward(batch_on(batch, torch.device("cuda:0"))).cpu()
     torch.testing.assert_close(found, forward(on_cpu.network, tokens), rtol=1e-3, atol=1e-3)
+
+
+def test_replies_from_recordings_are_those_computed_as_they_come(tmp_path: Path) -> None:
+    files = save_tiny_model(tmp_path)
+    model = load_model(files, "float32", "cuda:0", 0, lambda done, total: None)
+    assert model.record is not None
+
+    assert texts(model, 5) == texts(replace(model, record=None), 5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -24,12 +24,25 @@ class Span:
     slots: Tensor | slice
 
 
+class BlockTables(NamedTuple):
+    """Where the keys of sequences with one new token each lie, in shapes that do not vary.
+
+    blocks: (num_rows, num_blocks) int64, the blocks of each sequence in order, any block behind
+    them. lengths: (num_rows,) int64, the new token included.
+    """
+
+    blocks: Tensor
+    lengths: Tensor
+    block_size: int
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The new tokens of many sequences in one flat row.
 
     tokens, positions, slots: (num_tokens,) int64; a token's keys go to its slot. logit_rows:
     (num_logits,) int64, the tokens whose successor is wanted. adapters: which rows use which.
+    tables: instead of spans, where every sequence has one token.
     """
 
     tokens: Tensor
@@ -39,6 +52,7 @@ class Batch:
     logit_rows: Tensor
     cache: KVCache
     adapters: Sequence[AdapterRows] = ()
+    tables: BlockTables | None = None
 
 
 class ModelConfig(Protocol):

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from olla.engine.attention import attend_batch
 from olla.engine.linear import AdapterRows, Delta, Linear
-from olla.engine.matrices import Matrix, Table
+from olla.engine.matrices import Dense, Matrix, Table
 from olla.engine.models.batch import Batch
 from olla.engine.models.config import DecoderConfig, LayerConfig, NormPlacement, QkNorm
 from olla.engine.models.placed import placed
@@ -105,9 +105,19 @@ class Decoder:
     @property
     def num_bytes(self) -> int:
         """Memory of the matrices; a head tied to the embedding counts once."""
-        matrices: set[Matrix] = {self.head.weight, self.embedding}
-        linears = [linear for block in self.blocks for linear in block.linears]
-        return sum(m.num_bytes for m in matrices) + sum(linear.num_bytes for linear in linears)
+        ends: set[Matrix] = {self.head.weight, self.embedding}
+        return sum(end.num_bytes for end in ends) + sum(part.num_bytes for part in self._linears)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every matrix is one plain tensor, all on one device."""
+        matrices = [self.embedding, self.head.weight, *(part.weight for part in self._linears)]
+        home = self.embedding.like.device
+        return all(isinstance(m, Dense) and m.like.device == home for m in matrices)
+
+    @property
+    def _linears(self) -> list[Linear]:
+        return [linear for block in self.blocks for linear in block.linears]
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -139,9 +149,8 @@ class Decoder:
 
     def remove_adapter(self, adapter: int) -> None:
         """Take an adapter off every projection."""
-        for block in self.blocks:
-            for linear in block.linears:
-                linear.deltas.pop(adapter, None)
+        for linear in self._linears:
+            linear.deltas.pop(adapter, None)
 
 
 class Block:
