@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -192,9 +193,14 @@ def format_parameters(parameters: Mapping[str, Any]) -> str:
 def format_utc(nanoseconds: int) -> str:
     """A time since the epoch as Go's RFC3339Nano: no zeros at the end of the fraction."""
     seconds, fraction = divmod(nanoseconds, NANOSECONDS)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = _format_second(seconds)
     digits = f"{fraction:09d}".rstrip("0")
     return f"{text}.{digits}Z" if digits else f"{text}Z"
+
+
+@lru_cache(maxsize=4)  # every piece of every reply has a time
+def _format_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def format_local(moment: datetime) -> str:

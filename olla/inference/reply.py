@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from olla.errors import RunnerDied
 from olla.messages import ToolCall
 from olla.parsers.base import Delta, OutputParser
-from olla.requests import ChatChunk, DoneReason, Timings
+from olla.requests import ChatChunk, DoneReason, Timings, TokenLogprob
 from olla.runner.process import Runner
 from olla.runner.protocol import Finished, Generate, Piece
 
@@ -75,14 +75,14 @@ class _Reply:
             yield ChatChunk(content=piece.text, logprobs=tuple(piece.logprobs))
             return
         self._num_pending += len(piece.logprobs) or bool(piece.text)
-        chunk = self._chunk(self._parser.push(piece.text))
-        if chunk or piece.logprobs:
-            yield replace(chunk or ChatChunk(), logprobs=tuple(piece.logprobs))
+        delta = self._shown(self._parser.push(piece.text))
+        if delta or piece.logprobs:
+            yield _chunk(delta, tuple(piece.logprobs))
 
     def finish(self, finished: Finished) -> Iterator[ChatChunk]:
-        chunk = self._chunk(self._parser.finish())
-        if chunk:
-            yield chunk
+        delta = self._shown(self._parser.finish())
+        if delta:
+            yield _chunk(delta)
         yield ChatChunk(
             tool_calls=tuple(self._calls),
             done_reason=DoneReason(finished.reason),
@@ -91,16 +91,16 @@ class _Reply:
             stop_sequence=finished.stop_sequence,
         )
 
-    def _chunk(self, delta: Delta) -> ChatChunk | None:
-        """What the client is shown now, if there is anything to show."""
+    def _shown(self, delta: Delta) -> Delta:
+        """What the client is shown of it now."""
         if delta.thinking:
             self._num_thinking += self._num_pending
         if delta:
             self._num_pending = 0
-        if self._asked.calls_come_last:
+        if delta.tool_calls and self._asked.calls_come_last:
             self._calls += delta.tool_calls
-            delta = replace(delta, tool_calls=())
-        return ChatChunk(delta.content, delta.thinking, delta.tool_calls) if delta else None
+            return replace(delta, tool_calls=())
+        return delta
 
     def _timings(self, finished: Finished) -> Timings:
         asked = self._asked
@@ -115,3 +115,7 @@ class _Reply:
             num_truncated_tokens=asked.num_dropped_tokens + finished.num_truncated_tokens,
             num_thinking_tokens=min(self._num_thinking, finished.num_tokens),
         )
+
+
+def _chunk(delta: Delta, logprobs: tuple[TokenLogprob, ...] = ()) -> ChatChunk:
+    return ChatChunk(delta.content, delta.thinking, delta.tool_calls, logprobs=logprobs)

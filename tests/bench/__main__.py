@@ -69,7 +69,7 @@ class Run:
         if self.measures:
             tables.append(measure_table(self.measures))
         if self.fidelity:
-            tables.append(f"SmolLM2's file on a fixed text:\n\n{self.fidelity}")
+            tables.append(f"SmolLM2's files on a fixed text:\n\n{self.fidelity}")
         tables += [f"- {note}" for note in sorted(set(self.notes))]
         return "\n".join(tables)
 

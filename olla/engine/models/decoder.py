@@ -43,10 +43,11 @@ class Parameters(Protocol):
 
 
 class RMSNorm:
-    """Scales each row to unit mean square, computed in float32 as the reference does."""
+    """Scales each row to unit mean square, computed in float32; the result is as the weight."""
 
     def __init__(self, weight: Tensor, eps: float, adds_one: bool) -> None:
         self.weight = weight.float() + 1.0 if adds_one else weight
+        self._dtype = weight.dtype
         self._adds_one = adds_one
         self._eps = eps
 
@@ -55,8 +56,8 @@ class RMSNorm:
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self._eps)
         # Gemma multiplies in float32 and then narrows; Llama narrows first.
         if self._adds_one:
-            return (normed * self.weight).to(states.dtype)
-        return self.weight * normed.to(states.dtype)
+            return (normed * self.weight).to(self._dtype)
+        return self.weight * normed.to(self._dtype)
 
 
 class Decoder:
@@ -95,9 +96,11 @@ class Decoder:
         return self.norm(self._states(batch))
 
     def _states(self, batch: Batch) -> Tensor:
-        states = self.embedding.rows(batch.tokens) * self._embedding_scale
-        tables = self.rope.tables(batch.positions, states.dtype)
-        local_tables = self.local_rope.tables(batch.positions, states.dtype)
+        embedded = self.embedding.rows(batch.tokens) * self._embedding_scale
+        tables = self.rope.tables(batch.positions, embedded.dtype)
+        local_tables = self.local_rope.tables(batch.positions, embedded.dtype)
+        # What all layers add to is never narrowed: that is two fifths of what bfloat16 would lose.
+        states = embedded.float()
         for block, layer in zip(self.blocks, self.config.layers, strict=True):
             states = block(states, batch, local_tables if layer.uses_local_rope else tables)
         return states
@@ -165,6 +168,7 @@ class Block:
         self.post = [_norm(config, parameters, f"{prefix}.{name}", hidden) for name in post]
         self.attention = Attention(config, config.layers[index], index, parameters)
         self.mlp = MLP(config, f"{prefix}.mlp", parameters)
+        self._dtype = self.attention.qkv.weight.like.dtype
         self._projections = {
             **{f"self_attn.{name}": where for name, where in self.attention.projections.items()},
             **{f"mlp.{name}": where for name, where in self.mlp.projections.items()},
@@ -187,7 +191,7 @@ class Block:
         return {linear for linear, _, _ in self._projections.values()}
 
     def _before(self, half: int, states: Tensor) -> Tensor:
-        return self.pre[half](states) if self.pre else states
+        return self.pre[half](states) if self.pre else states.to(self._dtype)
 
     def _after(self, half: int, states: Tensor) -> Tensor:
         states = self.post[half](states) if self.post else states
