@@ -74,8 +74,18 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterChoice:
+    """An adapter for one request: the name of a model that is one over the same base."""
+
+    name: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceRequest:
     """What chat and generate have in common. `model` is the name as the client spelt it.
+
+    `adapters` take the place of the model's own; an empty one asks for the bare base.
 
     `format`: the JSON schema that the reply must match; "json" is read as `{"type": "object"}`.
     `logit_bias`: token id -> what is added to its logit. `think_if_able`: `think` is nothing to
@@ -95,6 +105,7 @@ class InferenceRequest:
     logprobs: bool = False
     top_logprobs: int = 0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    adapters: tuple[AdapterChoice, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +186,9 @@ class RerankReply:
 class CreateRequest:
     """How a new model is made. "" and empty mean "keep what `base` has".
 
-    `files` and `adapters`: relative path in the repository -> digest text of an uploaded blob.
+    `files` and `adapters`: relative path in the repository -> digest text of an uploaded blob; each
+    folder of `adapters`, and each GGUF file, is an adapter. `adapter_scales` names them by folder,
+    or by file where there is no folder; 1 is what is not named.
     `parameters` is a JSON object of options, stored as it is over those of `base`.
     """
 
@@ -183,6 +196,7 @@ class CreateRequest:
     base: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     adapters: Mapping[str, str] = field(default_factory=dict)
+    adapter_scales: Mapping[str, float] = field(default_factory=dict)
     template: str = ""
     system: str = ""
     renderer: str = ""

@@ -36,6 +36,12 @@ class Fields:
     def integer(self, name: str) -> int:
         return self._read(name, int, "int", 0)
 
+    def number(self, name: str, default: float) -> float:
+        value = self.raw(name)
+        if value is None or type(value) in {int, float}:
+            return default if value is None else float(value)
+        return self._expect(name, value, float, "float64")
+
     def object(self, name: str, go_type: str = "map[string]interface {}") -> dict[str, Any]:
         return self._read(name, dict, go_type, {})
 

@@ -144,8 +144,12 @@ def loaded_to_json(
     size_bytes: int,
     vram_bytes: int,
     context_length: int,
+    adapter_of: str = "",
 ) -> Json:
-    """An entry of `ps`; `expires_at` None is never, which Ollama shows as 292 years ahead."""
+    """An entry of `ps`; `expires_at` None is never, which Ollama shows as 292 years ahead.
+
+    `adapter_of` is the base that an adapter shares with others, in the same memory.
+    """
     never = datetime.now(UTC) + timedelta(seconds=LONGEST_S)
     return {
         "name": model.name,
@@ -156,6 +160,7 @@ def loaded_to_json(
         "expires_at": format_local(expires_at or never),
         "size_vram": vram_bytes,
         "context_length": context_length,
+        **_set(adapter_of=adapter_of),
     }
 
 

@@ -22,9 +22,11 @@ from olla.errors import BadInput, InvalidDigest
 from olla.json_values import depth_of
 from olla.messages import Message, Tool, ToolCall
 from olla.options import Options
-from olla.requests import ChatRequest, CreateRequest, GenerateRequest
+from olla.requests import AdapterChoice, ChatRequest, CreateRequest, GenerateRequest
 
 MAX_TOP_LOGPROBS = 20
+MAX_ADAPTERS = 16
+MAX_SCALE = 100
 MAX_SCHEMA_CHARS = 2**20
 MAX_SCHEMA_DEPTH = 64
 
@@ -88,6 +90,7 @@ def create_from_json(body: bytes) -> CreateRequest:
         base=fields.text("from"),
         files=_files(fields, "files"),
         adapters=_files(fields, "adapters"),
+        adapter_scales=_scales(fields),
         template=fields.text("template"),
         system=fields.text("system"),
         renderer=fields.text("renderer"),
@@ -147,7 +150,32 @@ def _inference(fields: Fields) -> dict[str, Any]:
         "format": _format(fields.raw("format")),
         "logprobs": fields.flag("logprobs"),
         "top_logprobs": fields.integer("top_logprobs"),
+        "adapters": _adapters(fields),
     }
+
+
+def _adapters(fields: Fields) -> tuple[AdapterChoice, ...] | None:
+    if fields.raw("adapters") is None:
+        return None
+    found = fields.objects("adapters", "api.Adapter")
+    if len(found) > MAX_ADAPTERS:
+        raise BadInput(f"a request can use {MAX_ADAPTERS} adapters, not more")
+    for entry in found:
+        if not entry.text("name"):
+            raise BadInput("adapters: each needs the name of a model that is an adapter")
+    return tuple(AdapterChoice(item.text("name"), _scale(item, "scale")) for item in found)
+
+
+def _scales(fields: Fields) -> dict[str, float]:
+    values = Fields(fields.object("adapter_scales"), "CreateRequest.adapter_scales")
+    return {name: _scale(values, name) for name in fields.object("adapter_scales")}
+
+
+def _scale(fields: Fields, name: str) -> float:
+    scale = fields.number(name, 1.0)
+    if not -MAX_SCALE <= scale <= MAX_SCALE:
+        raise BadInput(f"the scale of an adapter must be between -{MAX_SCALE} and {MAX_SCALE}")
+    return scale
 
 
 def _refuse(fields: Fields, names: Iterable[str]) -> None:

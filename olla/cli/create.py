@@ -17,7 +17,7 @@ from olla.cli.daemon import connect
 from olla.cli.terminal import Show, progress_bars
 from olla.client import Client
 from olla.errors import BadInput, InvalidName
-from olla.modelfile.files import collect_adapter, collect_files, expand
+from olla.modelfile.files import collect_adapter, collect_files, expand, split_scale
 from olla.modelfile.parse import Command, CommandName, Modelfile, parse_modelfile
 from olla.names import ModelName
 from olla.requests import CreateRequest, Progress
@@ -41,18 +41,24 @@ class Recipe:
 @click.argument("model", metavar="MODEL", required=False)
 @click.option("-f", "--file", metavar="PATH", help='Modelfile to read (default "Modelfile").')
 @click.option("--from", "base", metavar="BASE", help="Model, file or folder, without a Modelfile.")
-@click.option("--adapter", metavar="PATH", help="Adapter to lay over BASE: a folder of peft's.")
+@click.option(
+    "--adapter",
+    "adapters",
+    metavar="PATH",
+    multiple=True,
+    help="Adapter to lay over BASE: a folder of peft's or a GGUF file; again for more.",
+)
 @click.pass_obj
 def create(
-    settings: Settings, model: str, file: str | None, base: str | None, adapter: str | None
+    settings: Settings, model: str, file: str | None, base: str | None, adapters: tuple[str, ...]
 ) -> None:
     """Create a model.
 
     From a Modelfile, or from BASE and an adapter. Weights are copied into the server's store.
     """
     _check_name(model)
-    if base or adapter:
-        modelfile, folder = _from_options(file, base, adapter), Path.cwd()
+    if base or adapters:
+        modelfile, folder = _from_options(file, base, adapters), Path.cwd()
     else:
         modelfile, folder = _read_modelfile(file)
     for warning in modelfile.warnings:
@@ -81,15 +87,28 @@ def read_recipe(model: str, modelfile: Modelfile, folder: Path) -> Recipe:
             raise BadInput(f"{text}: no such file or directory")
         else:
             base = text
-    adapters = _adapter_files(modelfile.adapter, folder) if modelfile.adapter else {}
-    return Recipe(_request(model, base, modelfile), files, adapters)
+    adapters, scales = _adapter_files(modelfile.adapters, folder)
+    request = replace(_request(model, base, modelfile), adapter_scales=scales)
+    return Recipe(request, files, adapters)
 
 
-def _adapter_files(text: str, folder: Path) -> Mapping[str, Path]:
-    path = expand(text, folder)
-    if not path.exists():
-        raise BadInput(f"{text}: no such file or directory")
-    return collect_adapter(path)
+def _adapter_files(
+    lines: tuple[str, ...], folder: Path
+) -> tuple[dict[str, Path], dict[str, float]]:
+    """The adapters' files, each adapter's in a folder of its own, and the folders' scales."""
+    files: dict[str, Path] = {}
+    scales: dict[str, float] = {}
+    for number, line in enumerate(lines):
+        text, scale = split_scale(line, folder)
+        path = expand(text, folder)
+        if not path.exists():
+            raise BadInput(f"{text}: no such file or directory")
+        is_plain = len(lines) == 1 and scale == 1.0  # what Ollama takes too
+        prefix = "" if is_plain else f"{number}/"
+        files |= {f"{prefix}{name}": found for name, found in collect_adapter(path).items()}
+        if scale != 1.0:
+            scales[str(number)] = scale
+    return files, scales
 
 
 def _request(model: str, base: str, modelfile: Modelfile) -> CreateRequest:
@@ -114,15 +133,13 @@ def _check_name(model: str) -> None:
         raise BadInput(f"invalid model name: {model}") from error
 
 
-def _from_options(file: str | None, base: str | None, adapter: str | None) -> Modelfile:
+def _from_options(file: str | None, base: str | None, adapters: tuple[str, ...]) -> Modelfile:
     if file:
         raise click.UsageError("--file cannot be used with --from or --adapter")
     if not base:
         raise click.UsageError("--adapter needs --from, the model that it was made for")
-    commands = [Command(CommandName.MODEL, base)]
-    if adapter:
-        commands.append(Command(CommandName.ADAPTER, adapter))
-    return Modelfile(tuple(commands))
+    commands = (Command(CommandName.ADAPTER, adapter) for adapter in adapters)
+    return Modelfile((Command(CommandName.MODEL, base), *commands))
 
 
 def _read_modelfile(file: str | None) -> tuple[Modelfile, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
@@ -36,10 +37,10 @@ def list_models(settings: Settings, prefix: str | None) -> None:
 def ps(settings: Settings, prefix: str | None) -> None:
     """List the running models.
 
-    With PREFIX, only those whose name starts with it.
+    With PREFIX, only those whose name starts with it. Adapters stand below the base they share.
     """
     models = connect(settings).running()
-    rows = [_ps_row(model) for model in models if model.name.startswith(prefix or "")]
+    rows = _ps_rows([model for model in models if model.name.startswith(prefix or "")])
     _show_table(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows)
 
 
@@ -92,6 +93,22 @@ def _list_row(model: ListedModel) -> tuple[str, ...]:
     size = "-" if model.is_remote else format_size(model.size_bytes)
     modified = format_time(model.modified_at, datetime.now(UTC))
     return (model.name, model.digest[:12], size, modified)
+
+
+def _ps_rows(models: Sequence[RunningModel]) -> list[tuple[str, ...]]:
+    """A base once, with its adapters below it, also where nobody uses the base itself."""
+    rows: list[tuple[str, ...]] = []
+    for base in dict.fromkeys(model.adapter_of or model.name for model in models):
+        adapters = [model for model in models if model.adapter_of == base]
+        own = [model for model in models if model.name == base and not model.adapter_of]
+        rows += [_ps_row(model) for model in own]
+        if not own:
+            _, _, *memory, _, _ = _ps_row(adapters[0])
+            rows.append((base, "", *memory, "", ""))
+        for model in adapters:
+            name, digest, _, _, context, until = _ps_row(model)
+            rows.append((f"+ {name}", digest, "", "", context, until))
+    return rows
 
 
 def _ps_row(model: RunningModel) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ class RunningModel:
     vram_bytes: int
     context_length: int
     expires_at: datetime
+    adapter_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,7 @@ def running_from_json(model: Json) -> RunningModel:
         vram_bytes=model["size_vram"],
         context_length=model.get("context_length", 0),
         expires_at=datetime.fromisoformat(model["expires_at"]),
+        adapter_of=model.get("adapter_of", ""),
     )
 
 
@@ -211,6 +213,8 @@ def create_to_json(request: CreateRequest) -> Json:
         "from": request.base,
         "files": dict(request.files),
         "adapters": dict(request.adapters),
+        "adapter_scales": dict(request.adapter_scales),
+        "quantize": request.quantize,
         "template": request.template,
         "system": request.system,
         "renderer": request.renderer,

@@ -169,6 +169,9 @@ class NoEngine:
         self.encode = reader.encode
         self.decode = reader.decode
 
+    def prepare(self, request: Generate) -> None:
+        """There is nothing to read."""
+
     def constrain(self, grammar: Grammar | None) -> None:
         """There is nothing to constrain."""
 

@@ -64,7 +64,7 @@ class Engine:
             model.tokenizer, self._vocab_size, model.special_tokens.end_ids, self._token_bytes
         )
         self._device = model.device
-        self._adapters = AdapterTable(model.network)
+        self._adapters = AdapterTable(model.network, keeps_read=model.device.type != "cpu")
         self._scheduler = Scheduler(self._blocks, tokens_per_step=tokens_per_step)
         self._replies: dict[int, Reply] = {}
 
@@ -105,6 +105,14 @@ class Engine:
         """
         check_tokens(tokens, self._vocab_size)
         return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
+
+    def prepare(self, request: Generate) -> None:
+        """Read the request's adapters ahead of `add`. For one thread, which may be another.
+
+        Raises:
+            FormatError: an adapter is broken.
+        """
+        self._adapters.prepare(request.adapters)
 
     def constrain(self, grammar: Grammar | None) -> Constraint | None:
         """What `add` wants for a grammar. For one thread, which may be another than steps.

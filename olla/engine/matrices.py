@@ -73,10 +73,6 @@ class Matrix(Protocol):
         """(num_rows, in_features) -> (num_rows, out_features)."""
         ...
 
-
-class Table(Matrix, Protocol):
-    """A matrix whose rows can be looked up too, as those of an embedding are."""
-
     def rows(self, numbers: Tensor) -> Tensor:
         """Rows by number, (count,) int64 -> (count, in_features)."""
         ...
@@ -177,23 +173,33 @@ class Stacked:
     def multiply(self, inputs: Tensor) -> Tensor:
         return torch.cat([part.multiply(inputs) for part in self._parts], dim=-1)
 
+    def rows(self, numbers: Tensor) -> Tensor:
+        found = self.like.new_empty(len(numbers), self.shape[1])
+        first = 0
+        for part in self._parts:
+            last = first + part.shape[0]
+            inside = (numbers >= first) & (numbers < last)
+            found[inside] = part.rows(numbers[inside] - first).to(found.dtype)
+            first = last
+        return found
+
 
 class Matrices(Protocol):
     """Makes the matrices of a model, in the kernels' own layouts."""
 
-    def filed(self, tensor: RawTensor) -> Table | None:
+    def filed(self, tensor: RawTensor) -> Matrix | None:
         """From the file's own blocks; None where the kernels cannot use them as they are."""
         ...
 
     def fits_four_bit(self, rows: int, columns: int) -> bool: ...
 
-    def four_bit(self, blocks: Blocks) -> Table: ...
+    def four_bit(self, blocks: Blocks) -> Matrix: ...
 
-    def eight_bit(self, weights: Tensor) -> Table:
+    def eight_bit(self, weights: Tensor) -> Matrix:
         """From (out_features, in_features) float32."""
         ...
 
-    def dense(self, weights: Tensor) -> Table: ...
+    def dense(self, weights: Tensor) -> Matrix: ...
 
     def stack(self, matrices: Sequence[Matrix]) -> Matrix:
         """Their outputs side by side."""
@@ -203,19 +209,19 @@ class Matrices(Protocol):
 class TorchMatrices:
     """Those that torch itself has kernels for."""
 
-    def filed(self, tensor: RawTensor) -> Table | None:
+    def filed(self, tensor: RawTensor) -> Matrix | None:
         return None
 
     def fits_four_bit(self, rows: int, columns: int) -> bool:
         return rows % INT4_ROWS == 0 and columns % (2 * GROUP) == 0
 
-    def four_bit(self, blocks: Blocks) -> Table:
+    def four_bit(self, blocks: Blocks) -> Matrix:
         return Int4(blocks)
 
-    def eight_bit(self, weights: Tensor) -> Table:
+    def eight_bit(self, weights: Tensor) -> Matrix:
         return Int8(weights)
 
-    def dense(self, weights: Tensor) -> Table:
+    def dense(self, weights: Tensor) -> Matrix:
         return Dense(weights)
 
     def stack(self, matrices: Sequence[Matrix]) -> Matrix:

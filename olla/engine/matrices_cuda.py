@@ -34,6 +34,11 @@ class BnbMatrix:
         product: Tensor = self._layer(inputs)
         return product
 
+    def rows(self, numbers: Tensor) -> Tensor:
+        # As products with one-hot inputs, since each kind of layer keeps them in its own way.
+        whole = self.multiply(torch.eye(self.shape[1]).to(self.like))
+        return whole.T[numbers]
+
 
 def _int8_layer(weights: Tensor, device: torch.device) -> Any:
     layers = _bitsandbytes().nn

@@ -10,10 +10,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
 
+from olla.inference.adapters import choose_adapters
 from olla.inference.prompt import Fitted, fit
 from olla.inference.reply import Asked, chunks_of
 from olla.inference.resolve import resolve
@@ -103,6 +104,9 @@ class Inference:
             yield ChatChunk(done_reason=DoneReason.UNLOAD)
             return
         work = make_work(model, request, self._settings)
+        if request.adapters is not None:
+            chosen = await asyncio.to_thread(choose_adapters, self._store, model, request.adapters)
+            work = replace(work, adapters=chosen)
         async with aclosing(self._run(work, started)) as chunks:
             async for chunk in chunks:
                 yield chunk

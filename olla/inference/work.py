@@ -22,7 +22,7 @@ from olla.registry.model import Capability, Model
 from olla.requests import ChatRequest, GenerateRequest, InferenceRequest, ToolMode
 from olla.runner.devices import may_have_gpu
 from olla.runner.pool import RunnableModel
-from olla.runner.protocol import Files, Generate, Grammar, GrammarKind
+from olla.runner.protocol import Adapter, Files, Generate, Grammar, GrammarKind
 from olla.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Work:
     """Without messages, `raw` and `tokens` there is only the model to load.
 
     `raw` and `tokens` are prompts that are used as they are, `template` replaces the model's.
-    With a `suffix`, the only message is the text before it.
+    With a `suffix`, the only message is the text before it. `adapters` None are the model's own.
     """
 
     request: InferenceRequest
@@ -55,6 +55,7 @@ class Work:
     echo: bool = False
     context: tuple[int, ...] = ()
     wants_context: bool = False
+    adapters: tuple[Adapter, ...] | None = None
 
     @property
     def is_load(self) -> bool:
@@ -151,7 +152,7 @@ def to_runner(
         shift=_shift(work),
         truncate=request.truncate,
         stop=list(options.stop or ()),
-        adapters=[_paths(adapter) for adapter in work.model.adapters],
+        adapters=list(own_adapters(work.model) if work.adapters is None else work.adapters),
         want_context=work.wants_context,
         echo=work.echo,
         logprobs=request.logprobs,
@@ -160,6 +161,12 @@ def to_runner(
         grammar=_grammar(work, choice),
         shown_tokens=list(choice.special_tokens),
     )
+
+
+def own_adapters(model: Model, scale: float = 1.0) -> tuple[Adapter, ...]:
+    """The adapters of a stored model, each to its scale times `scale`."""
+    pairs = zip(model.adapters, model.adapter_scales, strict=True)
+    return tuple(Adapter(_paths(files), own * scale) for files, own in pairs)
 
 
 def requires_call(work: Work) -> bool:

@@ -1,4 +1,4 @@
-"""What a base model's files say without being loaded: JSON files and the linears it has.
+"""What a base model's files say without being loaded: JSON files and its parameters.
 
 Reads headers only, through olla.formats; knows nothing about layers or adapters.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from olla.errors import BadInput, FormatError
 from olla.formats.gguf import read_gguf
@@ -17,8 +18,6 @@ from olla.formats.tensor_names import hf_name
 from olla.registry.weights import GGUF_NAME
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
-
-_EMBEDDING = "model.embed_tokens.weight"
 
 Shape = tuple[int, ...]
 
@@ -41,23 +40,55 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     return document
 
 
-def linear_shapes(files: Mapping[str, Path]) -> dict[str, Shape]:
-    """The matrices of a model: Hugging Face's module name -> (out_features, in_features).
+@dataclass(frozen=True, slots=True)
+class BaseShapes:
+    """The shapes of a model's parameters by Hugging Face's module names, torch's way round."""
 
-    Args:
-        files: `{"model.gguf": path}`, or the files of a repository.
+    shapes: Mapping[str, Shape]
+    is_transposed: bool = False
 
-    Raises:
-        BadInput: a GGUF architecture whose tensors have no names on Hugging Face.
-        FormatError: a file is broken.
-    """
-    gguf = files.get(GGUF_NAME)
-    shapes = _gguf_shapes(gguf) if gguf else _repository_shapes(files)
-    return {
-        name.removesuffix(".weight"): shape
-        for name, shape in shapes
-        if name.endswith(".weight") and name != _EMBEDDING and len(shape) == 2
-    }
+    @classmethod
+    def of(cls, files: Mapping[str, Path], *, is_transposed: bool = False) -> Self:
+        """
+        Args:
+            files: `{"model.gguf": path}`, or the files of a repository.
+            is_transposed: the linears are stored with their inputs first, as GPT-2's are.
+
+        Raises:
+            BadInput: a GGUF architecture whose tensors have no names on Hugging Face.
+            FormatError: a file is broken.
+        """
+        gguf = files.get(GGUF_NAME)
+        return cls(dict(_gguf_shapes(gguf) if gguf else _repository_shapes(files)), is_transposed)
+
+    def get(self, module: str) -> Shape | None:
+        """The shape of a module's weight; a head that is tied has its embedding's."""
+        shape = self._find(f"{module}.weight")
+        if shape is None and is_head(module):
+            tables = (name for name in self.shapes if is_embedding(name.removesuffix(".weight")))
+            return next((self.shapes[name] for name in tables), None)
+        if shape is None or len(shape) != 2 or is_head(module) or is_embedding(module):
+            return shape
+        return shape[::-1] if self.is_transposed else shape
+
+    def bias(self, module: str) -> Shape | None:
+        """The shape of a module's bias, as it is or would be if the module had one."""
+        shape = self._find(f"{module}.bias")
+        weight = self.get(module)
+        return shape if shape is not None or weight is None else weight[:1]
+
+    def _find(self, name: str) -> Shape | None:
+        """Some repositories leave the first part out, which the whole model's modules have."""
+        return self.shapes.get(name) or self.shapes.get(name.partition(".")[2])
+
+
+def is_embedding(module: str) -> bool:
+    """Whether a module looks rows up, by the names that architectures have for it."""
+    return module.rpartition(".")[2] in {"embed_tokens", "embed_in", "wte", "word_embeddings"}
+
+
+def is_head(module: str) -> bool:
+    return module in {"lm_head", "embed_out"}
 
 
 def repository_tensors(files: Mapping[str, Path]) -> Iterator[tuple[str, SafetensorsTensor]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from olla.errors import BadInput
-from olla.modelfile.adapter import ONE_ADAPTER, import_adapter
+from olla.modelfile.adapter import ImportedAdapter, import_adapters
 from olla.modelfile.parse import parse_version
 from olla.modelfile.uploads import Upload, find_uploads, is_gguf, is_safetensors
 from olla.modelfile.weights import Weights, import_gguf, import_repository
@@ -33,8 +33,6 @@ from olla.registry.manifest import (
 )
 from olla.registry.store import ModelStore
 from olla.requests import CreateRequest, Progress
-
-_ADAPTER_TYPES = frozenset({MediaType.ADAPTER, MediaType.ADAPTER_FILE})
 
 
 def build_model(request: CreateRequest, store: ModelStore) -> Generator[Progress, None, None]:
@@ -57,9 +55,11 @@ def build_model(request: CreateRequest, store: ModelStore) -> Generator[Progress
         base = _stored_base(request.base, store) if request.base else (yield from _import(uploads))
         assembly = _Assembly(store.blobs, hold)
         assembly.keep(base.weights.layers)
-        assembly.keep((yield from _adapter_layers(adapters, base.weights)))
+        imported = yield from _import_adapters(adapters, base.weights, request)
+        config = _with_adapters(base.weights, imported, request)
+        assembly.keep(_numbered(base.weights.layers, imported))
         _lay_over(assembly, request, base.parameters)
-        manifest = assembly.manifest(_config(request, base.weights.config))
+        manifest = assembly.manifest(_config(request, config))
         yield from assembly.report()
         yield Progress("writing manifest")
         store.put(name, format_manifest(manifest))
@@ -141,15 +141,48 @@ def _import(uploads: tuple[Upload, ...]) -> Generator[Progress, None, _Base]:
     return _Base(import_repository(uploads), {})
 
 
-def _adapter_layers(
-    uploads: tuple[Upload, ...], base: Weights
-) -> Generator[Progress, None, tuple[Layer, ...]]:
+def _import_adapters(
+    uploads: tuple[Upload, ...], base: Weights, request: CreateRequest
+) -> Generator[Progress, None, tuple[ImportedAdapter, ...]]:
     if not uploads:
         return ()
-    if any(layer.media_type in _ADAPTER_TYPES for layer in base.layers):
-        raise BadInput(ONE_ADAPTER)
     yield Progress("converting adapter")
-    return import_adapter(uploads, base.files)
+    imported = import_adapters(uploads, base.files)
+    unknown = request.adapter_scales.keys() - {adapter.name for adapter in imported}
+    if unknown:
+        raise BadInput(f"adapter_scales names {min(unknown)!r}, which is no adapter")
+    return imported
+
+
+def _numbered(layers: tuple[Layer, ...], new: tuple[ImportedAdapter, ...]) -> tuple[Layer, ...]:
+    """The new adapters' layers, numbered from where those of the base end."""
+    peft = [layer.name for layer in layers if layer.media_type == MediaType.ADAPTER_FILE]
+    first = max((int(name.partition("/")[0]) + 1 for name in peft), default=0)
+    folders = [adapter for adapter in new if not adapter.is_gguf]
+    ggufs = [layer for adapter in new if adapter.is_gguf for layer in adapter.layers]
+    numbered = (adapter.numbered(first + index) for index, adapter in enumerate(folders))
+    return (*ggufs, *(layer for found in numbered for layer in found))
+
+
+def _with_adapters(
+    base: Weights, new: tuple[ImportedAdapter, ...], request: CreateRequest
+) -> ModelConfig:
+    """The config with the scales of all adapters, in the order that a Model has them in."""
+    ggufs = len([layer for layer in base.layers if layer.media_type == MediaType.ADAPTER])
+    names = {
+        layer.name.partition("/")[0]
+        for layer in base.layers
+        if layer.media_type == MediaType.ADAPTER_FILE
+    }
+    scales = list(base.config.adapter_scales) or [1.0] * (ggufs + len(names))
+    scales[ggufs:ggufs] = [_scale(adapter, request) for adapter in new if adapter.is_gguf]
+    scales += [_scale(adapter, request) for adapter in new if not adapter.is_gguf]
+    is_plain = all(scale == 1.0 for scale in scales)
+    return replace(base.config, adapter_scales=() if is_plain else tuple(scales))
+
+
+def _scale(adapter: ImportedAdapter, request: CreateRequest) -> float:
+    return float(request.adapter_scales.get(adapter.name, 1.0))
 
 
 def _lay_over(assembly: _Assembly, request: CreateRequest, parameters: Mapping[str, Any]) -> None:

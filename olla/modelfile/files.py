@@ -7,6 +7,7 @@ user gave, except into the blobs of the Hugging Face cache it lies in.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -27,6 +28,8 @@ _TOKENIZERS = (("tokenizer.model",), ("*/tokenizer.model",))
 # Bytes that plain text has no use for, as in the WHATWG rules that Ollama's check follows.
 _BINARY_BYTES = frozenset({*range(0x00, 0x09), 0x0B, *range(0x0E, 0x1B), *range(0x1C, 0x20)})
 _NUM_SNIFFED_BYTES = 512
+_ADAPTER_WEIGHTS = "adapter_model*.safetensors"
+_SCALE = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -59,7 +62,7 @@ def collect_files(path: Path) -> dict[str, Path]:
 
 
 def collect_adapter(path: Path) -> dict[str, Path]:
-    """The two files of an adapter that peft saved; or the one file that `path` is.
+    """The files of an adapter that peft saved; or the one file, in GGUF, that `path` is.
 
     Raises:
         BadInput: there is no such path, or it is no adapter.
@@ -67,15 +70,23 @@ def collect_adapter(path: Path) -> dict[str, Path]:
     if path.is_file():
         refuse_pickle(path.name)
         return {path.name: path}
-    config, weights = path / ADAPTER_CONFIG, path / ADAPTER_WEIGHTS
-    if not (config.is_file() and weights.is_file()):
+    config, weights = path / ADAPTER_CONFIG, _glob(path, _ADAPTER_WEIGHTS)
+    if not (config.is_file() and weights):
         for pickled in _glob(path, *_PICKLED_WEIGHTS):
             refuse_pickle(pickled.name)
         raise BadInput(
             f"no adapter found in {path}: it needs {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}"
         )
-    _check_contents(path, binaries=[weights], texts=[config])
-    return {ADAPTER_CONFIG: config, ADAPTER_WEIGHTS: weights}
+    _check_contents(path, binaries=weights, texts=[config])
+    return {file.name: file for file in (config, *weights)}
+
+
+def split_scale(argument: str, directory: Path) -> tuple[str, float]:
+    """The path and the scale that ADAPTER means: `./x 0.5`, unless a file is called that."""
+    head, _, tail = argument.rpartition(" ")
+    if not head or not _SCALE.fullmatch(tail) or expand(argument, directory).exists():
+        return argument, 1.0
+    return head.rstrip(), float(tail)
 
 
 def refuse_pickle(name: str) -> None:

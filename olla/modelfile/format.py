@@ -21,12 +21,12 @@ class Description:
     """What `show --modelfile` tells about a stored model.
 
     `base` is what FROM shows: the path of the weights' blob, or the name for a repository.
-    An empty `template` leaves the line out.
+    An empty `template` leaves the line out. `adapters` are paths and scales.
     """
 
     name: str
     base: str
-    adapters: Sequence[str] = ()
+    adapters: Sequence[tuple[str, float]] = ()
     projectors: Sequence[str] = ()
     template: str = ""
     system: str = ""
@@ -61,7 +61,8 @@ def format_description(description: Description) -> str:
 
 def _commands(description: Description) -> Iterator[Command]:
     yield Command(CommandName.MODEL, description.base)
-    yield from (Command(CommandName.ADAPTER, path) for path in description.adapters)
+    for path, scale in description.adapters:
+        yield Command(CommandName.ADAPTER, path if scale == 1.0 else f"{path} {scale:g}")
     yield from (Command(CommandName.MODEL, path) for path in description.projectors)
     texts = (
         (CommandName.TEMPLATE, description.template),

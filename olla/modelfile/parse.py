@@ -59,8 +59,9 @@ class Modelfile:
         return self._all(CommandName.MODEL)
 
     @property
-    def adapter(self) -> str:
-        return self._last(CommandName.ADAPTER)
+    def adapters(self) -> tuple[str, ...]:
+        """Every ADAPTER: a path, or a path and a scale; they add up."""
+        return self._all(CommandName.ADAPTER)
 
     @property
     def drafts(self) -> tuple[str, ...]:

@@ -85,6 +85,7 @@ class ModelConfig:
     capabilities: tuple[str, ...] = ()
     context_length: int = 0
     embedding_length: int = 0
+    adapter_scales: tuple[float, ...] = ()
     base_name: str = ""
     architecture: str = "amd64"
     os: str = "linux"
@@ -207,6 +208,9 @@ def _config_value(name: str, value: object) -> object:
     if name in {"model_families", "capabilities"}:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
+    elif name == "adapter_scales":
+        if isinstance(value, list) and all(type(item) in {int, float} for item in value):
+            return tuple(float(item) for item in value)
     elif name in {"context_length", "embedding_length"}:
         if type(value) is int and value >= 0:
             return value

@@ -99,6 +99,12 @@ class Model:
         return Options.from_json(self.parameters)
 
     @property
+    def adapter_scales(self) -> tuple[float, ...]:
+        """To what scale each of `adapters` is laid over the base."""
+        stored = self.config.adapter_scales
+        return stored if len(stored) == len(self.adapters) else (1.0,) * len(self.adapters)
+
+    @property
     def chat_template(self) -> str:
         return self.header.chat_template
 

@@ -275,6 +275,7 @@ def tokenize(
             elif isinstance(message, Generate):
                 special = message.add_special_tokens and not message.context
                 tokens = message.context + engine.encode(message.prompt, special)
+                engine.prepare(message)
                 work.put((message, tokens, engine.constrain(message.grammar)))
             elif isinstance(message, Embed | Rerank):
                 work.put(served.embedder.prepare(message))

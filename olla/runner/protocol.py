@@ -24,6 +24,13 @@ Files = dict[str, str]
 """A model's or an adapter's files: name in its repository -> path of the blob."""
 
 
+class Adapter(msgspec.Struct, frozen=True):
+    """LoRA weights to lay over the base, to some scale; those of one request add up."""
+
+    files: Files
+    scale: float = 1.0
+
+
 class Load(msgspec.Struct, tag=True, frozen=True):
     """The first message: which model to load, and how. Answered by LoadProgress*, Loaded or Failed.
 
@@ -99,7 +106,7 @@ class Generate(msgspec.Struct, tag=True, frozen=True):
     shift: bool = True
     truncate: bool = True
     stop: list[str] = []
-    adapters: list[Files] = []
+    adapters: list[Adapter] = []
     want_context: bool = False
     logprobs: bool = False
     top_logprobs: int = 0

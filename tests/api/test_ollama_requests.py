@@ -20,10 +20,10 @@ from olla.api.ollama_requests import (
     show_from_json,
 )
 from olla.durations import FOREVER
-from olla.errors import OllaError
+from olla.errors import BadInput, OllaError
 from olla.messages import Message, Tool, ToolCall
 from olla.options import Options
-from olla.requests import ChatRequest, CreateRequest, GenerateRequest
+from olla.requests import AdapterChoice, ChatRequest, CreateRequest, GenerateRequest
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -278,3 +278,34 @@ def test_model_stands_before_its_old_name() -> None:
 def test_copy_and_pull() -> None:
     assert copy_from_json(body(source="a", destination="b")) == CopyRequest("a", "b")
     assert pull_from_json(body(name="m", insecure=True)) == PullRequest("m", stream=True)
+
+
+def test_adapters_of_a_request() -> None:
+    body = b'{"model": "m", "adapters": [{"name": "a"}, {"name": "b", "scale": 0.5}]}'
+
+    assert chat_from_json(body).adapters == (AdapterChoice("a"), AdapterChoice("b", 0.5))
+    assert generate_from_json(b'{"model": "m", "adapters": []}').adapters == ()
+    assert chat_from_json(b'{"model": "m"}').adapters is None
+
+
+@pytest.mark.parametrize(
+    ("adapters", "text"),
+    [
+        ('[{"scale": 1}]', "adapters: each needs the name of a model that is an adapter"),
+        ('[{"name": "a", "scale": 101}]', "the scale of an adapter must be between -100 and 100"),
+        (f"[{', '.join(['{}'] * 17)}]", "a request can use 16 adapters, not more"),
+        ('[{"name": "a", "scale": "x"}]', "json: cannot unmarshal string into Go struct field "
+         "ChatRequest.adapters.scale of type float64"),
+    ],
+)  # fmt: skip
+def test_adapters_that_make_no_sense(adapters: str, text: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        chat_from_json(f'{{"model": "m", "adapters": {adapters}}}'.encode())
+
+    assert str(caught.value) == text
+
+
+def test_scales_of_a_create_request() -> None:
+    request = create_from_json(b'{"model": "m", "adapter_scales": {"a": 1, "B": 0.5}}')
+
+    assert request.adapter_scales == {"a": 1.0, "B": 0.5}

@@ -221,6 +221,31 @@ def test_ps_has_ollama_s_columns(
     assert len(olla("ps", "M").stdout.splitlines()) == 1
 
 
+def test_ps_shows_a_base_once_with_its_adapters(olla: Olla, daemon: FakeDaemon) -> None:
+    def loaded(name: str, **fields: str) -> dict[str, object]:
+        return {
+            "name": name,
+            "digest": name[0] * 64,
+            "size": 1_000_000_000,
+            "size_vram": 0,
+            "context_length": 4096,
+            "expires_at": "2318-09-14T22:47:16.854775807Z",
+            **fields,
+        }
+
+    models = [
+        loaded("a:latest", adapter_of="m:latest"),
+        loaded("m:latest"),
+        loaded("c:latest", adapter_of="n:latest"),
+        loaded("b:latest", adapter_of="m:latest"),
+    ]
+    daemon.script("GET /api/ps", Reply([{"models": models}]))
+
+    rows = [line.split("  ")[0].strip() for line in olla("ps").stdout.splitlines()[1:]]
+
+    assert rows == ["m:latest", "+ a:latest", "+ b:latest", "n:latest", "+ c:latest"]
+
+
 def test_stop_is_silent(olla: Olla, daemon: FakeDaemon) -> None:
     done = olla("stop", "m")
 

@@ -109,6 +109,22 @@ def test_an_adapter_s_path_is_relative_to_the_modelfile(
     assert created(daemon) == {"model": "m", "from": "base", "adapters": adapter}
 
 
+def test_several_adapters_have_folders_and_scales(
+    olla: Olla, daemon: FakeDaemon, tmp_path: Path, adapter: dict[str, str], blob: Blob
+) -> None:
+    gguf = blob(tmp_path / "b 2", b"GGUF adapter")
+    (tmp_path / "Modelfile").write_text("FROM base\nADAPTER ./adapter 0.5\nADAPTER b 2\n")
+
+    olla("create", "m")
+
+    assert created(daemon) == {
+        "model": "m",
+        "from": "base",
+        "adapters": {f"0/{name}": digest for name, digest in adapter.items()} | {"1/b 2": gguf},
+        "adapter_scales": {"0": 0.5},
+    }
+
+
 def test_from_and_adapter_do_without_a_modelfile(
     olla: Olla, daemon: FakeDaemon, adapter: dict[str, str]
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from tests.conftest import Reference
 pytestmark = pytest.mark.weights
 
 QUESTION = "Where does the lantern hang?"
+OTHER_SENTENCE = "It hangs where the old anchor rusts."
 SENTENCE = "The seventh lantern hangs above the harbour door."
 MAX_STEPS = 60
 GREEDY = {"temperature": 0, "num_predict": 40}
@@ -51,6 +53,20 @@ def trained(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> I
     # The base came out of a GGUF file, so there is no config.json for peft to look at.
     model.save_pretrained(folder, save_embedding_layers=False)
     yield Trained(folder, model.eval(), prompt)
+
+
+@pytest.fixture(scope="module")
+def other(trained: Trained, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second adapter over the same base, trained to another sentence: DoRA this time."""
+    torch.manual_seed(1)
+    reply = reference.tokenizer.encode(f"{OTHER_SENTENCE}<|im_end|>", add_special_tokens=False)
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"],
+                             use_dora=True)  # fmt: skip
+    model = peft.get_peft_model(copy.deepcopy(reference.model), config)
+    train(model, trained.prompt, reply)
+    folder = tmp_path_factory.mktemp("anchor")
+    model.save_pretrained(folder, save_embedding_layers=False)
+    return folder
 
 
 def train(model: Any, prompt: list[int], reply: list[int]) -> None:
@@ -141,6 +157,64 @@ def test_adapter_and_base_share_one_runner(
 
     assert {MODEL, "lantern:latest"} <= running
     assert len(daemon.runner_pids()) == 1
+
+
+def test_two_adapters_and_the_base_answer_side_by_side(
+    client: ollama.Client, daemon: Daemon, trained: Trained, other: Path
+) -> None:
+    olla(daemon, "create", "lantern", "--from", MODEL, "--adapter", str(trained.folder))
+    olla(daemon, "create", "anchor", "--from", MODEL, "--adapter", str(other))
+    plain = ask(client, MODEL)
+
+    with ThreadPoolExecutor(6) as threads:
+        names = ["lantern", "anchor", MODEL] * 2
+        replies = list(threads.map(lambda name: ask(client, name), names))
+
+    assert replies == [SENTENCE, OTHER_SENTENCE, plain] * 2
+
+
+def test_a_request_chooses_its_adapters(
+    client: ollama.Client, daemon: Daemon, trained: Trained, other: Path
+) -> None:
+    olla(daemon, "create", "lantern", "--from", MODEL, "--adapter", str(trained.folder))
+    olla(daemon, "create", "anchor", "--from", MODEL, "--adapter", str(other))
+
+    def chosen(model: str, *adapters: dict[str, object]) -> str:
+        messages = [{"role": "user", "content": QUESTION}]
+        body = {"model": model, "messages": messages, "options": GREEDY, "stream": False}
+        return str(daemon.ask("POST", "/api/chat", {**body, "adapters": adapters}).json["message"]
+                   ["content"])  # fmt: skip
+
+    assert chosen(MODEL, {"name": "anchor"}) == OTHER_SENTENCE
+    assert chosen("anchor", {"name": "lantern", "scale": 1.0}) == SENTENCE
+    assert chosen("lantern") == chosen(MODEL, {"name": "lantern", "scale": 0}) == ask(client, MODEL)
+
+
+def test_an_adapter_that_is_deleted_while_it_answers_finishes_and_goes(
+    client: ollama.Client, daemon: Daemon, trained: Trained
+) -> None:
+    olla(daemon, "create", "brief", "--from", MODEL, "--adapter", str(trained.folder))
+    messages = [{"role": "user", "content": QUESTION}]
+    stream = client.chat("brief", messages, options=GREEDY, stream=True)
+    first = next(stream).message.content or ""
+
+    client.delete("brief")
+
+    assert first + "".join(chunk.message.content or "" for chunk in stream) == SENTENCE
+    assert "brief:latest" not in {model.model for model in client.ps().models}
+    with pytest.raises(ollama.ResponseError, match="model 'brief' not found"):
+        ask(client, "brief")
+
+
+def test_a_base_that_adapters_use_is_not_deleted(
+    client: ollama.Client, daemon: Daemon, trained: Trained
+) -> None:
+    olla(daemon, "create", "lantern", "--from", MODEL, "--adapter", str(trained.folder))
+
+    with pytest.raises(ollama.ResponseError, match=r"is the base of .*lantern:latest"):
+        client.delete(MODEL)
+
+    assert ask(client, "lantern") == SENTENCE
 
 
 def test_olla_run_answers_with_the_adapter(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import msgspec
 import peft
 import pytest
@@ -19,7 +22,7 @@ from olla.engine.engine import Engine
 from olla.engine.loading import LoadedModel, load_model
 from olla.errors import FormatError
 from olla.options import SamplingParams
-from olla.runner.protocol import Finished, Generate
+from olla.runner.protocol import Adapter, Finished, Generate
 from tests.tiny_model import files_of, save_tiny_model
 
 ALL_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -45,15 +48,36 @@ def save_adapter(base: Path, folder: Path, seed: int, **settings: Any) -> Any:
         **{"r": 4, "lora_alpha": 8, "target_modules": ALL_LINEARS, **settings},
         init_lora_weights=False,
     )
-    model = peft.get_peft_model(reference, config).eval()
-    model.save_pretrained(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's advice to whoever trains
+        model = peft.get_peft_model(reference, config).eval()
+        move_from_the_start(model)
+        model.save_pretrained(folder)
     return model
 
 
-def generate(engine: Engine, adapters: list[Path | None]) -> list[list[int]]:
+@torch.no_grad()
+def move_from_the_start(model: Any) -> None:
+    """As training would."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+
+
+def generate(engine: Engine, adapters: Iterable[Path | None]) -> list[list[int]]:
     """Greedy replies, prompts included, of one prompt under each adapter in one batch."""
+    return generate_with(
+        engine, [[] if path is None else [Adapter(files_at(path))] for path in adapters]
+    )
+
+
+def files_at(path: Path) -> dict[str, str]:
+    return files_of(path) if path.is_dir() else {path.name: str(path)}
+
+
+def generate_with(engine: Engine, adapters: Sequence[list[Adapter]]) -> list[list[int]]:
     tokens = engine.encode("the same prompt", False)
-    for number, folder in enumerate(adapters):
+    for number, used in enumerate(adapters):
         request = Generate(
             id=number,
             prompt="",
@@ -61,7 +85,7 @@ def generate(engine: Engine, adapters: list[Path | None]) -> list[list[int]]:
             sampling=SamplingParams(temperature=0),
             num_predict=20,
             want_context=True,
-            adapters=[] if folder is None else [files_of(folder)],
+            adapters=used,
         )
         engine.add(request, tokens)
     replies: dict[int, list[int]] = {}
@@ -94,8 +118,124 @@ def test_replies_are_those_of_peft(
 
     (tokens,) = generate(engine, [tmp_path])
 
+    assert_as_in_peft(engine, reference, tokens)
+
+
+def assert_as_in_peft(engine: Engine, reference: Any, tokens: list[int]) -> None:
     start = len(engine.encode("the same prompt", False))
     assert tokens[start:] == likeliest(reference, tokens)[start - 1 : -1]
+
+
+TRAINED = {"embed_tokens": [3, 116], "lm_head": [7, 9]}
+"""116 is the prompt's first letter."""
+
+KINDS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("llama", {}, {"use_dora": True}),
+    ("llama", {}, {"use_dora": True, "use_rslora": True, "target_modules": ["embed_tokens"]}),
+    ("qwen2", {}, {"use_dora": True, "bias": "lora_only"}),
+    ("qwen2", {}, {"bias": "all"}),
+    ("qwen2", {}, {"lora_bias": True}),
+    ("llama", {}, {"modules_to_save": ["lm_head", "embed_tokens", "norm", "input_layernorm"]}),
+    ("llama", {"tie_word_embeddings": True}, {"modules_to_save": ["embed_tokens"]}),
+    ("llama", {"tie_word_embeddings": True},
+     {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}),
+    ("llama", {}, {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
+    ("llama", {"tie_word_embeddings": True}, {"target_modules": ["q_proj", "embed_tokens"]}),
+    ("llama", {}, {"trainable_token_indices": TRAINED}),
+    ("llama", {"tie_word_embeddings": True}, {"trainable_token_indices": [3, 116]}),
+    ("gemma2", {"query_pre_attn_scalar": 8},
+     {"target_modules": ["embed_tokens", "q_proj"], "modules_to_save": ["norm", "down_proj"]}),
+    ("qwen3", {}, {"modules_to_save": ["q_norm", "k_norm", "mlp"], "target_modules": ["o_proj"]}),
+    ("phi3", {}, {"target_modules": ["qkv_proj", "gate_up_proj"], "use_dora": True}),
+    ("gpt_neox", {}, {"target_modules": ["query_key_value", "lm_head", "embed_in"],
+                      "bias": "all", "modules_to_save": ["final_layer_norm"]}),
+    ("gpt_neox", {}, {"target_modules": ["query_key_value"], "use_dora": True,
+                      "trainable_token_indices": {"embed_in": [3, 116], "lm_head": [7]}}),
+    ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
+     {"target_modules": ["c_attn", "c_proj", "c_fc"], "use_dora": True, "bias": "all",
+      "modules_to_save": ["wpe", "ln_1"]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "shape", "settings"), KINDS)
+def test_every_kind_answers_as_in_peft_alone_and_beside_others(
+    tmp_path: Path, family: str, shape: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    save_tiny_model(folder, family, **shape)
+    reference = save_adapter(folder, tmp_path / "kind", seed=1, **settings)
+    targets = settings.get("target_modules", ALL_LINEARS)
+    other = save_adapter(folder, tmp_path / "plain", seed=2, target_modules=targets[:1])
+    model = load_model(files_of(folder), "float32", "cpu", 0, lambda done, total: None)
+    engine = Engine(model)
+
+    (alone,) = generate(engine, [tmp_path / "kind"])
+    mixed = generate(engine, [tmp_path / "plain", tmp_path / "kind", None])
+
+    assert_as_in_peft(engine, reference, alone)
+    assert_as_in_peft(engine, other, mixed[0])
+    assert mixed[1] == alone
+    assert mixed[2] != alone
+
+
+def test_adapters_to_a_scale_add_up_as_in_peft(
+    base: Path, model: LoadedModel, tmp_path: Path
+) -> None:
+    reference = save_adapter(base, tmp_path / "one", seed=1)
+    save_adapter(base, tmp_path / "two", seed=2, r=2)
+    reference.load_adapter(tmp_path / "two", "two")
+    reference.add_weighted_adapter(["default", "two"], [0.5, 1.5], "both", "cat")
+    reference.set_adapter("both")
+    adapters = [Adapter(files_of(tmp_path / "one"), 0.5), Adapter(files_of(tmp_path / "two"), 1.5)]
+    engine = Engine(model)
+
+    mixed = generate_with(engine, [adapters, adapters[:1], adapters])
+
+    assert_as_in_peft(engine, reference, mixed[0])
+    assert mixed[0] == mixed[2] != mixed[1]
+
+
+def save_gguf_adapter(folder: Path, path: Path, num_heads: int, num_kv_heads: int) -> None:
+    """A peft adapter as llama.cpp's converter writes it."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    for name, tensor in load_file(folder / "adapter_model.safetensors").items():
+        module, _, side = name.removeprefix("base_model.model.").rpartition(".lora_")
+        heads = {"q_proj": num_heads, "k_proj": num_kv_heads}.get(module.rpartition(".")[2])
+        if heads and side.startswith("B"):
+            rows = tensor.reshape(heads, 2, -1, tensor.shape[1]).transpose(1, 2)
+        else:
+            rows = tensor
+        values = rows.reshape(tensor.shape).numpy()
+        writer.add_tensor(f"{gguf_name(module)}.weight.lora_{side[0].lower()}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def gguf_name(module: str) -> str:
+    names = {
+        "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output",
+        "gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down",
+    }  # fmt: skip
+    parts = module.split(".")
+    return f"blk.{parts[2]}.{names[parts[-1]]}"
+
+
+def test_an_adapter_in_gguf_answers_as_the_one_it_was_made_of(
+    base: Path, model: LoadedModel, tmp_path: Path
+) -> None:
+    reference = save_adapter(base, tmp_path / "peft", seed=1)
+    save_gguf_adapter(tmp_path / "peft", tmp_path / "adapter.gguf", 4, 2)
+    engine = Engine(model)
+
+    (tokens,) = generate(engine, [tmp_path / "adapter.gguf"])
+
+    assert_as_in_peft(engine, reference, tokens)
 
 
 def test_adapters_and_base_answer_side_by_side_as_they_do_alone(
@@ -118,7 +258,7 @@ def test_the_least_recently_used_adapter_makes_room(
 ) -> None:
     for seed in range(3):
         save_adapter(base, tmp_path / str(seed), seed)
-    files = [files_of(tmp_path / str(seed)) for seed in range(3)]
+    files = [Adapter(files_of(tmp_path / str(seed))) for seed in range(3)]
     table = AdapterTable(model.network, max_adapters=2)
     first, second = table.number([files[0]], set()), table.number([files[1]], set())
 
@@ -134,7 +274,7 @@ def test_an_adapter_in_use_is_never_pushed_out(
 ) -> None:
     for seed in range(2):
         save_adapter(base, tmp_path / str(seed), seed)
-    files = [files_of(tmp_path / str(seed)) for seed in range(2)]
+    files = [Adapter(files_of(tmp_path / str(seed))) for seed in range(2)]
     table = AdapterTable(model.network, max_adapters=1)
     first = table.number([files[0]], set())
 
@@ -161,7 +301,9 @@ def break_adapter(folder: Path, change: str) -> None:
         tensors[key] = torch.zeros(0, 32)
         tensors[key.replace("lora_A", "lora_B")] = torch.zeros(32, 0)
     elif change == "stranger":
-        tensors["base_model.model.model.norm.weight"] = torch.zeros(32)
+        tensors["base_model.model.model.norm.running_mean"] = torch.zeros(32)
+    elif change == "nan":
+        tensors[key][1, 2] = torch.nan
     elif change == "vector":
         tensors[key] = torch.zeros(32)
     save_file(tensors, weights)
@@ -177,6 +319,7 @@ def break_adapter(folder: Path, change: str) -> None:
         ("empty", "holds no weights"),
         ("rank", "cannot be read"),
         ("stranger", "is no LoRA weight"),
+        ("nan", "holds a number that is not finite"),
         ("vector", "not a pair of matrices"),
     ],
 )
@@ -219,7 +362,7 @@ def test_an_adapter_whose_file_is_gone_is_refused(
     base: Path, model: LoadedModel, tmp_path: Path
 ) -> None:
     save_adapter(base, tmp_path, seed=1)
-    files = files_of(tmp_path)
+    files = Adapter(files_of(tmp_path))
     (tmp_path / "adapter_model.safetensors").unlink()
 
     with pytest.raises(FormatError, match="cannot be read"):

@@ -16,7 +16,7 @@ from olla.engine.loading import LoadedModel, load_model
 from olla.engine.models.batch import Batch, CausalModel
 from olla.errors import BadInput, OutOfMemory
 from olla.options import SamplingParams
-from olla.runner.protocol import Failed, FailureKind, Finished, FromRunner, Piece
+from olla.runner.protocol import Adapter, Failed, FailureKind, Finished, FromRunner, Piece
 from tests.engine.driving import GREEDY, SAMPLED, add, ask, drain, finished, reply, text_of
 from tests.tiny_model import BOS, EOS, save_tiny_model
 
@@ -301,7 +301,8 @@ def test_parameters_that_make_no_sense_disturb_nobody(
 
 def test_an_adapter_that_does_not_exist_is_a_clear_error(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no adapter_config"):
-        add(engine, ask(1, adapters=[{"adapter_model.safetensors": str(tmp_path / "none")}]))
+        files = {"adapter_model.safetensors": str(tmp_path / "none")}
+        add(engine, ask(1, adapters=[Adapter(files)]))
     assert not engine.has_work
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import transformers
 from olla.engine.engine import Engine
 from olla.engine.loading import load_model
 from olla.engine.models.hf import HfModel
+from olla.engine.parts import LowRank
 from olla.errors import FormatError, OutOfMemory
 from tests.engine.test_adapters import generate, likeliest
 from tests.engine.test_families import forward
@@ -68,9 +70,9 @@ def test_adapters_of_one_request_add_up(tmp_path: Path) -> None:
     files = save_tiny_model(tmp_path, "gpt_neox")
     network = load_model(files, "float32", "cpu", 0, lambda done, total: None).network
     a, b = torch.randn(4, 32), torch.randn(32, 4)
-    for _ in range(2):
-        network.add_adapter(1, "gpt_neox.layers.0.attention.dense", a, b)
-    network.add_adapter(2, "gpt_neox.layers.0.attention.dense", a, 2 * b)
+    part = LowRank("gpt_neox.layers.0.attention.dense", a, b)
+    network.add_adapter(1, [part, part])
+    network.add_adapter(2, [replace(part, share=2.0)])
 
     once_doubled, twice = (forward(network, torch.arange(9), adapter=n) for n in (2, 1))
 
@@ -85,7 +87,7 @@ def test_an_adapter_lies_over_a_layer_that_is_given_flat_rows(tmp_path: Path) ->
     )  # fmt: skip
     network = load_model(files, "float32", "cpu", 0, lambda done, total: None).network
     gate = "model.layers.0.mlp.shared_expert.gate_proj"
-    network.add_adapter(1, gate, torch.randn(4, 32), torch.randn(16, 4))
+    network.add_adapter(1, [LowRank(gate, torch.randn(4, 32), torch.randn(16, 4))])
 
     plain, adapted = (forward(network, torch.arange(9), adapter=n) for n in (0, 1))
 
@@ -96,7 +98,7 @@ def test_an_adapter_lies_over_a_layer_that_is_given_flat_rows(tmp_path: Path) ->
     ("module", "shape", "words"),
     [
         ("gpt_neox.layers.9.attention.dense", (4, 32), "no module"),
-        ("gpt_neox.embed_in", (4, 32), "of type Embedding"),
+        ("gpt_neox.layers.0.attention", (4, 32), "of type GPTNeoXAttention"),
         ("gpt_neox.layers.0.attention.dense", (4, 31), "the base is"),
     ],
 )
@@ -107,7 +109,7 @@ def test_an_adapter_that_does_not_fit_is_refused(
     model = load_model(files, "float32", "cpu", 0, lambda done, total: None)
 
     with pytest.raises(FormatError, match=words):
-        model.network.add_adapter(1, module, torch.zeros(shape), torch.zeros(32, 4))
+        model.network.add_adapter(1, [LowRank(module, torch.zeros(shape), torch.zeros(32, 4))])
 
 
 def test_what_is_no_language_model_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows, Linear
 from olla.engine.matrices import Dense
 from olla.engine.models.batch import Batch, Span
+from olla.engine.models.overlay import Module, Place
 from olla.engine.models.placed import BatchMover, PlacedLayer, Tables, batch_on, placed
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
@@ -30,8 +31,9 @@ class FakeLayer:
         self.seen: list[torch.device] = []
         self.batches: list[Batch] = []
 
-    def projection(self, name: str) -> tuple[Linear, int, int]:
-        return next(iter(self.linears)), 0, len(name)
+    @property
+    def modules(self) -> dict[str, Module]:
+        return {"abc": Place(next(iter(self.linears)), 0, 3)}
 
     def __call__(self, states: Tensor, batch: Batch, tables: Tables) -> Tensor:
         self.seen = [tensor.device for tensor in (states, batch.tokens, *tables)]
@@ -47,7 +49,7 @@ def test_a_layer_at_home_stays_as_it_is() -> None:
     assert first is here
     assert isinstance(second, PlacedLayer)
     assert second.linears == there.linears
-    assert second.projection("abc") == there.projection("abc")
+    assert second.modules == there.modules
 
 
 def test_a_layer_elsewhere_finds_everything_there() -> None:

@@ -32,6 +32,7 @@ class FakeModel:
     weights_key: str = "w"
     files: dict[str, Path] = field(default_factory=lambda: {"model.gguf": Path("/blobs/w")})
     adapters: tuple[dict[str, Path], ...] = ()
+    adapter_scales: tuple[float, ...] = ()
     prompt_template: str = TEMPLATE
     system: str = ""
     messages: tuple[Message, ...] = ()

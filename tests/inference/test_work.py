@@ -19,7 +19,7 @@ from olla.parsers.choose import Choice
 from olla.registry.model import Capability, Model
 from olla.requests import ChatRequest, GenerateRequest
 from olla.runner.devices import may_have_gpu
-from olla.runner.protocol import Generate, Grammar, GrammarKind
+from olla.runner.protocol import Adapter, Generate, Grammar, GrammarKind
 from tests.inference.conftest import SETTINGS, FakeModel
 
 HI = (Message("user", "Hi"),)
@@ -262,9 +262,9 @@ def test_the_window_shifts_unless_the_model_cannot(
 def test_adapters_and_truncation_travel_with_the_request() -> None:
     adapter = {"adapter_model.safetensors": Path("/blobs/x")}
 
-    sent = _sent(_chat(FakeModel(adapters=(adapter,)), truncate=False))
+    sent = _sent(_chat(FakeModel(adapters=(adapter,), adapter_scales=(0.5,)), truncate=False))
 
-    assert sent.adapters == [{"adapter_model.safetensors": "/blobs/x"}]
+    assert sent.adapters == [Adapter({"adapter_model.safetensors": "/blobs/x"}, 0.5)]
     assert not sent.truncate
 
 

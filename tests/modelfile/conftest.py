@@ -95,6 +95,23 @@ def write_gguf(path: Path, metadata: Mapping[str, str | int], architecture: str 
     return path
 
 
+def write_gguf_adapter(path: Path, tensors: Tensors) -> Path:
+    """A LoRA as llama.cpp's converter writes it, of one projection unless told otherwise."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    name = "blk.1.attn_k.weight"
+    default = {f"{name}.lora_a": zeros(4, HIDDEN), f"{name}.lora_b": zeros(KV, 4)}
+    for key, tensor in (tensors or default).items():
+        writer.add_tensor(key, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 @pytest.fixture
 def gguf_file(tmp_path: Path) -> Path:
     return write_gguf(tmp_path / "tiny.gguf", {})

@@ -29,7 +29,14 @@ from olla.registry.manifest import MediaType
 from olla.registry.model import Model
 from olla.registry.store import ModelStore
 from olla.requests import CreateRequest, Progress
-from tests.modelfile.conftest import CONFIG, MakeAdapter, model_tensors, write_gguf, zeros
+from tests.modelfile.conftest import (
+    CONFIG,
+    MakeAdapter,
+    model_tensors,
+    write_gguf,
+    write_gguf_adapter,
+    zeros,
+)
 
 
 @pytest.fixture
@@ -386,22 +393,41 @@ class TestAdapters:
 
         assert manifests(tmp_path) == before
 
-    def test_a_base_that_has_one_already(self, base: ModelStore, make_adapter: MakeAdapter) -> None:
-        adapters = upload(base, make_adapter())
-        build(base, "tuned", base="base", adapters=adapters)
+    def test_a_base_that_has_some_keeps_them(
+        self, base: ModelStore, make_adapter: MakeAdapter
+    ) -> None:
+        adapters = {f"a/{n}": digest for n, digest in upload(base, make_adapter()).items()}
+        build(base, "tuned", base="base", adapters=adapters, adapter_scales={"a": 0.5})
 
-        with pytest.raises(BadInput, match=r"^only one adapter is currently supported$"):
-            build(base, base="tuned", adapters=adapters)
+        build(base, base="tuned", adapters=adapters)
 
-    def test_two_at_once(self, base: ModelStore, make_adapter: MakeAdapter) -> None:
+        assert len(resolve(base).adapters) == 2
+        assert resolve(base).adapter_scales == (0.5, 1.0)
+
+    def test_several_have_scales_of_their_own(
+        self, base: ModelStore, make_adapter: MakeAdapter, tmp_path: Path
+    ) -> None:
         adapter = upload(base, make_adapter())
         adapters = {f"{at}/{name}": digest for at in "ab" for name, digest in adapter.items()}
+        adapters |= upload(base, {"c.gguf": write_gguf_adapter(tmp_path / "c.gguf", {})})
 
-        with pytest.raises(BadInput, match=r"^only one adapter is currently supported$"):
-            build(base, base="base", adapters=adapters)
+        build(base, base="base", adapters=adapters, adapter_scales={"b": 0.5, "c.gguf": 2})
 
-    def test_a_gguf_adapter(self, base: ModelStore, gguf_file: Path) -> None:
-        with pytest.raises(BadInput, match=r"an adapter is two files, as peft saves it: adapter_"):
+        assert [sorted(files) for files in resolve(base).adapters] == [
+            ["adapter.gguf"],
+            ["adapter_config.json", "adapter_model.safetensors"],
+            ["adapter_config.json", "adapter_model.safetensors"],
+        ]
+        assert resolve(base).adapter_scales == (2.0, 1.0, 0.5)
+
+    def test_a_scale_for_no_adapter(self, base: ModelStore, make_adapter: MakeAdapter) -> None:
+        adapters = upload(base, make_adapter())
+
+        with pytest.raises(BadInput, match="adapter_scales names 'x', which is no adapter"):
+            build(base, base="base", adapters=adapters, adapter_scales={"x": 1})
+
+    def test_a_model_in_gguf_is_no_adapter(self, base: ModelStore, gguf_file: Path) -> None:
+        with pytest.raises(BadInput, match=r"its general\.type is not adapter"):
             build(base, base="base", adapters=upload(base, {"a.gguf": gguf_file}))
 
 

@@ -72,7 +72,7 @@ def test_description() -> None:
     description = Description(
         name="m:latest",
         base="/blobs/sha256-1",
-        adapters=["/blobs/sha256-2"],
+        adapters=[("/blobs/sha256-2", 1.0), ("/blobs/sha256-4", 0.5)],
         projectors=["/blobs/sha256-3"],
         template="{{ .Prompt }}",
         system="Be\nkind.",
@@ -96,6 +96,7 @@ def test_description() -> None:
         "\n"
         "FROM /blobs/sha256-1\n"
         "ADAPTER /blobs/sha256-2\n"
+        "ADAPTER /blobs/sha256-4 0.5\n"
         "FROM /blobs/sha256-3\n"
         "TEMPLATE {{ .Prompt }}\n"
         'SYSTEM "Be\nkind."\n'

@@ -120,14 +120,15 @@ class TestMeaning:
 
         assert parsed.bases == ("a", "b")
         assert parsed.drafts == ("d", "e")
+        assert parsed.adapters == ("x", "y")
         assert parsed.licenses == ("l", "m")
-        assert (parsed.adapter, parsed.template, parsed.system) == ("y", "t", "v")
+        assert (parsed.template, parsed.system) == ("t", "v")
         assert (parsed.renderer, parsed.parser) == ("p", "q")
 
     def test_what_is_not_said_is_empty(self) -> None:
         parsed = parse_modelfile("FROM a")
 
-        assert (parsed.adapter, parsed.system, parsed.requires) == ("", "", "")
+        assert (parsed.adapters, parsed.system, parsed.requires) == ((), "", "")
         assert (parsed.parameters, parsed.messages, parsed.warnings) == ({}, (), ())
 
     def test_parameters_are_typed_and_stops_add_up(self) -> None:

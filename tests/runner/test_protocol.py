@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from olla.options import SamplingParams
 from olla.runner import protocol
 from olla.runner.protocol import (
+    Adapter,
     Cancel,
     Detokenize,
     Failed,
@@ -41,7 +42,7 @@ GENERATE = Generate(
     context=[1, 2, 3],
     num_predict=16,
     stop=["\n\n"],
-    adapters=[{"adapter_config.json": "/a", "adapter_model.safetensors": "/b"}],
+    adapters=[Adapter({"adapter_config.json": "/a", "adapter_model.safetensors": "/b"}, 0.5)],
     want_context=True,
 )
 TO_RUNNER = [

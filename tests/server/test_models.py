@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from olla.names import ModelName
+from olla.registry.manifest import Layer, Manifest, MediaType, format_manifest
 from olla.registry.store import ModelStore
 from olla.runner.pool import LoadedModel, LoadingModel
 from olla.settings import Settings
@@ -269,6 +271,47 @@ async def test_delete_removes_and_unloads(
     assert (response.status, await response.read()) == (200, b"")
     assert store.list() == ()
     assert pool.unloaded == [ModelName.parse("Tiny")]
+
+
+async def test_a_base_stays_as_long_as_adapters_lie_over_it(
+    client: Client, store: ModelStore, pool: FakePool
+) -> None:
+    add_model(store, "tiny")
+    for name in ("one", "two"):
+        add_adapter(store, name, "tiny")
+
+    refused = await client.delete("/api/delete", json={"model": "tiny"})
+    removed = [await client.delete("/api/delete", json={"model": n}) for n in ("one", "two")]
+    then = await client.delete("/api/delete", json={"model": "tiny"})
+
+    text = "model 'tiny:latest' is the base of one:latest, two:latest: delete those first"
+    assert await error_of(refused) == (400, text)
+    assert [response.status for response in (*removed, then)] == [200, 200, 200]
+    assert store.list() == ()
+
+
+def add_adapter(store: ModelStore, name: str, base: str) -> None:
+    """A model that is an adapter over another, as create makes it."""
+    model = store.resolve(ModelName.parse(base))
+    lora = Layer(MediaType.ADAPTER, store.blobs.put(b"lora"), 4)
+    layers = (replace(layer, source=model.name.short) for layer in model.manifest.layers)
+    manifest = Manifest(model.manifest.config, (*layers, lora))
+    store.put(ModelName.parse(name), format_manifest(manifest))
+
+
+async def test_ps_names_the_base_of_an_adapter(
+    client: Client, store: ModelStore, pool: FakePool
+) -> None:
+    add_model(store, "tiny")
+    add_adapter(store, "one", "tiny")
+    pool.loaded = tuple(
+        LoadedModel(ModelName.parse(name), None, 10, 0, 4096) for name in ("one", "tiny")
+    )
+
+    adapter, base = (await (await client.get("/api/ps")).json())["models"]
+
+    assert adapter["adapter_of"] == "tiny:latest"
+    assert "adapter_of" not in base
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
+from olla.engine.parts import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +90,17 @@ class CausalModel(Protocol):
         """What the logits of every token would be made of, (num_tokens, hidden_size)."""
         ...
 
-    def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
-        """Lay a low-rank pair, a (rank, in) and b (out, rank), over one linear."""
+    def add_adapter(self, adapter: int, parts: Sequence[Part]) -> None:
+        """Lay an adapter over the model; FormatError if it does not fit."""
         ...
 
     def remove_adapter(self, adapter: int) -> None:
-        """Take an adapter off every linear."""
+        """Take off whatever was laid under that number."""
         ...
+
+
+def picked_rows(adapters: Sequence[AdapterRows], picked: Tensor) -> list[AdapterRows]:
+    """The same among the rows `picked` (count,) alone, numbered as they stand there."""
+    return [
+        AdapterRows(number, torch.isin(picked, rows).nonzero()[:, 0]) for number, rows in adapters
+    ]

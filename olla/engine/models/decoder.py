@@ -7,7 +7,7 @@ names (`model.layers.0.self_attn.q_proj.weight` ...).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -15,13 +15,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from olla.engine.attention import attend_batch
-from olla.engine.linear import AdapterRows, Delta, Linear
-from olla.engine.matrices import Dense, Matrix, Table
-from olla.engine.models.batch import Batch
+from olla.engine.linear import AdapterRows, Embedding, Linear
+from olla.engine.matrices import Dense, Matrix
+from olla.engine.models.batch import Batch, picked_rows
 from olla.engine.models.config import DecoderConfig, LayerConfig, NormPlacement, QkNorm
+from olla.engine.models.norm import RMSNorm
+from olla.engine.models.overlay import Module, Place, lay_over, take_off
 from olla.engine.models.placed import placed
 from olla.engine.models.rope import Rope, rotate
-from olla.errors import FormatError
+from olla.engine.parts import Part
 
 RopeTables = tuple[Tensor, Tensor]
 
@@ -35,29 +37,11 @@ class Parameters(Protocol):
         self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None
     ) -> Tensor | None: ...
 
-    def table(self, name: str, rows: int, columns: int) -> Table: ...
+    def table(self, name: str, rows: int, columns: int) -> Matrix: ...
 
     def matrix(self, parts: Mapping[str, int], in_features: int) -> Matrix: ...
 
     def matrix_optional(self, name: str, rows: int, in_features: int) -> Matrix | None: ...
-
-
-class RMSNorm:
-    """Scales each row to unit mean square, computed in float32; the result is as the weight."""
-
-    def __init__(self, weight: Tensor, eps: float, adds_one: bool) -> None:
-        self.weight = weight.float() + 1.0 if adds_one else weight
-        self._dtype = weight.dtype
-        self._adds_one = adds_one
-        self._eps = eps
-
-    def __call__(self, states: Tensor) -> Tensor:
-        wide = states.float()
-        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self._eps)
-        # Gemma multiplies in float32 and then narrows; Llama narrows first.
-        if self._adds_one:
-            return (normed * self.weight).to(self._dtype)
-        return self.weight * normed.to(self._dtype)
 
 
 class Decoder:
@@ -67,6 +51,7 @@ class Decoder:
         rows, columns = config.vocab_size, config.hidden_size
         self.config = config
         self.embedding = parameters.table("model.embed_tokens.weight", rows, columns)
+        self.tokens = Embedding(self.embedding)
         # Narrowed first, as the reference keeps the factor in the model's dtype.
         self._embedding_scale = self.embedding.like.new_tensor(config.embedding_scale)
         # Rounded, they would turn far positions elsewhere.
@@ -81,22 +66,32 @@ class Decoder:
         self.norm = _norm(config, parameters, "model.norm", config.hidden_size)
         head = parameters.matrix_optional("lm_head.weight", rows, columns)
         self.head = Linear(self.embedding if head is None else head)
+        self.ties_head = head is None
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Logits (num_logits, vocab_size) float32; the cache holds the batch's tokens after."""
-        logits = self.head(self.norm(self._states(batch)[batch.logit_rows])).float()
-        logits *= self.config.logit_scale
-        cap = self.config.logit_softcap
-        return cap * torch.tanh(logits / cap) if cap else logits
+        adapters = picked_rows(batch.adapters, batch.logit_rows)
+        return self.logits(self.norm(self._states(batch)[batch.logit_rows], adapters), adapters)
 
     @torch.inference_mode()
     def hidden_states(self, batch: Batch) -> Tensor:
         """What the logits of every token would be made of, (num_tokens, hidden_size)."""
-        return self.norm(self._states(batch))
+        return self.norm(self._states(batch), batch.adapters)
+
+    def logits(self, states: Tensor, adapters: Sequence[AdapterRows]) -> Tensor:
+        """Normed states (num_rows, hidden_size) -> (num_rows, vocab_size) float32."""
+        logits = self.head(states, adapters).float()
+        logits *= self.config.logit_scale
+        cap = self.config.logit_softcap
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    def embedded(self, batch: Batch) -> Tensor:
+        """The states that the first layer takes, (num_tokens, hidden_size)."""
+        return self.tokens(batch.tokens, batch.adapters) * self._embedding_scale
 
     def _states(self, batch: Batch) -> Tensor:
-        embedded = self.embedding.rows(batch.tokens) * self._embedding_scale
+        embedded = self.embedded(batch)
         tables = self.rope.tables(batch.positions, embedded.dtype)
         local_tables = self.local_rope.tables(batch.positions, embedded.dtype)
         # What all layers add to is never narrowed: that is two fifths of what bfloat16 would lose.
@@ -127,33 +122,25 @@ class Decoder:
         size = self.config.num_kv_heads * self.config.head_dim * self.embedding.like.element_size()
         return 2 * len(self.blocks) * size
 
-    def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
-        """Lay a low-rank pair over one projection, such as `model.layers.0.self_attn.q_proj`.
-
-        Args:
-            a: (rank, in_features). b: (out_features, rank), with the adapter's scale in it.
+    def add_adapter(self, adapter: int, parts: Sequence[Part]) -> None:
+        """Lay an adapter over the model.
 
         Raises:
-            FormatError: the model has no such projection, or the shapes are not its.
+            FormatError: a part does not fit; some may have been laid over already.
         """
-        prefix, _, rest = module.removeprefix("model.layers.").partition(".")
-        if not prefix.isdigit() or int(prefix) >= len(self.blocks):
-            raise FormatError(f"the base model has no module {module}")
-        linear, start, end = self.blocks[int(prefix)].projection(rest)
-        fits = a.shape[1] == linear.weight.shape[1] and b.shape[0] == end - start
-        if not fits or a.shape[0] != b.shape[1]:
-            raise FormatError(
-                f"adapter for {module} is {tuple(a.shape)} and {tuple(b.shape)}, "
-                f"the base is {(end - start, linear.weight.shape[1])}"
-            )
-        like = linear.weight.like
-        delta = Delta(start, end, a.to(like), b.to(like))
-        linear.deltas.setdefault(adapter, []).append(delta)
+        lay_over(self, adapter, parts)
 
     def remove_adapter(self, adapter: int) -> None:
-        """Take an adapter off every projection."""
-        for linear in self._linears:
-            linear.deltas.pop(adapter, None)
+        take_off(self, adapter)
+
+    def modules(self) -> Iterator[tuple[str, Module]]:
+        """What adapters can change, by Hugging Face's names."""
+        yield "model.embed_tokens", self.tokens
+        yield "model.norm", self.norm
+        yield "lm_head", Place(self.head, 0, self.config.vocab_size)
+        for index, block in enumerate(self.blocks):
+            for name, module in block.modules.items():
+                yield f"model.layers.{index}.{name}", module
 
 
 class Block:
@@ -169,32 +156,28 @@ class Block:
         self.attention = Attention(config, config.layers[index], index, parameters)
         self.mlp = MLP(config, f"{prefix}.mlp", parameters)
         self._dtype = self.attention.qkv.weight.like.dtype
-        self._projections = {
-            **{f"self_attn.{name}": where for name, where in self.attention.projections.items()},
+        self.modules: dict[str, Module] = {
+            **{f"self_attn.{name}": where for name, where in self.attention.modules.items()},
             **{f"mlp.{name}": where for name, where in self.mlp.projections.items()},
+            **dict(zip((*pre, *post), (*self.pre, *self.post), strict=True)),
         }
 
     def __call__(self, states: Tensor, batch: Batch, tables: RopeTables) -> Tensor:
-        mixed = self.attention(self._before(0, states), batch, tables)
-        states = states + self._after(0, mixed)
-        mixed = self.mlp(self._before(1, states), batch.adapters)
-        return states + self._after(1, mixed)
-
-    def projection(self, name: str) -> tuple[Linear, int, int]:
-        """The linear that holds projection `name`, and its output columns in it."""
-        if name not in self._projections:
-            raise FormatError(f"the base model has no projection {name}")
-        return self._projections[name]
+        adapters = batch.adapters
+        mixed = self.attention(self._before(0, states, adapters), batch, tables)
+        states = states + self._after(0, mixed, adapters)
+        mixed = self.mlp(self._before(1, states, adapters), adapters)
+        return states + self._after(1, mixed, adapters)
 
     @property
     def linears(self) -> set[Linear]:
-        return {linear for linear, _, _ in self._projections.values()}
+        return {module.linear for module in self.modules.values() if isinstance(module, Place)}
 
-    def _before(self, half: int, states: Tensor) -> Tensor:
-        return self.pre[half](states) if self.pre else states.to(self._dtype)
+    def _before(self, half: int, states: Tensor, adapters: Sequence[AdapterRows]) -> Tensor:
+        return self.pre[half](states, adapters) if self.pre else states.to(self._dtype)
 
-    def _after(self, half: int, states: Tensor) -> Tensor:
-        states = self.post[half](states) if self.post else states
+    def _after(self, half: int, states: Tensor, adapters: Sequence[AdapterRows]) -> Tensor:
+        states = self.post[half](states, adapters) if self.post else states
         return states if self._residual_scale == 1.0 else states * self._residual_scale
 
 
@@ -211,15 +194,17 @@ class Attention:
         q_size, kv_size = config.num_heads * head_dim, config.num_kv_heads * head_dim
         self._sizes = [q_size, kv_size, kv_size]
         parts = {"q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size}
-        self.qkv, self.projections = _fused(parameters, prefix, "qkv_proj", parts, hidden)
+        self.qkv, projections = _fused(parameters, prefix, "qkv_proj", parts, hidden)
         self.out, out = _fused(parameters, prefix, "o_proj", {"o_proj": hidden}, q_size)
-        self.projections.update(out)
         self.q_norm, self.k_norm = _qk_norms(config, parameters, prefix)
+        norms = {"q_norm": self.q_norm, "k_norm": self.k_norm}
+        self.modules: dict[str, Module] = {**projections, **out}
+        self.modules |= {name: norm for name, norm in norms.items() if norm is not None}
 
     def __call__(self, states: Tensor, batch: Batch, tables: RopeTables) -> Tensor:
         projected = self.qkv(states, batch.adapters)
         queries, keys, values = torch.split(projected, self._sizes, dim=-1)
-        queries, keys = self._normed(queries, keys)
+        queries, keys = self._normed(queries, keys, batch.adapters)
         if self._layer.uses_rope:
             queries, keys = rotate(queries, tables), rotate(keys, tables)
         mixed = attend_batch(
@@ -234,12 +219,15 @@ class Attention:
         )
         return self.out(mixed, batch.adapters)
 
-    def _normed(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def _normed(
+        self, queries: Tensor, keys: Tensor, adapters: Sequence[AdapterRows]
+    ) -> tuple[Tensor, Tensor]:
         if self.q_norm is None or self.k_norm is None:
             return self._heads(queries), self._heads(keys)
         if self._config.qk_norm is QkNorm.FULL:
-            return self._heads(self.q_norm(queries)), self._heads(self.k_norm(keys))
-        return self.q_norm(self._heads(queries)), self.k_norm(self._heads(keys))
+            queries, keys = self.q_norm(queries, adapters), self.k_norm(keys, adapters)
+            return self._heads(queries), self._heads(keys)
+        return self.q_norm(self._heads(queries), adapters), self.k_norm(self._heads(keys), adapters)
 
     def _heads(self, states: Tensor) -> Tensor:
         return states.reshape(states.shape[0], -1, self._config.head_dim)
@@ -305,7 +293,7 @@ def _qk_norms(
 
 def _fused(
     parameters: Parameters, prefix: str, fused: str, parts: dict[str, int], in_features: int
-) -> tuple[Linear, dict[str, tuple[Linear, int, int]]]:
+) -> tuple[Linear, dict[str, Place]]:
     """Read projections that share an input as one Linear.
 
     A checkpoint may hold them fused already (Phi-3), under the name `fused`.
@@ -322,10 +310,10 @@ def _fused(
         weight = parameters.matrix(rows, in_features)
         bias = _fused_bias(parameters, prefix, parts)
     linear = Linear(weight, bias)
-    places = {fused: (linear, 0, total)}
+    places = {fused: Place(linear, 0, total)}
     start = 0
     for name, size in parts.items():
-        places[name] = (linear, start, start + size)
+        places[name] = Place(linear, start, start + size)
         start += size
     return linear, places
 

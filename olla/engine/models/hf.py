@@ -3,13 +3,13 @@
 Its attention layers are made to call ours, through transformers' attention interface, so a batch
 mixes sequences over the same cache as the lean decoder's. A model that remembers anything beyond
 keys and values cannot be run so; that is found out, and said, when it is loaded. Adapters are laid
-over its `nn.Linear` modules by forward hooks. Code that a repository carries is never run.
+over its modules by forward hooks. Code that a repository carries is never run.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
@@ -23,8 +23,10 @@ from transformers.masking_utils import AttentionMaskInterface
 from olla.engine.attention import attend_batch
 from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
-from olla.engine.models.batch import Batch, Span
+from olla.engine.models.batch import Batch, Span, picked_rows
+from olla.engine.models.hf_adapters import HookedAdapters
 from olla.engine.models.hf_progress import OnProgress, reported
+from olla.engine.parts import Part
 from olla.errors import FormatError
 
 _ATTENTION = "olla"
@@ -76,7 +78,8 @@ class HfModel:
             vocab_size=config.vocab_size,
             context_length=getattr(config, "max_position_embeddings", None) or 2048,
         )
-        self._deltas: dict[str, dict[int, list[tuple[Tensor, Tensor]]]] = {}
+        self._head = self._model.get_output_embeddings()
+        self._adapters = HookedAdapters(self._model, self._adapter_rows)
         self._cache_bytes = self._probe(config.num_hidden_layers)
         # Up to a window that only the mask knows, attention of everything is the same.
         bounds = {self.config.context_length} | (self._masked_windows - self._told_windows)
@@ -115,33 +118,16 @@ class HfModel:
         finally:
             self._batch = None
 
-    def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
-        """Lay a low-rank pair over the linear called `module`.
+    def add_adapter(self, adapter: int, parts: Sequence[Part]) -> None:
+        """Lay an adapter over the model.
 
         Raises:
-            FormatError: the model has no such linear, or the shapes are not its.
+            FormatError: there is no such module, or a part does not fit it.
         """
-        try:
-            linear = self._model.get_submodule(module)
-        except AttributeError as error:
-            raise FormatError(f"the base model has no module {module}") from error
-        if not isinstance(linear, nn.Linear) or ".experts." in module:
-            kind = type(linear).__name__
-            raise FormatError(f"{module} is of type {kind}, which olla lays no adapter over")
-        if (b.shape[0], a.shape[1]) != linear.weight.shape or a.shape[0] != b.shape[1]:
-            raise FormatError(
-                f"adapter for {module} is {tuple(a.shape)} and {tuple(b.shape)}, "
-                f"the base is {tuple(linear.weight.shape)}"
-            )
-        if module not in self._deltas:
-            self._deltas[module] = {}
-            linear.register_forward_hook(self._hook(self._deltas[module]))
-        pair = (a.to(linear.weight), b.to(linear.weight))
-        self._deltas[module].setdefault(adapter, []).append(pair)
+        self._adapters.add(adapter, parts)
 
     def remove_adapter(self, adapter: int) -> None:
-        for deltas in self._deltas.values():
-            deltas.pop(adapter, None)
+        self._adapters.remove(adapter)
 
     def _attend(
         self,
@@ -180,19 +166,13 @@ class HfModel:
         if local_size:
             self._masked_windows.add(local_size)
 
-    def _hook(self, deltas: dict[int, list[tuple[Tensor, Tensor]]]) -> Any:
-        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            # Some layers drop the dimension of one that stands for the batch.
-            flat_inputs, flat_output = inputs[0].flatten(0, -2), output.flatten(0, -2)
-            for adapter, rows in self._adapter_rows():
-                for a, b in deltas.get(adapter, ()):
-                    flat_output[rows] += (flat_inputs[rows] @ a.T) @ b.T
-            return flat_output.view(output.shape)
-
-        return add
-
-    def _adapter_rows(self) -> tuple[AdapterRows, ...]:
-        return () if self._batch is None else tuple(self._batch.adapters)
+    def _adapter_rows(self, module: nn.Module) -> Sequence[AdapterRows]:
+        """Which rows of a module's inputs belong to which adapters."""
+        if self._batch is None or not self._batch.adapters:
+            return ()
+        if self._keeps_logits and module is self._head:
+            return picked_rows(self._batch.adapters, self._batch.logit_rows)
+        return self._batch.adapters
 
     def _probe(self, num_layers: int) -> int:
         """Find out whether causal attention over keys and values is all that the model does.

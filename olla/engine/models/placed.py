@@ -14,6 +14,7 @@ from torch import Tensor
 
 from olla.engine.linear import AdapterRows, Linear
 from olla.engine.models.batch import Batch
+from olla.engine.models.overlay import Module
 
 Tables = tuple[Tensor, Tensor]
 
@@ -26,7 +27,8 @@ class Layer(Protocol):
 
     def __call__(self, states: Tensor, batch: Batch, tables: Tables) -> Tensor: ...
 
-    def projection(self, name: str) -> tuple[Linear, int, int]: ...
+    @property
+    def modules(self) -> dict[str, Module]: ...
 
 
 class PlacedLayer:
@@ -41,8 +43,9 @@ class PlacedLayer:
     def linears(self) -> set[Linear]:
         return self._layer.linears
 
-    def projection(self, name: str) -> tuple[Linear, int, int]:
-        return self._layer.projection(name)
+    @property
+    def modules(self) -> dict[str, Module]:
+        return self._layer.modules
 
     def __call__(self, states: Tensor, batch: Batch, tables: Tables) -> Tensor:
         cosines, sines = tables

@@ -67,6 +67,10 @@ class Pass {
   private:
     void embed() {
         core_.states.resize(size_t(rows_) * model_.hidden);
+        if (step_.embedded) {
+            std::copy(step_.embedded, step_.embedded + core_.states.size(), core_.states.begin());
+            return;
+        }
         for_rows(pool_, rows_, [&](int row) {
             float* state = core_.states.data() + size_t(row) * model_.hidden;
             matrix_row(model_.embedding, step_.tokens[row], state);
@@ -95,8 +99,17 @@ class Pass {
     void norm_rows(const float* from, const float* weight, float* to) {
         for_rows(pool_, rows_, [&](int row) {
             size_t start = size_t(row) * model_.hidden;
-            rms_norm(from + start, weight, model_.hidden, model_.eps, to + start);
+            rms_norm(from + start, norm_of(weight, row), model_.hidden, model_.eps, to + start);
         });
+    }
+
+    // A norm's weights for a row, which its adapter may have replaced.
+    const float* norm_of(const float* weight, int row) const {
+        for (int i = 0; i < model_.num_norms; ++i) {
+            const Norm& norm = model_.norms[i];
+            if (norm.original == weight && norm.adapter == step_.adapters[row]) return norm.weight;
+        }
+        return weight;
     }
 
     void apply(const Linear& layer, const float* inputs, std::vector<float>& out) {
@@ -119,8 +132,8 @@ class Pass {
     void place(const Layer& layer, int number, int row) {
         int size = model_.head_dim, queries = model_.num_heads * size, keys = model_.num_kv_heads * size;
         float* query = core_.projected.data() + size_t(row) * (queries + 2 * keys);
-        norm_heads(layer.q_norm, query, queries);
-        norm_heads(layer.k_norm, query + queries, keys);
+        if (layer.q_norm) norm_heads(norm_of(layer.q_norm, row), query, queries);
+        if (layer.k_norm) norm_heads(norm_of(layer.k_norm, row), query + queries, keys);
         if (layer.rope) {
             bool is_local = layer.rope == 2;
             int dim = is_local ? step_.local_rotary_dim : step_.rotary_dim;
@@ -137,7 +150,6 @@ class Pass {
     }
 
     void norm_heads(const float* weight, float* heads, int size) {
-        if (!weight) return;
         int part = model_.norms_whole_projection ? size : model_.head_dim;
         for (int i = 0; i < size; i += part) rms_norm(heads + i, weight, part, model_.eps, heads + i);
     }
@@ -182,8 +194,9 @@ class Pass {
         if (!count) return;
         core_.picked.resize(size_t(count) * hidden);
         for (int i = 0; i < count; ++i)
-            rms_norm(core_.states.data() + size_t(step_.logit_rows[i]) * hidden, model_.final_norm, hidden,
-                     model_.eps, core_.picked.data() + size_t(i) * hidden);
+            rms_norm(core_.states.data() + size_t(step_.logit_rows[i]) * hidden,
+                     norm_of(model_.final_norm, step_.logit_rows[i]), hidden, model_.eps,
+                     core_.picked.data() + size_t(i) * hidden);
         if (step_.hidden) {
             std::copy(core_.picked.begin(), core_.picked.end(), step_.hidden);
             return;

@@ -17,10 +17,18 @@ struct Part {
     const uint8_t* data;
 };
 
-// b @ (a @ x) is added to the output columns [start, end) of the rows that use `adapter`.
+// b @ (a @ x) + keep * y + constant is added to the output columns [start, end) of the rows that use
+// `adapter`, where y is the output without adapters. A null `b` is the identity, a null `a`, `keep`
+// or `constant` adds nothing.
 struct Delta {
     int32_t adapter, rank, start, end;
-    const float *a, *b;
+    const float *a, *b, *keep, *constant;
+};
+
+// The rows that use `adapter` have `weight` in the place of the norm weights `original`.
+struct Norm {
+    int32_t adapter;
+    const float *original, *weight;
 };
 
 struct Linear {
@@ -45,6 +53,8 @@ struct Model {
     Linear embedding, head;
     const float* final_norm;
     const Layer* layers;
+    const Norm* norms;
+    int32_t num_norms;
 };
 
 // Tokens [start, end) of the step are the newest of a sequence of `length` tokens, each of which has
@@ -56,6 +66,7 @@ struct Span {
 
 // cosines, sines: (num_tokens, rotary_dim) of the model's rope and of the local one.
 // hidden: (num_logits, hidden) to be had instead of logits, or null.
+// embedded: (num_tokens, hidden) to begin with instead of the tokens' rows, or null.
 // keys, values: one pointer a layer to (num_kv_heads, num_slots, head_dim) halves.
 struct Step {
     int32_t num_tokens, num_spans, num_logits, num_slots, rotary_dim, local_rotary_dim;
@@ -65,6 +76,7 @@ struct Step {
     uint16_t* const* keys;
     uint16_t* const* values;
     float *logits, *hidden;
+    const float* embedded;
 };
 
 struct Core;  // threads and scratch memory; one call at a time

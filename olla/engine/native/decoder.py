@@ -13,12 +13,23 @@ import torch
 from torch import Tensor
 
 from olla.engine.kv_cache import KVCache
-from olla.engine.linear import AdapterRows, Linear
-from olla.engine.models.batch import Batch, Span
+from olla.engine.linear import AdapterRows, Delta, Linear
+from olla.engine.models.batch import Batch, Span, picked_rows
 from olla.engine.models.config import DecoderConfig, QkNorm
-from olla.engine.models.decoder import Block, Decoder, RMSNorm
-from olla.engine.native.library import CDelta, CLayer, CLinear, CModel, Core, CSpan, CStep
+from olla.engine.models.decoder import Block, Decoder
+from olla.engine.models.norm import RMSNorm
+from olla.engine.native.library import (
+    CDelta,
+    CLayer,
+    CLinear,
+    CModel,
+    CNorm,
+    Core,
+    CSpan,
+    CStep,
+)
 from olla.engine.native.packed import packed
+from olla.engine.parts import Part
 
 _NO_ROPE, _ROPE, _LOCAL_ROPE = range(3)
 _CACHE_DTYPE = torch.float16
@@ -46,6 +57,9 @@ class NativeDecoder:
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Logits (num_logits, vocab_size) float32; the cache holds the batch's tokens after."""
+        if any(number in self._decoder.head.deltas for number, _ in batch.adapters):
+            states = self._normed_states(batch, batch.logit_rows.int())
+            return self._decoder.logits(states, picked_rows(batch.adapters, batch.logit_rows))
         logits = torch.empty(len(batch.logit_rows), self.config.vocab_size)
         self._step(batch, batch.logit_rows.int(), logits.data_ptr(), None)
         return logits
@@ -53,13 +67,17 @@ class NativeDecoder:
     @torch.inference_mode()
     def hidden_states(self, batch: Batch) -> Tensor:
         """What the logits of every token would be made of, (num_tokens, hidden_size)."""
-        states = torch.empty(len(batch.tokens), self.config.hidden_size)
-        rows = torch.arange(len(batch.tokens), dtype=torch.int32)
+        return self._normed_states(batch, torch.arange(len(batch.tokens), dtype=torch.int32))
+
+    def _normed_states(self, batch: Batch, rows: Tensor) -> Tensor:
+        states = torch.empty(len(rows), self.config.hidden_size)
         self._step(batch, rows, None, states.data_ptr())
         return states
 
     def _step(self, batch: Batch, rows: Tensor, logits: int | None, hidden: int | None) -> None:
         tokens, slots = batch.tokens.int(), batch.slots.int()
+        is_changed = self._decoder.tokens.is_changed_by(batch.adapters)
+        embedded = self._decoder.embedded(batch).contiguous() if is_changed else None
         adapters = _adapters(len(tokens), batch.adapters)
         tables = self._decoder.rope.tables(batch.positions, torch.float32)
         local_tables = self._decoder.local_rope.tables(batch.positions, torch.float32)
@@ -73,14 +91,17 @@ class NativeDecoder:
                 adapters.data_ptr(), rows.data_ptr(), spans, tables[0].data_ptr(),
                 tables[1].data_ptr(), local_tables[0].data_ptr(), local_tables[1].data_ptr(),
                 keys, values, logits, hidden,
+                None if embedded is None else embedded.data_ptr(),
             ),
         )  # fmt: skip
         del where  # the step read it
 
-    def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
-        """Lay a low-rank pair over one projection; raises as `Decoder.add_adapter`."""
-        self._decoder.add_adapter(adapter, module, a, b)
-        self._describe_layers()
+    def add_adapter(self, adapter: int, parts: Sequence[Part]) -> None:
+        """Lay an adapter over the model; raises as `Decoder.add_adapter`."""
+        try:
+            self._decoder.add_adapter(adapter, parts)
+        finally:
+            self._describe_layers()
 
     def remove_adapter(self, adapter: int) -> None:
         self._decoder.remove_adapter(adapter)
@@ -91,6 +112,17 @@ class NativeDecoder:
         for index, block in enumerate(self._decoder.blocks):
             assert isinstance(block, Block), "the core computes on the CPU alone"
             self._layers[index] = self._c_layer(block, index)
+        self._describe_norms()
+
+    def _describe_norms(self) -> None:
+        described = [
+            CNorm(adapter, norm.weight.data_ptr(), weight.data_ptr())
+            for _, norm in self._decoder.modules()
+            if isinstance(norm, RMSNorm)
+            for adapter, weight in norm.replaced.items()
+        ]
+        self._model.norms = (CNorm * len(described))(*described)
+        self._model.num_norms = len(described)
 
     def _c_layer(self, block: Block, index: int) -> CLayer:
         layer = self.config.layers[index]
@@ -112,7 +144,7 @@ class NativeDecoder:
     def _c_linear(self, linear: Linear) -> CLinear:
         described = _c_linear(linear)
         deltas = [
-            CDelta(adapter, len(d.a), d.start, d.end, d.a.data_ptr(), d.b.data_ptr())
+            CDelta(adapter, 0 if d.a is None else len(d.a), d.start, d.end, *_pointers(d))
             for adapter, found in linear.deltas.items()
             for d in found
         ]
@@ -147,6 +179,11 @@ def _c_linear(linear: Linear) -> CLinear:
     described = packed(linear.weight).c_linear()
     described.bias = None if linear.bias is None else linear.bias.data_ptr()
     return described
+
+
+def _pointers(delta: Delta) -> list[int | None]:
+    parts = (delta.a, delta.b, delta.keep, delta.constant)
+    return [None if part is None else part.data_ptr() for part in parts]
 
 
 def _weight(norm: RMSNorm | None) -> int | None:

@@ -34,9 +34,12 @@ class CPart(Structure):
 class CDelta(Structure):
     _fields_ = [
         *((name, c_int32) for name in ("adapter", "rank", "start", "end")),
-        ("a", c_void_p),
-        ("b", c_void_p),
+        *((name, c_void_p) for name in ("a", "b", "keep", "constant")),
     ]
+
+
+class CNorm(Structure):
+    _fields_ = [("adapter", c_int32), ("original", c_void_p), ("weight", c_void_p)]
 
 
 class CLinear(Structure):
@@ -82,6 +85,8 @@ class CModel(Structure):
         ("head", CLinear),
         ("final_norm", c_void_p),
         ("layers", POINTER(CLayer)),
+        ("norms", POINTER(CNorm)),
+        ("num_norms", c_int32),
     ]  # fmt: skip
 
 
@@ -108,6 +113,7 @@ class CStep(Structure):
         ("values", POINTER(c_void_p)),
         ("logits", c_void_p),
         ("hidden", c_void_p),
+        ("embedded", c_void_p),
     ]  # fmt: skip
 
 

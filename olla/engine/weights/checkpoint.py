@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from olla.engine.matrices import Blocks, Matrices, Matrix, RawTensor, Table, TorchMatrices
+from olla.engine.matrices import Blocks, Matrices, Matrix, RawTensor, TorchMatrices
 from olla.engine.matrices_cuda import BnbMatrix
 from olla.engine.weights.four_bit import quantize
 from olla.errors import FormatError
@@ -160,7 +160,7 @@ class CheckpointParameters:
             [self.matrix({name: rows}, in_features) for name, rows in parts.items()]
         )
 
-    def table(self, name: str, rows: int, columns: int) -> Table:
+    def table(self, name: str, rows: int, columns: int) -> Matrix:
         """One matrix, whose rows can be looked up.
 
         Raises:
@@ -176,7 +176,7 @@ class CheckpointParameters:
         """As `matrix`, but None for a parameter that is not there."""
         return self.matrix({name: rows}, in_features) if self._checkpoint.storage(name) else None
 
-    def _filed(self, name: str, rows: int, in_features: int) -> Table | None:
+    def _filed(self, name: str, rows: int, in_features: int) -> Matrix | None:
         """A matrix of the file's own blocks, if those can be used as they are."""
         raw = None if self._wanted is not None else self._checkpoint.raw(name)
         if raw is None or not self._keep_quantized:
@@ -205,7 +205,7 @@ class CheckpointParameters:
             return Storage.EIGHT_BIT
         return self._wanted or storage
 
-    def _fused(self, parts: Mapping[str, int], in_features: int, kind: Storage) -> Table:
+    def _fused(self, parts: Mapping[str, int], in_features: int, kind: Storage) -> Matrix:
         shapes = {name: (rows, in_features) for name, rows in parts.items()}
         if kind is Storage.FOUR_BIT:
             blocks = [self._blocks(name, shape) for name, shape in shapes.items()]

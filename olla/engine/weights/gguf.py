@@ -35,7 +35,7 @@ _FLOATS = {
     GgmlType.F16: torch.float16,
     GgmlType.BF16: torch.bfloat16,
 }
-_INTERLEAVED = frozenset({"llama", "granite", "smollm3"})
+INTERLEAVED = frozenset({"llama", "granite", "smollm3"})
 _INTERLEAVED_NAMES = (".q_proj.weight", ".k_proj.weight", ".q_proj.bias", ".k_proj.bias")
 _NORMS_PLUS_ONE = frozenset({"gemma2", "gemma3"})
 # Tensors that have no parameter in the Hugging Face checkpoint, under the names they have here.
@@ -168,7 +168,7 @@ class GgufCheckpoint:
 
         def fill(first: int) -> None:
             part = raw[first * block_bytes : (first + chunk) * block_bytes]
-            flat[first * block : (first + chunk) * block] = _floats(part, tensor.type)
+            flat[first * block : (first + chunk) * block] = floats(part, tensor.type)
             self._mapped.drop(tensor.offset + first * block_bytes, part.size)
 
         try:
@@ -179,12 +179,12 @@ class GgufCheckpoint:
             raise FormatError(f"{tensor.name}: cannot read {tensor.type.name} weights") from error
 
     def _is_interleaved(self, name: str) -> bool:
-        return self._architecture in _INTERLEAVED and name.endswith(_INTERLEAVED_NAMES)
+        return self._architecture in INTERLEAVED and name.endswith(_INTERLEAVED_NAMES)
 
     def _uninterleaved(self, name: str, tensor: Tensor) -> Tensor:
         heads = self.config["num_attention_heads"]
         is_query = ".q_proj." in name
-        return _uninterleaved(
+        return uninterleaved(
             tensor, heads if is_query else self.config.get("num_key_value_heads", heads)
         )
 
@@ -203,7 +203,7 @@ class GgufCheckpoint:
         return next((index for index, added in token.items() if added.content == text), None)
 
 
-def _floats(blocks: Bytes, kind: GgmlType) -> Tensor:
+def floats(blocks: Bytes, kind: GgmlType) -> Tensor:
     """
     Raises:
         NotImplementedError, ValueError: the package cannot undo the quantization.
@@ -222,7 +222,7 @@ def _text(tokenizer: Tokenizer, token: int | None) -> str:
     return "" if token is None else tokenizer.id_to_token(token) or ""
 
 
-def _uninterleaved(tensor: Tensor, num_heads: int) -> Tensor:
+def uninterleaved(tensor: Tensor, num_heads: int) -> Tensor:
     """Rows (head, pair, half) of the file -> (head, half, pair), as `rotate_half` wants them."""
     rows = tensor.shape[0]
     if not isinstance(num_heads, int) or num_heads < 1 or rows % (2 * num_heads):

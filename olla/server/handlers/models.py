@@ -114,6 +114,7 @@ def _loaded_entry(store: ModelStore, loaded: LoadedModel) -> Json | None:
         loaded.size_bytes,
         loaded.vram_bytes,
         loaded.context_length,
+        adapter_of=model.parent if model.adapters else "",
     )
 
 
@@ -150,11 +151,21 @@ def _copy(store: ModelStore, asked: CopyRequest) -> None:
 def _delete(store: ModelStore, name: ModelName, text: str) -> ModelName:
     """Returns the name as it was stored."""
     stored = store.find(name)
+    users = [model.name.short for model in store.list() if _lies_over(model, stored)]
+    if users:
+        raise BadInput(
+            f"model '{stored.short}' is the base of {', '.join(sorted(users))}: delete those first"
+        )
     try:
         store.delete(stored)
     except ModelNotFound as error:
         raise ModelNotFound(text) from error
     return stored
+
+
+def _lies_over(model: Model, base: ModelName) -> bool:
+    """Whether a model is an adapter over the model called `base`."""
+    return bool(model.adapters) and model.parent == base.short and model.name != base
 
 
 def summary_of(model: Model) -> ModelSummary:
@@ -177,12 +188,16 @@ def summary_of(model: Model) -> ModelSummary:
 
 def _modelfile(model: Model, system: str, parameters: Mapping[str, Any]) -> Description:
     """Weights in one file are named by their path; others only through the model's name."""
-    adapters = [path for files in model.adapters for name, path in files.items()]
+    adapters = [
+        (str(path), scale)
+        for files, scale in zip(model.adapters, model.adapter_scales, strict=True)
+        for path in files.values()
+    ]
     is_in_files = GGUF_NAME in model.files and all(len(files) == 1 for files in model.adapters)
     return Description(
         name=model.name.short,
         base=str(model.files[GGUF_NAME]) if is_in_files else model.name.short,
-        adapters=[str(path) for path in adapters] if is_in_files else (),
+        adapters=adapters if is_in_files else (),
         projectors=[str(path) for path in model.projectors] if is_in_files else (),
         template=model.template or ("" if model.chat_template else DEFAULT_TEMPLATE),
         system=system,

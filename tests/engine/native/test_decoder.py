@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from olla.engine.kv_cache import KVCache
 from olla.engine.models.batch import Batch, CausalModel, Span
@@ -15,6 +17,7 @@ from olla.engine.models.families import decoder_config
 from olla.engine.native.decoder import NativeDecoder
 from olla.engine.native.library import Core
 from olla.engine.native.packed import Packing
+from olla.engine.parts import LowRank, Part, Replaced, TokenRows
 from olla.engine.weights.checkpoint import CheckpointParameters
 from olla.engine.weights.safetensors import SafetensorsCheckpoint
 from tests.engine.test_families import FAMILIES, forward
@@ -22,6 +25,7 @@ from tests.tiny_model import VOCAB_SIZE, save_tiny_model
 
 TOLERANCE = 4e-3  # keys and values are kept in half precision
 CPU = torch.device("cpu")
+LAYER = "model.layers.0"
 
 
 def load_pair(
@@ -78,12 +82,14 @@ def test_adapters_of_a_mixed_batch_touch_their_own_rows(tmp_path: Path, core: Co
     native, decoder = load_pair(tmp_path, core)
     tokens = torch.randint(0, 256, (6,))
     plain = forward(native, tokens)
+    modules = dict(decoder.modules())  # type: ignore[attr-defined]
+    parts: list[Part] = []
+    for name in ("self_attn.k_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"):
+        linear, start, end = modules[f"model.layers.0.{name}"]
+        a, b = torch.randn(4, linear.weight.shape[1]), torch.randn(end - start, 4)
+        parts.append(LowRank(f"model.layers.0.{name}", a, b))
     for model in (native, decoder):
-        torch.manual_seed(1)
-        for module in ("self_attn.k_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"):
-            linear, start, end = decoder.blocks[0].projection(module)  # type: ignore[attr-defined]
-            a, b = torch.randn(4, linear.weight.shape[1]), torch.randn(end - start, 4)
-            model.add_adapter(7, f"model.layers.0.{module}", a, b)
+        model.add_adapter(7, parts)
 
     changed = forward(native, tokens, adapter=7)
 
@@ -92,3 +98,38 @@ def test_adapters_of_a_mixed_batch_touch_their_own_rows(tmp_path: Path, core: Co
     assert torch.equal(forward(native, tokens), plain)
     native.remove_adapter(7)
     assert torch.equal(forward(native, tokens, adapter=7), plain)
+
+
+def low_rank(module: str, rows: int, columns: int, magnitude: Tensor | None = None) -> LowRank:
+    return LowRank(module, torch.randn(4, columns) / 4, torch.randn(rows, 4) / 4, magnitude)
+
+
+EVERY_KIND: list[tuple[str, Callable[[], list[Part]]]] = [
+    ("dora", lambda: [low_rank(f"{LAYER}.self_attn.q_proj", 32, 32, magnitude=torch.rand(32))]),
+    ("bias", lambda: [Replaced(f"{LAYER}.self_attn.k_proj", "bias", torch.randn(16))]),
+    ("whole", lambda: [Replaced(f"{LAYER}.mlp.down_proj", "weight", torch.randn(32, 48), 0.5)]),
+    ("norms", lambda: [Replaced("model.norm", "weight", torch.randn(32)),
+                       Replaced(f"{LAYER}.input_layernorm", "weight", torch.randn(32))]),
+    ("ends", lambda: [low_rank("model.embed_tokens", 32, VOCAB_SIZE),
+                      low_rank("lm_head", VOCAB_SIZE, 32)]),
+    ("tokens", lambda: [TokenRows("model.embed_tokens", torch.tensor([1, 3]), torch.randn(2, 32))]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "make_parts"), EVERY_KIND)
+@pytest.mark.parametrize("ties", [True, False])
+def test_every_kind_of_adapter_is_computed_as_torch_computes_it(
+    tmp_path: Path, core: Core, kind: str, make_parts: Callable[[], list[Part]], ties: bool
+) -> None:
+    native, decoder = load_pair(tmp_path, core, "qwen2", tie_word_embeddings=ties)
+    tokens = torch.tensor([1, 2, 3, 1, 5, 3])
+    plain = forward(native, tokens)
+    parts = make_parts()
+    for model in (native, decoder):
+        model.add_adapter(3, parts)
+
+    changed, expected = (forward(model, tokens, adapter=3) for model in (native, decoder))
+
+    assert (changed - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    assert (changed - plain).abs().max() > 0.01 * plain.abs().max()
+    assert torch.equal(forward(native, tokens), plain)

@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 
 from olla.errors import BadInput, FormatError
-from olla.modelfile.adapter import check_adapter
+from olla.modelfile.lora_fit import check_gguf_adapter, check_peft_adapter
 from tests.modelfile.conftest import (
     HIDDEN,
+    INNER,
     KV,
     NUM_LAYERS,
     SHAPES,
+    VOCAB,
     MakeAdapter,
     Tensors,
     lora_tensors,
     write_gguf,
+    write_gguf_adapter,
+    zeros,
 )
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -44,13 +48,13 @@ def all_linears(rank: int) -> Tensors:
 
 
 def test_an_adapter_of_every_linear_fits(base: dict[str, Path], make_adapter: MakeAdapter) -> None:
-    check_adapter(make_adapter(all_linears(rank=4)), base)
+    check_peft_adapter(make_adapter(all_linears(rank=4)), base)
 
 
 def test_a_rank_of_the_rank_pattern_fits(base: dict[str, Path], make_adapter: MakeAdapter) -> None:
     adapter = make_adapter(all_linears(rank=2), rank_pattern={"q_proj": 2})
 
-    check_adapter(adapter, base)
+    check_peft_adapter(adapter, base)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +69,6 @@ def test_a_rank_of_the_rank_pattern_fits(base: dict[str, Path], make_adapter: Ma
          "it changes model.layers.2.self_attn.q_proj, which is no linear layer of the base"),
         ("model.norm", (4, HIDDEN), (HIDDEN, 4),
          "it changes model.norm, which is no linear layer of the base"),
-        ("model.embed_tokens", (4, HIDDEN), (64, 4),
-         "it changes model.embed_tokens, which is no linear layer of the base"),
     ],
 )  # fmt: skip
 def test_a_pair_that_does_not_fit(
@@ -80,7 +82,7 @@ def test_a_pair_that_does_not_fit(
     adapter = make_adapter(lora_tensors(module, a, b))
 
     with pytest.raises(BadInput) as caught:
-        check_adapter(adapter, base)
+        check_peft_adapter(adapter, base)
 
     assert str(caught.value) == f"adapter does not fit the base model: {error}"
 
@@ -92,17 +94,14 @@ def test_a_rank_that_the_config_does_not_say(
     adapter = make_adapter(lora_tensors(Q_PROJ, (a_rank, HIDDEN), (HIDDEN, b_rank)))
 
     with pytest.raises(FormatError, match=r"the rank must be the same, .*config.json says \(4\)"):
-        check_adapter(adapter, {"model.gguf": gguf_file})
+        check_peft_adapter(adapter, {"model.gguf": gguf_file})
 
 
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
         ({"peft_type": "LOHA"}, "adapters of peft_type LOHA are not supported, only LORA"),
-        ({"use_dora": True}, "adapters with DoRA (use_dora)"),
-        ({"modules_to_save": ["lm_head"]}, "adapters with whole modules trained beside the LoRA"),
-        ({"lora_bias": True}, "adapters with trained biases (lora_bias)"),
-        ({"trainable_token_indices": [1]}, "adapters with trained token embeddings"),
+        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "adapters with experts held in one"),
         ({"layer_replication": [[0, 2]]}, "adapters with replicated layers"),
         ({"alora_invocation_tokens": [1]}, "adapters with activation by tokens of the prompt"),
         ({"arrow_config": {"top_k": 1}}, "adapters with Arrow routing (arrow_config)"),
@@ -111,7 +110,6 @@ def test_a_rank_that_the_config_does_not_say(
         ({"use_bdlora": {"nblocks": 2}}, "adapters with block-diagonal matrices (use_bdlora)"),
         ({"use_qalora": True}, "adapters with QA-LoRA (use_qalora)"),
         ({"init_lora_weights": "lora_ga"}, "adapters begun with lora_ga (init_lora_weights)"),
-        ({"bias": "all"}, "adapters with trained biases (bias: all) are not supported"),
         ({"init_lora_weights": "pissa_niter_4"}, "adapters begun with pissa_niter_4"),
         ({"r": 0}, "adapter_config.json: r and rank_pattern must be ranks above 0"),
         ({"r": "4"}, "adapter_config.json: r and rank_pattern must be ranks above 0"),
@@ -125,7 +123,7 @@ def test_kinds_that_are_not_supported(
     gguf_file: Path, make_adapter: MakeAdapter, changes: dict[str, Any], error: str
 ) -> None:
     with pytest.raises(BadInput) as caught:
-        check_adapter(make_adapter(**changes), {"model.gguf": gguf_file})
+        check_peft_adapter(make_adapter(**changes), {"model.gguf": gguf_file})
 
     assert str(caught.value).startswith(error)
 
@@ -134,35 +132,111 @@ def test_kinds_that_are_not_supported(
 def test_ways_to_begin_that_leave_the_base_alone(
     gguf_file: Path, make_adapter: MakeAdapter, init: bool | str
 ) -> None:
-    check_adapter(make_adapter(init_lora_weights=init), {"model.gguf": gguf_file})
+    check_peft_adapter(make_adapter(init_lora_weights=init), {"model.gguf": gguf_file})
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        f"{Q_PROJ}.lora_A.weight",
-        f"{LORA}_magnitude_vector.weight",
-        f"{PREFIX}model.embed_tokens.lora_embedding_A",
-        f"{LORA}_A.default.weight",
-        f"{PREFIX}lm_head.weight",
-    ],
+    "name", [f"{Q_PROJ}.lora_A.weight", f"{LORA}_A.default.weight", f"{PREFIX}model.norm.scale"]
 )
-def test_tensors_that_are_no_lora_of_a_linear(
+def test_tensors_that_peft_does_not_save(
     gguf_file: Path, make_adapter: MakeAdapter, name: str
 ) -> None:
     adapter = make_adapter({name: np.zeros((4, HIDDEN), np.float32)})
 
     with pytest.raises(BadInput) as caught:
-        check_adapter(adapter, {"model.gguf": gguf_file})
+        check_peft_adapter(adapter, {"model.gguf": gguf_file})
 
     assert str(caught.value).startswith(f"{name} in adapter_model.safetensors is not supported")
 
 
-def test_adapters_on_the_head_are_refused(gguf_file: Path, make_adapter: MakeAdapter) -> None:
-    adapter = make_adapter(lora_tensors("lm_head", (4, HIDDEN), (64, 4)))
+KINDS: list[tuple[Tensors, dict[str, Any]]] = [
+    (lora_tensors("lm_head", (4, HIDDEN), (VOCAB, 4)), {}),
+    ({f"{PREFIX}model.embed_tokens.lora_embedding_A": zeros(4, VOCAB),
+      f"{PREFIX}model.embed_tokens.lora_embedding_B": zeros(HIDDEN, 4),
+      f"{PREFIX}model.embed_tokens.base_layer.weight": zeros(VOCAB, HIDDEN)}, {}),
+    (lora_tensors(Q_PROJ, (4, HIDDEN), (HIDDEN, 4))
+     | {f"{LORA}_magnitude_vector": zeros(HIDDEN)}, {"use_dora": True}),
+    ({f"{PREFIX}lm_head.weight": zeros(VOCAB, HIDDEN), f"{PREFIX}model.norm.weight": zeros(HIDDEN)},
+     {"modules_to_save": ["lm_head", "norm"]}),
+    ({f"{PREFIX}{Q_PROJ}.base_layer.bias": zeros(HIDDEN)}, {"bias": "lora_only"}),
+    ({f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta": zeros(2, HIDDEN)},
+     {"trainable_token_indices": [3, 5]}),
+]  # fmt: skip
 
-    with pytest.raises(BadInput, match="adapters on lm_head are not supported"):
-        check_adapter(adapter, {"model.gguf": gguf_file})
+
+@pytest.mark.parametrize(("tensors", "config"), KINDS)
+def test_every_kind_fits(
+    base: dict[str, Path], make_adapter: MakeAdapter, tensors: Tensors, config: dict[str, Any]
+) -> None:
+    check_peft_adapter(make_adapter(tensors, **config), base)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "error"),
+    [
+        ({f"{PREFIX}lm_head.weight": zeros(VOCAB + 3, HIDDEN)},
+         "it was trained with a vocabulary of 67 tokens, the base has 64; merge it into its base"),
+        ({f"{PREFIX}model.norm.weight": zeros(8)},
+         f"{PREFIX}model.norm.weight is 8, the base's is 32"),
+        ({f"{PREFIX}model.extra.weight": zeros(8)}, "it changes model.extra.weight, which"),
+        ({f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta": zeros(2, 8)},
+         f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta is 2x8"),
+        (lora_tensors(Q_PROJ, (4, HIDDEN), (HIDDEN, 4)) | {f"{LORA}_magnitude_vector": zeros(8)},
+         f"{LORA}_magnitude_vector is 8, the base needs 32"),
+    ],
+)  # fmt: skip
+def test_kinds_that_do_not_fit(
+    base: dict[str, Path], make_adapter: MakeAdapter, tensors: Tensors, error: str
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        check_peft_adapter(make_adapter(tensors), base)
+
+    assert str(caught.value).startswith(f"adapter does not fit the base model: {error}")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_numbers_that_are_not_finite(
+    gguf_file: Path, make_adapter: MakeAdapter, value: float, dtype: type
+) -> None:
+    tensors = lora_tensors(Q_PROJ, (4, HIDDEN), (HIDDEN, 4))
+    tensors = {name: array.astype(dtype) for name, array in tensors.items()}
+    tensors[f"{LORA}_B.weight"][31, 3] = value
+
+    with pytest.raises(FormatError, match=r"lora_B\.weight holds a number that is not finite"):
+        check_peft_adapter(make_adapter(tensors), {"model.gguf": gguf_file})
+
+
+def test_a_gguf_adapter_fits(base: dict[str, Path], tmp_path: Path) -> None:
+    tensors = {
+        "token_embd.weight.lora_a": zeros(VOCAB, 2),
+        "token_embd.weight.lora_b": zeros(HIDDEN, 2),
+        "blk.0.ffn_down.weight.lora_a": zeros(4, INNER),
+        "blk.0.ffn_down.weight.lora_b": zeros(HIDDEN, 4),
+    }
+
+    check_gguf_adapter(write_gguf_adapter(tmp_path / "a.gguf", tensors), base)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "error"),
+    [
+        ({"blk.0.attn_q.weight.lora_a": zeros(4, HIDDEN)}, "lacks its lora_a or lora_b"),
+        ({"blk.0.attn_q.weight": zeros(4, HIDDEN)}, "only lora_a and lora_b are"),
+        ({"blk.0.x.weight.lora_a": zeros(4, HIDDEN)}, "adapters on blk.0.x.weight of llama"),
+        ({"blk.0.attn_q.weight.lora_a": zeros(4, 8), "blk.0.attn_q.weight.lora_b": zeros(32, 4)},
+         "model.layers.0.self_attn.q_proj is 32x4 and 4x8, the base is 32x32"),
+        ({"blk.0.attn_q.weight.lora_a": zeros(4, 32), "blk.0.attn_q.weight.lora_b": zeros(32, 2)},
+         "has ranks 4 and 2"),
+    ],
+)  # fmt: skip
+def test_a_gguf_adapter_that_does_not_fit(
+    gguf_file: Path, tmp_path: Path, tensors: Tensors, error: str
+) -> None:
+    path = write_gguf_adapter(tmp_path / "a.gguf", tensors)
+
+    with pytest.raises(BadInput, match=error):
+        check_gguf_adapter(path, {"model.gguf": gguf_file})
 
 
 @pytest.mark.parametrize("side", ["A", "B"])
@@ -171,7 +245,7 @@ def test_half_a_pair(gguf_file: Path, make_adapter: MakeAdapter, side: str) -> N
     del tensors[f"{LORA}_{side}.weight"]
 
     with pytest.raises(FormatError, match=f"stands alone: .* lacks its lora_{side}"):
-        check_adapter(make_adapter(tensors), {"model.gguf": gguf_file})
+        check_peft_adapter(make_adapter(tensors), {"model.gguf": gguf_file})
 
 
 def test_whole_numbers_are_no_weights(gguf_file: Path, make_adapter: MakeAdapter) -> None:
@@ -179,12 +253,12 @@ def test_whole_numbers_are_no_weights(gguf_file: Path, make_adapter: MakeAdapter
     adapter = make_adapter({name: array.astype(np.int8) for name, array in tensors.items()})
 
     with pytest.raises(BadInput, match="has dtype I8, only F32, F16 and BF16 can be"):
-        check_adapter(adapter, {"model.gguf": gguf_file})
+        check_peft_adapter(adapter, {"model.gguf": gguf_file})
 
 
 def test_no_weights_at_all(gguf_file: Path, make_adapter: MakeAdapter) -> None:
     with pytest.raises(FormatError, match="holds no LoRA weights"):
-        check_adapter(make_adapter({}), {"model.gguf": gguf_file})
+        check_peft_adapter(make_adapter({}), {"model.gguf": gguf_file})
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "nonsense", "[" * 100_000])
@@ -193,7 +267,7 @@ def test_a_config_that_is_no_object(gguf_file: Path, make_adapter: MakeAdapter, 
     adapter["adapter_config.json"].write_text(text)
 
     with pytest.raises(FormatError, match=r"^adapter_config\.json is not (a JSON object|JSON)$"):
-        check_adapter(adapter, {"model.gguf": gguf_file})
+        check_peft_adapter(adapter, {"model.gguf": gguf_file})
 
 
 def test_a_config_of_absurd_size(gguf_file: Path, make_adapter: MakeAdapter) -> None:
@@ -202,7 +276,7 @@ def test_a_config_of_absurd_size(gguf_file: Path, make_adapter: MakeAdapter) -> 
         file.truncate(64 * 1024 * 1024 + 1)
 
     with pytest.raises(FormatError, match=r"adapter_config\.json has 67108865 bytes, more than"):
-        check_adapter(adapter, {"model.gguf": gguf_file})
+        check_peft_adapter(adapter, {"model.gguf": gguf_file})
 
 
 def test_a_truncated_adapter(gguf_file: Path, make_adapter: MakeAdapter) -> None:
@@ -211,14 +285,14 @@ def test_a_truncated_adapter(gguf_file: Path, make_adapter: MakeAdapter) -> None
     weights.write_bytes(weights.read_bytes()[:-1])
 
     with pytest.raises(FormatError, match="invalid safetensors file"):
-        check_adapter(adapter, {"model.gguf": gguf_file})
+        check_peft_adapter(adapter, {"model.gguf": gguf_file})
 
 
 def test_a_gguf_family_whose_names_are_not_known(tmp_path: Path, make_adapter: MakeAdapter) -> None:
     base = write_gguf(tmp_path / "other.gguf", {}, architecture="mamba")
 
     with pytest.raises(BadInput, match='adapters on the GGUF architecture "mamba" are not'):
-        check_adapter(make_adapter(), {"model.gguf": base})
+        check_peft_adapter(make_adapter(), {"model.gguf": base})
 
 
 def test_the_text_names_the_shapes(gguf_file: Path, make_adapter: MakeAdapter) -> None:
@@ -226,7 +300,7 @@ def test_the_text_names_the_shapes(gguf_file: Path, make_adapter: MakeAdapter) -
     adapter = make_adapter(lora_tensors(module, (4, 2048), (KV, 4)))
 
     with pytest.raises(BadInput) as caught:
-        check_adapter(adapter, {"model.gguf": gguf_file})
+        check_peft_adapter(adapter, {"model.gguf": gguf_file})
 
     assert str(caught.value) == (
         "adapter does not fit the base model: base_model.model.model.layers.0.self_attn.v_proj."

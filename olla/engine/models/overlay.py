@@ -1,0 +1,106 @@
+"""Adapters over the lean decoder: which module each part of one belongs to.
+
+Knows the decoder's modules by name, not how it computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from olla.engine.deltas import Layer, delta_of, one_hot, row_delta
+from olla.engine.linear import Embedding, Linear
+from olla.engine.models.norm import RMSNorm
+from olla.engine.parts import Part, Replaced, TokenRows
+from olla.errors import FormatError
+
+_EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
+
+
+class Place(NamedTuple):
+    """A projection: the output columns [start, end) of a linear that may hold others too."""
+
+    linear: Linear
+    start: int
+    end: int
+
+
+Module = Place | RMSNorm | Embedding
+
+
+class Overlaid(Protocol):
+    """What is asked of a decoder."""
+
+    @property
+    def ties_head(self) -> bool: ...
+
+    def modules(self) -> Iterator[tuple[str, Module]]: ...
+
+
+def lay_over(decoder: Overlaid, adapter: int, parts: Sequence[Part]) -> None:
+    """Add every part to its module.
+
+    Raises:
+        FormatError: there is no such module, or a part does not fit it.
+    """
+    modules = dict(decoder.modules())
+    for part in parts:
+        module = modules.get(part.module)
+        if module is None:
+            raise FormatError(f"the base model has no module {part.module}")
+        _lay(module, adapter, part)
+        if isinstance(part, TokenRows) and part.module == _EMBEDDING and decoder.ties_head:
+            _lay(modules[_HEAD], adapter, part)
+
+
+def take_off(decoder: Overlaid, adapter: int) -> None:
+    """Remove whatever an adapter added."""
+    for _, module in decoder.modules():
+        if isinstance(module, RMSNorm):
+            module.replaced.pop(adapter, None)
+        elif isinstance(module, Embedding):
+            module.deltas.pop(adapter, None)
+            module.row_deltas.pop(adapter, None)
+        else:
+            module.linear.deltas.pop(adapter, None)
+
+
+def _lay(module: Module, adapter: int, part: Part) -> None:
+    if isinstance(module, Place):
+        delta = delta_of(part, _projection(module))
+        module.linear.deltas.setdefault(adapter, []).append(delta)
+    elif isinstance(module, RMSNorm):
+        if not isinstance(part, Replaced):
+            raise FormatError(f"{part.module} is a norm, over which no LoRA can lie")
+        module.replace(adapter, part)
+    elif isinstance(part, TokenRows):
+        change = row_delta(part, _table(module))
+        module.row_deltas.setdefault(adapter, []).append(change)
+    else:
+        delta = delta_of(one_hot(part), _table(module))
+        module.deltas.setdefault(adapter, []).append(delta)
+
+
+def _projection(place: Place) -> Layer:
+    linear, start, end = place
+    weight = linear.weight
+
+    def rows(first: int, last: int) -> Tensor:
+        numbers = torch.arange(start + first, start + last, device=weight.like.device)
+        return weight.rows(numbers)
+
+    return Layer(start, end, weight.shape[1], rows, linear.bias, weight.like)
+
+
+def _table(embedding: Embedding) -> Layer:
+    """An embedding as a linear of one-hot inputs: its weight is the table's transpose."""
+    table = embedding.table
+
+    def rows(first: int, last: int) -> Tensor:
+        numbers = torch.arange(table.shape[0], device=table.like.device)
+        return table.rows(numbers)[:, first:last].T
+
+    return Layer(0, table.shape[1], table.shape[0], rows, None, table.like)

@@ -1,0 +1,107 @@
+"""A LoRA in GGUF, as llama.cpp's converter and Ollama make them -> its parts.
+
+Names become Hugging Face's, and the rows of queries and keys take their order there, as those of
+a base in GGUF do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from olla.engine.parts import LowRank, Part
+from olla.engine.weights.gguf import INTERLEAVED, floats, uninterleaved
+from olla.engine.weights.mapped import MappedFile
+from olla.errors import FormatError
+from olla.formats.gguf import GgufTensor, read_gguf
+from olla.formats.tensor_names import hf_name
+
+_SIDE = re.compile(r"(?P<weight>.+\.weight)\.lora_(?P<side>[ab])")
+_EMBEDDING = "model.embed_tokens"
+
+
+class Heads(NamedTuple):
+    """How many heads the base has."""
+
+    num_heads: int
+    num_kv_heads: int
+
+
+def read_gguf_lora(path: Path, heads: Heads | None) -> list[Part]:
+    """The parts of an adapter.
+
+    Args:
+        heads: None for a base whose projections are in no order of their own.
+
+    Raises:
+        FormatError: no LoRA, one for a family without known names, or a broken file.
+    """
+    file = read_gguf(path)
+    metadata = file.metadata
+    if metadata.get("adapter.type", "lora") != "lora":
+        raise FormatError(f"the adapter is of type {metadata['adapter.type']}, not lora")
+    architecture, alpha = str(metadata.get("general.architecture")), _alpha(metadata)
+    tensors = {tensor.name: tensor for tensor in file.tensors}
+    mapped = MappedFile(path)
+    parts: list[Part] = []
+    for weight, module in _modules(tensors, architecture):
+        sides = [tensors.get(f"{weight}.lora_{side}") for side in "ab"]
+        if None in sides:
+            raise FormatError(f"the adapter's {weight} lacks its lora_a or lora_b")
+        a, b = (_read(mapped, tensor) for tensor in sides if tensor is not None)
+        if a.ndim != 2 or b.ndim != 2:
+            raise FormatError(f"the adapter's {weight} is not a pair of matrices")
+        a = a.T if module == _EMBEDDING else a
+        if architecture in INTERLEAVED and heads is not None:
+            b = _in_order(b, module, heads)
+        parts.append(LowRank(module, a, b * (alpha / a.shape[0] if alpha else 1.0)))
+    if not parts:
+        raise FormatError("the adapter holds no weights")
+    return parts
+
+
+def _alpha(metadata: object) -> float:
+    assert isinstance(metadata, dict)
+    alpha = metadata.get("adapter.lora.alpha", 0.0)
+    if not isinstance(alpha, int | float):
+        raise FormatError("the adapter's adapter.lora.alpha is not a number")
+    return float(alpha)
+
+
+def _modules(names: dict[str, GgufTensor], architecture: str) -> Iterator[tuple[str, str]]:
+    """Each weight that is changed: its name in the file, and its module."""
+    seen: dict[str, None] = {}
+    for name in names:
+        match = _SIDE.fullmatch(name)
+        if match is None:
+            raise FormatError(f"the adapter holds {name}, which is no LoRA weight")
+        seen[match["weight"]] = None
+    for weight in seen:
+        known = hf_name(architecture, weight)
+        if known is None:
+            raise FormatError(
+                f"the adapter changes {weight}, which has no known name in {architecture} models"
+            )
+        yield weight, known.removesuffix(".weight")
+
+
+def _read(mapped: MappedFile, tensor: GgufTensor) -> Tensor:
+    raw = mapped.bytes[tensor.offset : tensor.offset + tensor.size_bytes]
+    try:
+        values = floats(raw, tensor.type).float().reshape(tensor.shape)
+    except (NotImplementedError, ValueError) as error:
+        raise FormatError(f"{tensor.name}: cannot read {tensor.type.name} weights") from error
+    if not torch.isfinite(values).all():
+        raise FormatError(f"the adapter's {tensor.name} holds a number that is not finite")
+    return values
+
+
+def _in_order(b: Tensor, module: str, heads: Heads) -> Tensor:
+    if module.endswith(".q_proj"):
+        return uninterleaved(b, heads.num_heads)
+    return uninterleaved(b, heads.num_kv_heads) if module.endswith(".k_proj") else b
