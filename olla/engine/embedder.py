@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from olla.engine.grammar import Constraint
+from olla.engine.image_places import PlacedImage, Prompt
 from olla.engine.inputs import InputReader, Reading
 from olla.engine.memory import is_out_of_memory
 from olla.errors import BadInput
@@ -166,14 +167,24 @@ class NoEngine:
     has_work = False
 
     def __init__(self, reader: InputReader) -> None:
-        self.encode = reader.encode
+        self._reader = reader
         self.decode = reader.decode
+
+    def read(self, text: str, images: Sequence[bytes], add_special_tokens: bool) -> Prompt:
+        """A text, as an Engine reads it."""
+        if images:
+            raise BadInput("this model reads no images")
+        return Prompt(self._reader.encode(text, add_special_tokens))
 
     def constrain(self, grammar: Grammar | None) -> None:
         """There is nothing to constrain."""
 
     def add(
-        self, request: Generate, tokens: list[int], constraint: Constraint | None = None
+        self,
+        request: Generate,
+        tokens: list[int],
+        constraint: Constraint | None = None,
+        images: tuple[PlacedImage, ...] = (),
     ) -> None:
         raise BadInput("this model does not support generate: it makes vectors or scores of texts")
 

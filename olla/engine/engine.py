@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from collections.abc import Sequence as Rows
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from olla.engine.adapters import AdapterTable
 from olla.engine.blocks import BLOCK_SIZE, BlockPool
 from olla.engine.executor import Executor
 from olla.engine.grammar import Constraint, Grammars
+from olla.engine.image_places import PlacedImage, Prompt, place
 from olla.engine.loading import LoadedModel
 from olla.engine.logprobs import score
 from olla.engine.memory import is_out_of_memory, release_unused
@@ -49,6 +51,7 @@ class Engine:
         self._blocks = BlockPool(max(cache_tokens // BLOCK_SIZE, 1))
         self._tokenizer = model.tokenizer
         self._special_tokens = model.special_tokens
+        self._images = model.images
         self._vocab_size = model.network.config.vocab_size
         self._context_length = model.network.config.context_length
         self._executor = Executor(
@@ -96,6 +99,20 @@ class Engine:
             return [bos, *tokens]
         return tokens
 
+    def read(self, text: str, images: Rows[bytes], add_special_tokens: bool) -> Prompt:
+        """A prompt with its images, each at its place. For one thread, which may be another.
+
+        Raises:
+            BadInput: as for `encode`, or an image cannot be read, or has no place in the text.
+        """
+        if not images:
+            return Prompt(self.encode(text, add_special_tokens))
+        if self._images is None:
+            raise BadInput("this model reads no images; leave them out, or use one that does")
+        written, found = self._images.read(text, images)
+        tokens = self.encode(written, add_special_tokens)
+        return place(tokens, self._images.image_token, found)
+
     def decode(self, tokens: list[int]) -> str:
         """The text of `tokens`, special ones included. As safe as `encode`.
 
@@ -114,9 +131,15 @@ class Engine:
         return None if grammar is None else self._grammars.constrain(grammar)
 
     def add(
-        self, request: Generate, tokens: list[int], constraint: Constraint | None = None
+        self,
+        request: Generate,
+        tokens: list[int],
+        constraint: Constraint | None = None,
+        images: tuple[PlacedImage, ...] = (),
     ) -> None:
         """Queue a request whose context and prompt are `tokens`.
+
+        With images among them, neither the prompt nor the growing reply drops tokens.
 
         Args:
             constraint: the request's grammar, made by `constrain`.
@@ -128,7 +151,7 @@ class Engine:
         """
         assert (constraint is None) == (request.grammar is None)
         check_request(request, tokens, self._vocab_size)
-        sequence = self._sequence(request, tokens)
+        sequence = self._sequence(request, tokens, images)
         num_truncated = len(tokens) - len(sequence.tokens)
         self._replies[request.id] = Reply.begin(
             request,
@@ -140,13 +163,16 @@ class Engine:
         )
         self._scheduler.add(sequence)
 
-    def _sequence(self, request: Generate, tokens: list[int]) -> Sequence:
+    def _sequence(
+        self, request: Generate, tokens: list[int], images: tuple[PlacedImage, ...]
+    ) -> Sequence:
         """The prompt, fitted to its window."""
         keep = len(tokens) if request.num_keep < 0 else request.num_keep
         keep += int(tokens[0] == self._special_tokens.bos_id)
         most = min(self.num_cache_tokens, self._context_length)
         window = max(min(request.num_ctx, most), _SHORTEST_WINDOW)
-        fitted = fit_prompt(tokens, request, window, keep)
+        shift = request.shift and not images
+        fitted = fit_prompt(tokens, window, keep, may_cut=shift and request.truncate)
         check_echo(request, len(fitted))
         in_use = {sequence.adapter for sequence in self._scheduler}
         return Sequence(
@@ -156,8 +182,9 @@ class Engine:
             max_length=window,
             num_predict=request.num_predict,
             num_keep=keep,
-            shift=request.shift,
+            shift=shift,
             adapter=self._adapters.number(request.adapters, in_use),
+            images=images,
             scores_prompt=request.echo and request.logprobs,
         )
 

@@ -25,7 +25,10 @@ from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
 from olla.engine.models.batch import Batch, Span
 from olla.engine.models.hf_progress import OnProgress, reported
+from olla.engine.models.vision import Vision
+from olla.engine.weights.safetensors import read_json
 from olla.errors import FormatError
+from olla.formats.architectures import is_seeing
 
 _ATTENTION = "olla"
 _PROBE = (5, 3, 7, 1, 4, 2, 6, 0)
@@ -66,13 +69,15 @@ class HfModel:
         transformers.AttentionInterface.register(_ATTENTION, self._attend)
         AttentionMaskInterface.register(_ATTENTION, self._mask)
         with reported(files, on_progress):
-            self._model = _load(files, dtype, device)
+            sees = is_seeing(read_json(files, "config.json"))
+            self._model = _load(files, dtype, device, sees=sees)
         self._device = device
+        self._vision = Vision(self._model, device) if sees else None
         # Whether it can leave out the logits that nobody asked for.
         self._keeps_logits = "logits_to_keep" in signature(self._model.forward).parameters
         config = self._model.config.get_text_config()
         self.config = HfConfig(
-            architecture=config.model_type,
+            architecture=self._model.config.model_type,
             vocab_size=config.vocab_size,
             context_length=getattr(config, "max_position_embeddings", None) or 2048,
         )
@@ -104,14 +109,14 @@ class HfModel:
         return states
 
     def _run(self, network: Any, batch: Batch, **settings: Any) -> Any:
+        if self._vision is not None and batch.images:
+            settings["inputs_embeds"] = self._vision.embed(batch)[None]
+        else:
+            settings["input_ids"] = batch.tokens[None]
+        positions = batch.positions[None] if batch.axes is None else batch.axes[:, None]
         self._batch = batch
         try:
-            return network(
-                input_ids=batch.tokens[None],
-                position_ids=batch.positions[None],
-                use_cache=False,
-                **settings,
-            )
+            return network(position_ids=positions, use_cache=False, **settings)
         finally:
             self._batch = None
 
@@ -121,6 +126,11 @@ class HfModel:
         Raises:
             FormatError: the model has no such linear, or the shapes are not its.
         """
+        if self._vision is not None and ".language_model." not in module:
+            raise FormatError(
+                f"the adapter changes {module}; of a model that reads images, olla lays adapters "
+                "over the language model only"
+            )
         try:
             linear = self._model.get_submodule(module)
         except AttributeError as error:
@@ -224,9 +234,9 @@ class HfModel:
     @torch.inference_mode()
     def _own_logits(self, tokens: Tensor) -> Tensor:
         """All logits of a text as the model's own attention has them."""
-        self._model.set_attn_implementation("eager")
+        self._model.set_attn_implementation(_attention("eager", self._vision is not None))
         logits: Tensor = self._model(input_ids=tokens[None], use_cache=False).logits[0].float()
-        self._model.set_attn_implementation(_ATTENTION)
+        self._model.set_attn_implementation(_attention(_ATTENTION, self._vision is not None))
         return logits
 
     def _tolerance(self) -> float:
@@ -255,11 +265,18 @@ _CANNOT = (
 )
 
 
-def _load(files: Mapping[str, Path], dtype: torch.dtype, device: torch.device) -> Any:
+def _attention(name: str, sees: bool) -> str | dict[str, str]:
+    """What transformers is told, so that images are looked at with attention of its own."""
+    return {"text_config": name} if sees else name
+
+
+def _load(
+    files: Mapping[str, Path], dtype: torch.dtype, device: torch.device, *, sees: bool
+) -> Any:
     # transformers reads directories; a blob's name says nothing, so links give them theirs.
     with tempfile.TemporaryDirectory(prefix="olla-") as folder:
         link_files(files, Path(folder))
-        return _from_pretrained(folder, dtype, device)
+        return _from_pretrained(folder, dtype, device, sees=sees)
 
 
 def link_files(files: Mapping[str, Path], folder: Path) -> None:
@@ -272,12 +289,13 @@ def link_files(files: Mapping[str, Path], folder: Path) -> None:
         link.symlink_to(path.resolve())
 
 
-def _from_pretrained(folder: str, dtype: torch.dtype, device: torch.device) -> Any:
+def _from_pretrained(folder: str, dtype: torch.dtype, device: torch.device, *, sees: bool) -> Any:
+    kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        model = kind.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation=_ATTENTION,
+            attn_implementation=_attention(_ATTENTION, sees),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
