@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
-from olla.inference.prompt import Fitted, fit
+from olla.inference.prompt import Fitted, Prompt, fit, prompt_of
 from olla.inference.reply import Asked, chunks_of
 from olla.inference.resolve import resolve
 from olla.inference.work import Work, chat_work, generate_work, requires_call, to_runner
@@ -84,8 +84,8 @@ class Inference:
         lease = await self._pool.acquire(work.runnable, request.keep_alive_s)
         try:
             message = (await self._plan(work, lease.runner)).message
-            tokens = await lease.runner.tokenize(message.prompt, message.add_special_tokens)
-            return len(tokens)
+            prompt = Prompt(message.prompt, tuple(message.images))
+            return await _count(lease.runner, prompt, message.add_special_tokens)
         finally:
             lease.release()
 
@@ -115,7 +115,8 @@ class Inference:
                 return
             plan = await self._plan(work, lease.runner)
             if work.request.debug_render_only:
-                yield ChatChunk(rendered_prompt=plan.message.prompt)
+                message = plan.message
+                yield ChatChunk(rendered_prompt=message.prompt, num_images=len(message.images))
                 return
             asked = Asked(
                 started,
@@ -132,18 +133,19 @@ class Inference:
 
     async def _plan(self, work: Work, runner: Runner) -> Plan:
         if work.is_raw:
-            return Plan(to_runner(work, work.raw, add_special_tokens=True))
+            raw = Prompt(work.raw, work.raw_images)
+            return Plan(to_runner(work, raw, add_special_tokens=True))
         model = work.model
         async with self._renders:
             renderer = await run_to_end(self._choose, model.prompt_template, work.template)
         fitted = await self._fit(work, renderer, runner)
         template = work.template or model.prompt_template
         context = ReplyContext(
-            fitted.text, template, work.tools, work.think, requires_call=requires_call(work)
+            fitted.prompt.text, template, work.tools, work.think, requires_call=requires_call(work)
         )
         choice = choose_parser(model, context, self._go_tags(template))
         message = to_runner(
-            work, fitted.text, choice, add_special_tokens=renderer.add_special_tokens
+            work, fitted.prompt, choice, add_special_tokens=renderer.add_special_tokens
         )
         return Plan(message, choice, fitted.num_dropped_tokens)
 
@@ -161,9 +163,13 @@ class Inference:
             async with self._renders:
                 return await run_to_end(renderer.render, conversation)
 
-        async def count(text: str) -> int:
-            return len(await runner.tokenize(text, renderer.add_special_tokens))
+        async def count(prompt: Prompt) -> int:
+            return await _count(runner, prompt, renderer.add_special_tokens)
 
         if not work.request.truncate:
-            return Fitted(await render(conversation))
+            return Fitted(await prompt_of(render, conversation))
         return await fit(render, conversation, count, work.room)
+
+
+async def _count(runner: Runner, prompt: Prompt, add_special_tokens: bool) -> int:
+    return len(await runner.tokenize(prompt.text, add_special_tokens, prompt.images))
