@@ -74,7 +74,7 @@ class Inference:
 
     def generate(self, request: GenerateRequest) -> Chunks:
         """What follows a prompt; without a prompt, load or unload the model. Raises as `chat`."""
-        is_empty = not request.prompt and not request.tokens
+        is_empty = not (request.prompt or request.tokens or request.images)
         return self._answer(request, generate_work, is_empty=is_empty)
 
     async def count_tokens(self, request: ChatRequest) -> int:

@@ -116,7 +116,7 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
     if request.suffix and Capability.INSERT not in model.capabilities:
         raise _missing(model, Capability.INSERT)
     check_images(model, request.images)
-    is_rendered = bool(request.prompt) and not request.raw
+    is_rendered = bool(request.prompt or request.images) and not request.raw
     options = model.options.merge(request.options)
     return Work(
         request=request,
