@@ -28,28 +28,30 @@ _TOKENS: Mapping[str, tuple[str, ...]] = {
     "gemma3": ("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
     "qwen2_5_vl": ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
 }
-_TEXT = {**SMALL, "vocab_size": VOCAB_SIZE + 4, "bos_token_id": None}
+# Ends of their own, since tied ones make greedy replies repeat what they read.
+_OWN_HEAD = {"tie_word_embeddings": False}
+_TEXT = {**SMALL, **_OWN_HEAD, "vocab_size": VOCAB_SIZE + 4, "bos_token_id": None}
 _TOWER = {
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
 }
-_TEMPLATES = {
+_TEMPLATES: Mapping[str, str] = {
     "gemma3": """\
 {% for message in messages %}<turn>{{ message['role'] }}
 {% if message['content'] is string %}{{ message['content'] | trim }}{% else %}\
 {% for item in message['content'] %}{% if item['type'] == 'image' %}<start_of_image>\
-{% elif item['type'] == 'text' %}{{ item['text'] | trim }}{% endif %}{% endfor %}{% endif %}
-{% endfor %}{% if add_generation_prompt %}<turn>model
+{% elif item['type'] == 'text' %}{{ item['text'] | trim }}{% endif %}{% endfor %}{% endif %}\
+{{ '\n' }}{% endfor %}{% if add_generation_prompt %}<turn>model
 {% endif %}""",
     "qwen2_5_vl": """\
 {% for message in messages %}<turn>{{ message['role'] }}
 {% if message['content'] is string %}{{ message['content'] }}{% else %}\
 {% for content in message['content'] %}{% if content['type'] == 'image' or 'image' in content %}\
 <|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}\
-{% endif %}{% endfor %}{% endif %}
-{% endfor %}{% if add_generation_prompt %}<turn>assistant
+{% endif %}{% endfor %}{% endif %}{{ '\n' }}{% endfor %}\
+{% if add_generation_prompt %}<turn>assistant
 {% endif %}""",
 }
 
@@ -96,6 +98,7 @@ def _gemma3() -> tuple[Any, Any]:
         boi_token_index=_BEGIN,
         eoi_token_index=_END,
         image_token_index=_IMAGE,
+        **_OWN_HEAD,
     )
     return config, Gemma3ImageProcessorPil(size={"height": 42, "width": 42})
 
@@ -122,6 +125,7 @@ def _qwen2_5_vl() -> tuple[Any, Any]:
         video_token_id=_VIDEO,
         vision_start_token_id=_BEGIN,
         vision_end_token_id=_END,
+        **_OWN_HEAD,
     )
     processor = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, min_pixels=64, max_pixels=1024)
     return config, processor

@@ -161,20 +161,31 @@ class Embedder:
                 yield places, vectors
 
 
+class _TextReader:
+    """In a PromptReader's place where the model writes no text."""
+
+    def __init__(self, reader: InputReader) -> None:
+        self._reader = reader
+
+    def tokenize(self, text: str, images: Sequence[bytes], add_special_tokens: bool) -> list[int]:
+        """The tokens of a text, as a PromptReader has them."""
+        if images:
+            raise BadInput("this model reads no images; leave them out, or use one that does")
+        return self._reader.encode(text, add_special_tokens)
+
+    def read(self, request: Generate) -> Prompt:
+        """None, since `NoEngine.add` refuses every request."""
+        return Prompt([])
+
+
 class NoEngine:
     """In an Engine's place where the model writes no text."""
 
     has_work = False
 
     def __init__(self, reader: InputReader) -> None:
-        self._reader = reader
+        self.reader = _TextReader(reader)
         self.decode = reader.decode
-
-    def read(self, text: str, images: Sequence[bytes], add_special_tokens: bool) -> Prompt:
-        """A text, as an Engine reads it."""
-        if images:
-            raise BadInput("this model reads no images")
-        return Prompt(self._reader.encode(text, add_special_tokens))
 
     def constrain(self, grammar: Grammar | None) -> None:
         """There is nothing to constrain."""

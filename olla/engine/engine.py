@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from collections.abc import Sequence as Rows
 
 from torch import Tensor
 
@@ -16,24 +15,24 @@ from olla.engine.adapters import AdapterTable
 from olla.engine.blocks import BLOCK_SIZE, BlockPool
 from olla.engine.executor import Executor
 from olla.engine.grammar import Constraint, Grammars
-from olla.engine.image_places import PlacedImage, Prompt, place
+from olla.engine.image_places import PlacedImage
 from olla.engine.loading import LoadedModel
 from olla.engine.logprobs import score
 from olla.engine.memory import is_out_of_memory, release_unused
 from olla.engine.profile import NoProfile, Profile
-from olla.engine.prompt import check_echo, check_request, check_tokens, fit_prompt
+from olla.engine.prompt import check_echo, check_request, fit_prompt
+from olla.engine.prompt_reader import PromptReader
 from olla.engine.reply import Reply
 from olla.engine.sampler import Bias, sample
 from olla.engine.scheduler import TOKENS_PER_STEP, Scheduled, Scheduler
 from olla.engine.sequence import Sequence
 from olla.engine.token_bytes import TokenBytes
-from olla.errors import BadInput, NoTokenAllowed, OutOfMemory, RunnerError
+from olla.errors import NoTokenAllowed, OutOfMemory, RunnerError
 from olla.options import SamplingParams
 from olla.requests import DoneReason, TokenLogprob
 from olla.runner.protocol import Failed, FailureKind, FromRunner, Generate, Grammar
 
 DEFAULT_CACHE_TOKENS = 16384
-_SHORTEST_WINDOW = 2  # a token to go on from, and room for one more
 
 
 class Engine:
@@ -49,11 +48,11 @@ class Engine:
         """
         self._profile = profile or NoProfile()
         self._blocks = BlockPool(max(cache_tokens // BLOCK_SIZE, 1))
+        self.reader = PromptReader(model, self._blocks.num_tokens)
+        self.encode, self.decode = self.reader.encode, self.reader.decode
         self._tokenizer = model.tokenizer
         self._special_tokens = model.special_tokens
-        self._images = model.images
         self._vocab_size = model.network.config.vocab_size
-        self._context_length = model.network.config.context_length
         self._executor = Executor(
             model.network,
             model.device,
@@ -83,44 +82,6 @@ class Engine:
     def num_free_blocks(self) -> int:
         """Blocks of the cache that no sequence uses."""
         return self._blocks.num_free
-
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        """Token ids of `text`. Safe to call from other threads than the one that steps.
-
-        Raises:
-            BadInput: it holds what the vocabulary has no token for, not even an unknown one.
-        """
-        try:
-            tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise BadInput(f"the text cannot be tokenized: {error}") from error
-        bos = self._special_tokens.bos_id
-        if add_special_tokens and bos is not None and tokens[:1] != [bos]:
-            return [bos, *tokens]
-        return tokens
-
-    def read(self, text: str, images: Rows[bytes], add_special_tokens: bool) -> Prompt:
-        """A prompt with its images, each at its place. For one thread, which may be another.
-
-        Raises:
-            BadInput: as for `encode`, or an image cannot be read, or has no place in the text.
-        """
-        if not images:
-            return Prompt(self.encode(text, add_special_tokens))
-        if self._images is None:
-            raise BadInput("this model reads no images; leave them out, or use one that does")
-        written, found = self._images.read(text, images)
-        tokens = self.encode(written, add_special_tokens)
-        return place(tokens, self._images.image_token, found)
-
-    def decode(self, tokens: list[int]) -> str:
-        """The text of `tokens`, special ones included. As safe as `encode`.
-
-        Raises:
-            BadInput: a number that is no token.
-        """
-        check_tokens(tokens, self._vocab_size)
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
 
     def constrain(self, grammar: Grammar | None) -> Constraint | None:
         """What `add` wants for a grammar. For one thread, which may be another than steps.
@@ -169,8 +130,7 @@ class Engine:
         """The prompt, fitted to its window."""
         keep = len(tokens) if request.num_keep < 0 else request.num_keep
         keep += int(tokens[0] == self._special_tokens.bos_id)
-        most = min(self.num_cache_tokens, self._context_length)
-        window = max(min(request.num_ctx, most), _SHORTEST_WINDOW)
+        window = self.reader.window(request)
         shift = request.shift and not images
         fitted = fit_prompt(tokens, window, keep, may_cut=shift and request.truncate)
         check_echo(request, len(fitted))

@@ -48,19 +48,14 @@ class Prompt:
     tokens: list[int]
     images: tuple[PlacedImage, ...] = ()
 
-    def after(self, context: Sequence[int]) -> Prompt:
-        """The prompt that begins with the tokens `context`, which hold no images."""
-        moved = (PlacedImage(item.image, item.start + len(context)) for item in self.images)
-        return Prompt([*context, *self.tokens], tuple(moved))
 
-
-def place(tokens: Sequence[int], image_token: int, images: Sequence[Image]) -> Prompt:
-    """Find each image's tokens in a prompt, in order.
+def place(tokens: list[int], image_token: int, images: Sequence[Image], start: int = 0) -> Prompt:
+    """Find each image's tokens in a prompt from `start` on, in order.
 
     Raises:
         BadInput: there are more or fewer of them than the images have.
     """
-    found = [index for index, token in enumerate(tokens) if token == image_token]
+    found = [index for index in range(start, len(tokens)) if tokens[index] == image_token]
     wanted = sum(image.num_tokens for image in images)
     if len(found) != wanted:
         raise BadInput(
@@ -71,7 +66,7 @@ def place(tokens: Sequence[int], image_token: int, images: Sequence[Image]) -> P
     for image in images:
         placed.append(PlacedImage(image, found[taken]))
         taken += image.num_tokens
-    return Prompt(list(tokens), tuple(placed))
+    return Prompt(tokens, tuple(placed))
 
 
 def without_images(tokens: Sequence[int], images: Sequence[PlacedImage]) -> list[int]:

@@ -1,7 +1,8 @@
 """ImageReader: images and the prompt they belong to -> what the model takes of both.
 
-Which part of a prompt stands for an image, and how many tokens an image is, differs by family:
-`_SIGHTS` has a line for each. The repository's own image processor makes the pixels, on the CPU.
+How families write images is engine/sights.py's to know. How many tokens an image is shows in its
+header, so a prompt can be counted and refused before any pixel is made; then the repository's own
+image processor makes them, on the CPU.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +20,15 @@ from tokenizers import Tokenizer
 
 from olla.engine.image_places import Image
 from olla.engine.models.hf import link_files
-from olla.engine.pictures import decode
+from olla.engine.pictures import decode, measure
 from olla.engine.recent import Recent
+from olla.engine.sights import sight_of
 from olla.errors import BadInput, FormatError, OutOfMemory
+
+MAX_PIXELS_TOGETHER = 256 * 10**6
 
 _KEPT_BYTES = 256 * 2**20
 _TAG = re.compile(r"\[img-([0-9]{1,4})\]")
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """How a family writes images.
-
-    A template writes `marker` for an image, inside `wrapped`; the model reads `before`, the
-    image's tokens (`image_token`), and `after` in its place. `settings` are the processor's.
-    """
-
-    marker: str
-    wrapped: str
-    image_token: str
-    is_whole: bool
-    grid_key: str = ""
-    before: str = ""
-    after: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ImageReader:
@@ -54,23 +40,46 @@ class ImageReader:
         Raises:
             FormatError: its image processor cannot be loaded, or its tokenizer lacks a token.
         """
-        self._config, self._processor = _load({n: p for n, p in files.items() if _is_text(n)})
-        self._sight = _SIGHTS[self._config.model_type](self._config, tokenizer)
-        self.image_token = _number(tokenizer, self._sight.image_token)
+        config, self._processor = _load({n: p for n, p in files.items() if n.endswith(".json")})
+        self._sight = sight_of(config, self._processor, tokenizer)
         self._read: Recent[Image] = Recent(_KEPT_BYTES)
 
-    def read(self, text: str, files: Sequence[bytes]) -> tuple[str, list[Image]]:
-        """The prompt as the model reads it, and its images in the order of their places.
+    @property
+    def image_token(self) -> int:
+        """The token that an image is made of."""
+        return self._sight.image_token_id
+
+    def write(self, text: str, files: Sequence[bytes]) -> tuple[str, list[int]]:
+        """The prompt as the model reads it, and which image each of its places is for.
 
         Raises:
             BadInput: an image cannot be read, or has no place in the text.
         """
         parts, order = self._places(text, len(files))
-        images = [self._image(index, data) for index, data in enumerate(files)]
+        images = [self._written(index, data) for index, data in enumerate(files)]
         written = [parts[0]]
         for index, part in zip(order, parts[1:], strict=True):
-            written += [self._written(images[index]), part]
-        return "".join(written), [images[index] for index in order]
+            written += [images[index], part]
+        return "".join(written), order
+
+    def look(self, files: Sequence[bytes]) -> list[Image]:
+        """The images as the model takes them.
+
+        Raises:
+            BadInput: an image cannot be read, or they are too large together.
+            OutOfMemory: there is too little memory for an image.
+        """
+        num_pixels = 0
+        for index, data in enumerate(files):
+            with _named(index):
+                width, height = measure(data)
+            num_pixels += width * height
+        if num_pixels > MAX_PIXELS_TOGETHER:
+            raise BadInput(
+                f"the images have {num_pixels} pixels together, more than {MAX_PIXELS_TOGETHER}; "
+                "send fewer of them, or make them smaller"
+            )
+        return [self._image(index, data) for index, data in enumerate(files)]
 
     def _places(self, text: str, num_images: int) -> tuple[list[str], list[int]]:
         """The text between the images' places, and which image each place is for."""
@@ -88,36 +97,45 @@ class ImageReader:
             )
         return parts, order
 
-    def _written(self, image: Image) -> str:
+    def _written(self, index: int, data: bytes) -> str:
         sight = self._sight
-        return f"{sight.before}{sight.image_token * image.num_tokens}{sight.after}"
+        with _named(index):
+            width, height = measure(data)
+            num_tokens = sight.num_tokens(height, width)
+        return f"{sight.before}{sight.image_token * num_tokens}{sight.after}"
 
     def _image(self, index: int, data: bytes) -> Image:
         digest = hashlib.blake2b(data, digest_size=16).digest()
         identity = -1 - int.from_bytes(digest, "little")
         found = self._read.get(identity)
         if found is None:
-            try:
+            with _named(index):
                 found = self._processed(identity, data)
-            except (BadInput, ValueError) as error:  # such as sides too unequal for the model
-                raise BadInput(f"images[{index}]: {error}") from error
-            except MemoryError as error:
-                raise OutOfMemory(f"images[{index}] takes more memory than there is") from error
             num_bytes = sum(tensor.nbytes for tensor in found.inputs.values())
             self._read.put(identity, found, num_bytes)
         return found
 
     def _processed(self, identity: int, data: bytes) -> Image:
-        sight = self._sight
-        made = self._processor(images=[decode(data)], return_tensors="pt", **sight.settings)
+        sight, picture = self._sight, decode(data)
+        made = self._processor(images=[picture], return_tensors="pt", **sight.settings)
+        num_tokens = sight.num_tokens(picture.height, picture.width)
         if not sight.grid_key:
             inputs = {"pixel_values": made["pixel_values"]}
-            return Image(identity, self._config.mm_tokens_per_image, sight.is_whole, None, inputs)
-        side = self._processor.merge_size
-        _, rows, columns = (int(number) for number in made[sight.grid_key][0])
-        grid = (rows // side, columns // side)
+            return Image(identity, num_tokens, sight.is_whole, None, inputs)
+        _, rows, columns = (int(number) // sight.merged for number in made[sight.grid_key][0])
         inputs = {key: made[key] for key in ("pixel_values", sight.grid_key)}
-        return Image(identity, grid[0] * grid[1], sight.is_whole, grid, inputs)
+        return Image(identity, num_tokens, sight.is_whole, (rows, columns), inputs)
+
+
+@contextmanager
+def _named(index: int) -> Iterator[None]:
+    """Have errors about an image say which one it is."""
+    try:
+        yield
+    except (BadInput, ValueError) as error:  # such as sides too unequal for the model
+        raise BadInput(f"images[{index}]: {error}") from error
+    except MemoryError as error:
+        raise OutOfMemory(f"images[{index}] takes more memory than there is") from error
 
 
 def _wrapped(parts: list[str], around: list[str]) -> list[str]:
@@ -142,61 +160,3 @@ def _load(files: Mapping[str, Path]) -> tuple[Any, Any]:
             reason = str(error).strip().partition("\n")[0]
             raise FormatError(f"the model's image processor cannot be loaded: {reason}") from error
     return config, processor
-
-
-def _is_text(name: str) -> bool:
-    return name.endswith(".json")
-
-
-def _token(tokenizer: Tokenizer, number: int) -> str:
-    text = tokenizer.id_to_token(number)
-    if text is None:
-        raise FormatError(f"the tokenizer has no token {number}, which stands for images")
-    return str(text)
-
-
-def _number(tokenizer: Tokenizer, text: str) -> int:
-    number = tokenizer.token_to_id(text)
-    assert number is not None, "it was looked up by its number"
-    return int(number)
-
-
-def _gemma3(config: Any, tokenizer: Tokenizer) -> Sight:
-    begin, end, image = (
-        _token(tokenizer, number)
-        for number in (config.boi_token_index, config.eoi_token_index, config.image_token_index)
-    )
-    return Sight(
-        marker=begin,
-        wrapped=begin,
-        image_token=image,
-        is_whole=True,
-        before=f"\n\n{begin}",
-        after=f"{end}\n\n",
-        settings={"do_pan_and_scan": False},
-    )
-
-
-def _qwen2_vl(config: Any, tokenizer: Tokenizer) -> Sight:
-    begin, end, image = (
-        _token(tokenizer, number)
-        for number in (
-            config.vision_start_token_id,
-            config.vision_end_token_id,
-            config.image_token_id,
-        )
-    )
-    return Sight(
-        marker=image,
-        wrapped=begin + image + end,
-        image_token=image,
-        is_whole=False,
-        grid_key="image_grid_thw",
-    )
-
-
-_SIGHTS: Mapping[str, Callable[[Any, Tokenizer], Sight]] = {
-    "gemma3": _gemma3,
-    "qwen2_vl": _qwen2_vl,
-    "qwen2_5_vl": _qwen2_vl,
-}

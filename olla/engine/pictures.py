@@ -24,13 +24,20 @@ _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, OverflowError, struct.error)
 
 
+def measure(data: bytes) -> tuple[int, int]:
+    """Width and height as the header has them, before a picture is turned upright.
+
+    Raises:
+        BadInput: it is empty, of no format that is read, or too large.
+    """
+    return _open(data).size
+
+
 def decode(data: bytes) -> Image.Image:
     """
     Raises:
         BadInput: it is empty, of no format that is read, broken, or too large.
     """
-    if not data:
-        raise BadInput("the image is empty")
     picture = _open(data)
     try:
         picture.load()
@@ -40,6 +47,8 @@ def decode(data: bytes) -> Image.Image:
 
 
 def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise BadInput("the image is empty")
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except _BROKEN as error:

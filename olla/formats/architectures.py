@@ -10,7 +10,7 @@ GGUF_ENCODERS = frozenset({"bert"})
 """GGUF architectures that read a text whole and write none, as far as olla runs them."""
 
 SEEING = frozenset({"gemma3", "qwen2_vl", "qwen2_5_vl"})
-"""Types of models that olla shows images to; each has a line in engine/images.py."""
+"""Types of models that olla shows images to; each has a line in engine/sights.py."""
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _GENERATORS = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")

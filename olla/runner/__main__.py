@@ -269,14 +269,13 @@ def tokenize(
         message = inbox.get()
         try:
             if isinstance(message, Tokenize):
-                read = engine.read(message.text, message.images, message.add_special_tokens)
-                outbox.send(Tokens(message.id, read.tokens))
+                special = message.add_special_tokens
+                tokens = engine.reader.tokenize(message.text, message.images, special)
+                outbox.send(Tokens(message.id, tokens))
             elif isinstance(message, Detokenize):
                 outbox.send(Text(message.id, engine.decode(message.tokens)))
             elif isinstance(message, Generate):
-                special = message.add_special_tokens and not message.context
-                read = engine.read(message.prompt, message.images, special)
-                prompt, constraint = read.after(message.context), engine.constrain(message.grammar)
+                prompt, constraint = engine.reader.read(message), engine.constrain(message.grammar)
                 # What the images' files held lives on in the prompt.
                 request = msgspec.structs.replace(message, images=[])
                 work.put((request, prompt, constraint))

@@ -26,7 +26,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name, data in (
         ("a.png", PNG), ("b.JPG", JPEG), ("c.jpeg", JPEG), ("d.webp", WEBP),
-        ("my (1) cat.png", PNG), ("sub/e.png", PNG), ("voice.wav", b"RIFF\x01\x02\x03\x04WAVErest"), ("notes.txt", b"text"),
+        ("my (1) cat.png", PNG), ("sub/e.png", PNG),
+        ("voice.wav", b"RIFF\x01\x02\x03\x04WAVErest"), ("notes.txt", b"text"),
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)

@@ -33,10 +33,10 @@ def test_more_or_fewer_tokens_than_an_image_has_are_refused(num_tokens: int) -> 
         place([T, *[IMG] * num_tokens], IMG, [WHOLE])
 
 
-def test_a_context_moves_images_back() -> None:
-    prompt = Prompt([T, IMG, IMG, IMG, IMG], (PlacedImage(WHOLE, 1),)).after([7, 8])
+def test_tokens_of_images_before_the_start_are_not_looked_for() -> None:
+    prompt = place([IMG, T, IMG, IMG, IMG, IMG], IMG, [WHOLE], start=1)
 
-    assert prompt == Prompt([7, 8, T, IMG, IMG, IMG, IMG], (PlacedImage(WHOLE, 3),))
+    assert prompt == Prompt([IMG, T, IMG, IMG, IMG, IMG], (PlacedImage(WHOLE, 2),))
 
 
 @pytest.mark.parametrize(

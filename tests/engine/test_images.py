@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from olla.engine.blocks import BLOCK_SIZE, BlockPool
 from olla.engine.engine import Engine
@@ -23,7 +24,7 @@ from olla.errors import BadInput, FormatError, PromptTooLong
 from olla.options import SamplingParams
 from tests.engine.driving import ask, drain, finished
 from tests.tiny_model import files_of, save_tiny_model
-from tests.tiny_vision import FAMILIES, picture, save_tiny_vision_model
+from tests.tiny_vision import FAMILIES, encoded, picture, save_tiny_vision_model
 
 TOLERANCE = 1e-5
 WIDE, HIGH = picture(40, 20, seed=1), picture(24, 36, seed=2)
@@ -48,13 +49,17 @@ def reference(folder: Path) -> Any:
     return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
+def image_token(model: LoadedModel) -> int:
+    assert model.images is not None
+    return model.images.image_token
+
+
 def inputs(model: LoadedModel, prompt: Prompt) -> dict[str, Any]:
     """What transformers takes for a prompt."""
-    assert model.images is not None
     tokens = torch.tensor([prompt.tokens])
     images = [placed.image.inputs for placed in prompt.images]
     joined = {name: torch.cat([image[name] for image in images]) for name in images[0]}
-    types = (tokens == model.images.image_token).int()
+    types = (tokens == image_token(model)).int()
     name = "mm_token_type_ids" if "image_grid_thw" in joined else "token_type_ids"
     return {"input_ids": tokens, name: types, **joined}
 
@@ -89,13 +94,13 @@ def own_logits(model: LoadedModel, prompts: Sequence[Prompt], per_step: int) -> 
 
 
 def prompt_of(model: LoadedModel, text: str, *images: bytes) -> Prompt:
-    return Engine(model).read(text, images, add_special_tokens=False)
+    return Engine(model).reader.read(ask(1, text, images=list(images)))
 
 
 def say(engine: Engine, text: str, *images: bytes, **settings: Any) -> Any:
     """The last word on one request."""
-    prompt = engine.read(text, images, add_special_tokens=False).after(settings.get("context", []))
-    request = ask(1, text, **{"num_predict": 6, **settings})
+    request = ask(1, text, images=list(images), **{"num_predict": 6, **settings})
+    prompt = engine.reader.read(request)
     engine.add(request, prompt.tokens, images=prompt.images)
     return finished(drain(engine)[1])
 
@@ -188,8 +193,7 @@ def test_a_text_without_a_place_for_each_image_is_refused(
 def test_the_models_own_image_token_in_a_text_is_refused_beside_images(
     model: LoadedModel,
 ) -> None:
-    assert model.images is not None
-    token = model.tokenizer.id_to_token(model.images.image_token)
+    token = model.tokenizer.id_to_token(image_token(model))
 
     with pytest.raises(BadInput, match=r"places for|do not write the model's own tokens"):
         prompt_of(model, f"{token} {token} [img-0]", WIDE)
@@ -209,9 +213,9 @@ def test_a_prompt_with_images_is_not_cut(model: LoadedModel) -> None:
 
 def test_a_reply_to_an_image_ends_where_the_window_does(model: LoadedModel) -> None:
     engine = Engine(model)
-    prompt = engine.read("[img-0]", [WIDE], add_special_tokens=False)
+    length = len(engine.reader.tokenize("[img-0]", [WIDE], False))
 
-    end = say(engine, "[img-0]", WIDE, num_ctx=len(prompt.tokens) + 3, num_predict=50)
+    end = say(engine, "[img-0]", WIDE, num_ctx=length + 3, num_predict=50)
 
     assert (end.reason, end.num_tokens) == ("length", 3)
 
@@ -222,9 +226,8 @@ def test_the_context_of_a_reply_has_no_images(model: LoadedModel) -> None:
     end = say(engine, "a[img-0]b", WIDE)
     again = say(engine, "[img-0]", WIDE, context=end.context)
 
-    assert model.images is not None
     assert end.num_prompt_tokens > len(end.context) - end.num_tokens
-    assert end.context[: end.num_prompt_tokens].count(model.images.image_token) == 0
+    assert image_token(model) not in end.context[:-6]
     assert again.num_prompt_tokens > len(end.context)
 
 
@@ -233,7 +236,7 @@ def test_a_model_that_reads_no_images_says_so(tmp_path: Path) -> None:
     engine = Engine(load_model(files, "float32", "cpu", 0, lambda done, total: None))
 
     with pytest.raises(BadInput, match="this model reads no images"):
-        engine.read("[img-0]", [WIDE], add_special_tokens=False)
+        engine.reader.tokenize("[img-0]", [WIDE], False)
 
 
 def test_without_its_processor_a_model_reads_texts_alone(folder: Path) -> None:
@@ -260,6 +263,55 @@ def test_an_adapter_over_the_part_that_sees_is_refused(model: LoadedModel) -> No
         model.network.add_adapter(
             1, "model.visual.blocks.0.attn.proj", torch.zeros(4, 16), torch.zeros(16, 4)
         )
+
+
+def test_counting_looks_at_no_image(model: LoadedModel) -> None:
+    """A header is enough, also where the pixels behind it are missing."""
+    reader = Engine(model).reader
+    cut_off = WIDE[:-400]
+
+    assert reader.tokenize("[img-0]", [cut_off], False) == reader.tokenize("[img-0]", [WIDE], False)
+    with pytest.raises(BadInput, match=r"^images\[0\]: the PNG file is broken or cut off"):
+        prompt_of(model, "[img-0]", cut_off)
+
+
+def test_images_that_do_not_fit_are_not_looked_at(model: LoadedModel) -> None:
+    text = " ".join(f"[img-{number}]" for number in range(60))
+
+    with pytest.raises(PromptTooLong, match="256 in the context"):
+        prompt_of(model, text, *[WIDE[:-400]] * 60)
+
+
+def test_images_that_are_too_large_together_are_refused(model: LoadedModel) -> None:
+    large = encoded(Image.new("1", (8000, 8000)))
+
+    with pytest.raises(BadInput, match="the images have 320000000 pixels together, more than"):
+        prompt_of(model, "[img-0][img-1][img-2][img-3][img-4]", *[large] * 5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 150), (150, 1), (37, 5), (300, 200), (43, 41)])
+def test_the_count_of_tokens_is_that_of_the_processor(
+    model: LoadedModel, size: tuple[int, int]
+) -> None:
+    """A picture lies on its side until it is looked at, which changes no count."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for data in (picture(*size), encoded(Image.new("RGB", size), "JPEG", exif=exif)):
+        (placed,) = prompt_of(model, "[img-0]", data).images
+        image = placed.image
+        assert model.images is not None
+        if image.grid is not None:
+            assert image.num_tokens == image.grid[0] * image.grid[1]
+        network: Any = model.network
+        assert len(network._vision._states(image)) == image.num_tokens
+
+
+def test_sides_that_are_too_unequal_are_refused(model: LoadedModel) -> None:
+    if model.network.config.architecture == "gemma3":
+        assert prompt_of(model, "[img-0]", picture(300, 1))
+        return
+    with pytest.raises(BadInput, match=r"^images\[0\]: absolute aspect ratio must be smaller"):
+        prompt_of(model, "[img-0]", picture(300, 1))
 
 
 def test_remembering_an_image_saves_reading_it_again(model: LoadedModel) -> None:

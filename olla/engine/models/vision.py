@@ -1,7 +1,7 @@
 """Vision: the part of a model that looks at images, and the states that then stand for them.
 
 Knows transformers' models of the kind image-text-to-text; how a prompt writes images is not its
-business (engine/images.py). An image is looked at once as long as it is remembered.
+business (engine/sights.py). An image is looked at once as long as it is remembered.
 """
 
 from __future__ import annotations
