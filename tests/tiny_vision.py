@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,11 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from tests.tiny_model import SMALL, VOCAB_SIZE, files_of, save_byte_tokenizer
 
-FAMILIES = ("gemma3", "qwen2_5_vl")
+FAMILIES = ("gemma3", "qwen2_vl", "qwen2_5_vl")
 
 _BEGIN, _END, _IMAGE, _VIDEO = range(VOCAB_SIZE, VOCAB_SIZE + 4)
-_TOKENS: Mapping[str, tuple[str, ...]] = {
-    "gemma3": ("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
-    "qwen2_5_vl": ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
-}
+_TOKENS_OF_GEMMA = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
+_TOKENS_OF_QWEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 # Ends of their own, since tied ones make greedy replies repeat what they read.
 _OWN_HEAD = {"tie_word_embeddings": False}
 _TEXT = {**SMALL, **_OWN_HEAD, "vocab_size": VOCAB_SIZE + 4, "bos_token_id": None}
@@ -37,29 +34,28 @@ _TOWER = {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
 }
-_TEMPLATES: Mapping[str, str] = {
-    "gemma3": """\
+_TEMPLATE_OF_GEMMA = """\
 {% for message in messages %}<turn>{{ message['role'] }}
 {% if message['content'] is string %}{{ message['content'] | trim }}{% else %}\
 {% for item in message['content'] %}{% if item['type'] == 'image' %}<start_of_image>\
 {% elif item['type'] == 'text' %}{{ item['text'] | trim }}{% endif %}{% endfor %}{% endif %}\
 {{ '\n' }}{% endfor %}{% if add_generation_prompt %}<turn>model
-{% endif %}""",
-    "qwen2_5_vl": """\
+{% endif %}"""
+_TEMPLATE_OF_QWEN = """\
 {% for message in messages %}<turn>{{ message['role'] }}
 {% if message['content'] is string %}{{ message['content'] }}{% else %}\
 {% for content in message['content'] %}{% if content['type'] == 'image' or 'image' in content %}\
 <|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}\
 {% endif %}{% endfor %}{% endif %}{{ '\n' }}{% endfor %}\
 {% if add_generation_prompt %}<turn>assistant
-{% endif %}""",
-}
+{% endif %}"""
 
 
 def save_tiny_vision_model(folder: Path, family: str, seed: int = 0) -> dict[str, str]:
     """Make a random model of a family; name -> path of its files."""
     torch.manual_seed(seed)
-    config, processor = _gemma3() if family == "gemma3" else _qwen2_5_vl()
+    is_gemma = family == "gemma3"
+    config, processor = _gemma3() if is_gemma else _qwen(family)
     model = transformers.AutoModelForImageTextToText.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -68,9 +64,10 @@ def save_tiny_vision_model(folder: Path, family: str, seed: int = 0) -> dict[str
     processor.save_pretrained(folder)
     save_byte_tokenizer(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in _TOKENS[family]])
+    texts = _TOKENS_OF_GEMMA if is_gemma else _TOKENS_OF_QWEN
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in texts])
     tokenizer.save(str(folder / "tokenizer.json"))
-    template = {"chat_template": _TEMPLATES[family]}
+    template = {"chat_template": _TEMPLATE_OF_GEMMA if is_gemma else _TEMPLATE_OF_QWEN}
     (folder / "chat_template.json").write_text(json.dumps(template))
     return files_of(folder)
 
@@ -103,24 +100,23 @@ def _gemma3() -> tuple[Any, Any]:
     return config, Gemma3ImageProcessorPil(size={"height": 42, "width": 42})
 
 
-def _qwen2_5_vl() -> tuple[Any, Any]:
+def _qwen(family: str) -> tuple[Any, Any]:
     """An image has a token for each 8 x 8 pixels, and 16 tokens at the most."""
-    rope = {"type": "mrope", "mrope_section": [1, 1, 2]}
-    tower = {
-        "depth": 2,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_heads": 2,
-        "patch_size": 4,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "out_hidden_size": 32,
-        "window_size": 16,
-        "fullatt_block_indexes": [1],
+    shape: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2}
+    towers: dict[str, dict[str, Any]] = {
+        "qwen2_vl": {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2},
+        "qwen2_5_vl": {
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "out_hidden_size": 32,
+            "window_size": 16,
+            "fullatt_block_indexes": [1],
+        },
     }
-    config = transformers.Qwen2_5_VLConfig(
-        text_config={**_TEXT, "rope_scaling": rope},
-        vision_config=tower,
+    config = transformers.AutoConfig.for_model(
+        family,
+        text_config={**_TEXT, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}},
+        vision_config={**shape, **towers[family], "temporal_patch_size": 2},
         image_token_id=_IMAGE,
         video_token_id=_VIDEO,
         vision_start_token_id=_BEGIN,

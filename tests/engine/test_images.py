@@ -122,6 +122,16 @@ def test_logits_of_images_and_texts_side_by_side_are_those_of_transformers(
     assert (of_text - plain).abs().max() <= TOLERANCE * scale
 
 
+def test_half_precision_is_near(folder: Path, model: LoadedModel) -> None:
+    half = load_model(files_of(folder), "bfloat16", "cpu", 0, lambda done, total: None)
+
+    (exact,), (rough,) = (
+        own_logits(loaded, [prompt_of(loaded, TWO, WIDE, HIGH)], 512) for loaded in (model, half)
+    )
+
+    assert (rough - exact).norm() <= 0.1 * exact.norm()
+
+
 def test_greedy_replies_are_those_of_transformers(model: LoadedModel, reference: Any) -> None:
     prompt = prompt_of(model, TWO, WIDE, HIGH)
 
@@ -172,9 +182,9 @@ def test_the_order_of_numbers_is_that_of_the_images(model: LoadedModel) -> None:
 def test_a_template_of_the_model_marks_the_same_places_as_numbers(model: LoadedModel) -> None:
     marks = {
         "gemma3": "<start_of_image>",
-        "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>",
     }
-    mark = marks[model.network.config.architecture]
+    family = model.network.config.architecture
+    mark = marks.get(family, "<|vision_start|><|image_pad|><|vision_end|>")
 
     assert prompt_of(model, f"a {mark} b", WIDE) == prompt_of(model, "a [img-0] b", WIDE)
 

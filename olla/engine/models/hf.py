@@ -66,8 +66,7 @@ class HfModel:
         # How far back layers see: as their masks have it, and as our attention is told.
         self._masked_windows: set[int] = set()
         self._told_windows: set[int] = set()
-        transformers.AttentionInterface.register(_ATTENTION, self._attend)
-        AttentionMaskInterface.register(_ATTENTION, self._mask)
+        self._register()
         with reported(files, on_progress):
             sees = is_seeing(read_json(files, "config.json"))
             self._model = _load(files, dtype, device, sees=sees)
@@ -115,10 +114,16 @@ class HfModel:
             settings["input_ids"] = batch.tokens[None]
         positions = batch.positions[None] if batch.axes is None else batch.axes[:, None]
         self._batch = batch
+        self._register()
         try:
             return network(position_ids=positions, use_cache=False, **settings)
         finally:
             self._batch = None
+
+    def _register(self) -> None:
+        """Have attention called here; transformers has one table for all models of a process."""
+        transformers.AttentionInterface.register(_ATTENTION, self._attend)
+        AttentionMaskInterface.register(_ATTENTION, self._mask)
 
     def add_adapter(self, adapter: int, module: str, a: Tensor, b: Tensor) -> None:
         """Lay a low-rank pair over the linear called `module`.
