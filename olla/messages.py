@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+IMAGE_PLACE = "[img]"
+"""Where in a message's text its next image stands; those without a place stand before the text."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:

@@ -215,7 +215,8 @@ class ChatChunk:
 
     `context`: token ids of prompt and reply, on generate's last chunk only. `stop_sequence`: the
     stop text that ended the reply, on the last chunk. `logprobs`: of the tokens in this piece.
-    `rendered_prompt`: set instead of a reply when only the rendering was asked for.
+    `rendered_prompt`: set instead of a reply when only the rendering was asked for; it has places
+    for `num_images`.
     """
 
     content: str = ""
@@ -225,6 +226,7 @@ class ChatChunk:
     timings: Timings = Timings()
     context: tuple[int, ...] = ()
     rendered_prompt: str | None = None
+    num_images: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     stop_sequence: str = ""
 

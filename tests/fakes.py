@@ -104,10 +104,13 @@ class FakeRunner:
         self.reranks.append(request)
         return Scores(1, [len(document) / 10 for document in request.documents], 7)
 
-    async def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]:
+    async def tokenize(
+        self, text: str, add_special_tokens: bool = False, images: Sequence[bytes] = ()
+    ) -> list[int]:
+        """An image is as many tokens as its file has bytes."""
         self._check()
         self.tokenized.append((text, add_special_tokens))
-        return [len(word) for word in text.split()]
+        return [len(word) for word in text.split()] + [0] * sum(map(len, images))
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         self._check()

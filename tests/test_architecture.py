@@ -67,6 +67,7 @@ RULES = {
             "tokenizers",
             "gguf",
             "numpy",
+            "PIL",
             "safetensors",
             "llguidance",
             "bitsandbytes",
@@ -81,6 +82,9 @@ EXCEPTIONS = {
     "cli.terminal": Rule(third_parties=("rich",)),
 }
 """What single modules may import beyond what their area may."""
+
+DISTRIBUTIONS = {"PIL": "pillow"}
+"""What installs a module, where it is called otherwise."""
 
 LAZY = {
     "cli": ("cli", "client", "server", "rich", "prompt_toolkit"),
@@ -254,7 +258,8 @@ def test_every_third_party_is_a_dependency() -> None:
     declared = {re.split(r"[<>=! ]", line)[0] for line in lines}
     rules = (*RULES.values(), *EXCEPTIONS.values())
 
-    assert {name.replace("_", "-") for rule in rules for name in rule.third_parties} == declared
+    names = {name for rule in rules for name in rule.third_parties}
+    assert {DISTRIBUTIONS.get(name, name).replace("_", "-") for name in names} == declared
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from olla.api.json_fields import Fields
 from olla.api.turns import name_tool_results
 from olla.errors import BadInput
-from olla.messages import Message, ToolCall
+from olla.messages import IMAGE_PLACE, Message, ToolCall
 
 
 @dataclass(slots=True)
@@ -108,6 +108,7 @@ def _read_image(turn: _Turn, block: Fields) -> None:
         turn.images.append(base64.b64decode(source.text("data"), validate=True))
     except (binascii.Error, ValueError) as error:
         raise BadInput(f"invalid base64 image data: {error}") from error
+    turn.texts.append(IMAGE_PLACE)
 
 
 def _read_document(turn: _Turn, block: Fields) -> None:
@@ -130,7 +131,9 @@ def _read_document(turn: _Turn, block: Fields) -> None:
 
 def _read_search_result(turn: _Turn, block: Fields) -> None:
     heading = "".join(f"{block.text(name)}\n" for name in ("title", "source"))
-    turn.texts += [heading, *_read(block).texts]
+    inner = _read(block)
+    turn.texts += [heading, *inner.texts]
+    turn.images += inner.images
 
 
 def _read_call(turn: _Turn, block: Fields) -> None:

@@ -100,9 +100,15 @@ def join_chunks(chunks: Sequence[ChatChunk]) -> ChatChunk:
         timings=last.timings,
         context=last.context,
         rendered_prompt=last.rendered_prompt,
+        num_images=last.num_images,
         logprobs=tuple(token for chunk in chunks for token in chunk.logprobs),
         stop_sequence=last.stop_sequence,
     )
+
+
+def debug_info(chunk: ChatChunk) -> Json:
+    """The prompt of a request that only asked for it."""
+    return {"rendered_template": chunk.rendered_prompt, **_set(image_count=chunk.num_images)}
 
 
 def progress_to_json(progress: Progress) -> Json:
@@ -221,8 +227,7 @@ def _set(**values: Any) -> Json:
 def _end(chunk: ChatChunk) -> Json:
     """`done`, and what comes behind it; most of that only the last chunk has."""
     if chunk.rendered_prompt is not None:
-        debug = {"rendered_template": chunk.rendered_prompt}
-        return {"done": False, "_debug_info": debug}
+        return {"done": False, "_debug_info": debug_info(chunk)}
     logprobs = _set(logprobs=[_logprob(token) for token in chunk.logprobs])
     if chunk.done_reason is None:
         return {"done": False, **logprobs}

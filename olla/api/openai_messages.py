@@ -1,8 +1,9 @@
 """The messages of a chat completion -> Messages (spec/openai-anthropic.md section 2.1).
 
 Ollama makes one message of each part of an array, and its templates join neighbours of one role.
-Here the parts are one message from the start, joined as its templates would: templates that insist
-on turns refuse two messages of one role. Developers' messages are the system's.
+Here the parts are one message from the start, texts joined as its templates would and images at
+their places: templates that insist on turns refuse two messages of one role. Developers' messages
+are the system's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 from olla.api.json_fields import Fields, go_type, parse_object
 from olla.errors import BadInput
-from olla.messages import Message, ToolCall
+from olla.messages import IMAGE_PLACE, Message, ToolCall
 
 _IMAGE_URL = re.compile(r"data:(image/(jpeg|jpg|png|webp))?;base64,")
 _ROLES = {"developer": "system"}
@@ -74,19 +75,23 @@ def _content(content: object, *, has_calls: bool) -> tuple[str, tuple[bytes, ...
 
 
 def _parts(parts: Iterable[object]) -> tuple[str, tuple[bytes, ...]]:
-    texts: list[str] = []
+    content = ""
     images: list[bytes] = []
+    is_after_text = False
     for part in parts:
         match part:
             case {"type": "text", "text": str(text)}:
-                texts.append(text)
+                content += f"\n\n{text}" if is_after_text else text
+                is_after_text = True
             case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
                 images.append(image_from_url(url))
+                content += IMAGE_PLACE
+                is_after_text = False
             case {"type": "input_audio"}:
                 raise BadInput("input_audio is not supported by this server; send text or images")
             case _:
                 raise BadInput("invalid message format")
-    return "\n\n".join(texts), tuple(images)
+    return content, tuple(images)
 
 
 def image_from_url(url: str) -> bytes:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from olla.api.ollama_replies import Json, join_chunks
+from olla.api.ollama_replies import Json, debug_info, join_chunks
 from olla.api.sse import event
 from olla.requests import ChatChunk, Timings
 
@@ -61,7 +61,7 @@ class Reply(ABC):
         choices = [self._whole_choice(index, chunk) for index, chunk in joined.items()]
         reply = self._head(self.kind, choices) | {"usage": self._usage()}
         if joined[0].rendered_prompt is not None:
-            reply["_debug_info"] = {"rendered_template": joined[0].rendered_prompt}
+            reply["_debug_info"] = debug_info(joined[0])
         return reply
 
     @abstractmethod

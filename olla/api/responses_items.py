@@ -16,7 +16,7 @@ from olla.api.json_fields import Fields, parse_object
 from olla.api.openai_messages import image_from_url
 from olla.api.turns import join_first_systems, name_tool_results
 from olla.errors import BadInput
-from olla.messages import Message, ToolCall
+from olla.messages import IMAGE_PLACE, Message, ToolCall
 
 _ITEM = "responses.InputItem"
 _PART = "responses.InputPart"
@@ -151,7 +151,7 @@ def _part(part: Fields) -> _Said:
     if kind == "refusal":
         return _Said(part.text("refusal"))
     if kind == "input_image":
-        return _Said(images=(image_from_url(part.text("image_url")),))
+        return _Said(IMAGE_PLACE, (image_from_url(part.text("image_url")),))
     if kind == "input_file":
         raise BadInput("file inputs are not currently supported")
     raise BadInput(f"unknown content type: {kind}")

@@ -16,6 +16,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.history import History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
+from olla.cli.attachments import Attached, attach, begins_with_file
 from olla.cli.loading import load_status
 from olla.cli.reply import View, show_reply
 from olla.cli.slash import TRIPLE_QUOTE, Conversation, run_slash
@@ -23,7 +24,7 @@ from olla.cli.terminal import waiting
 from olla.cli.window import AT_THE_PROMPT, warn_if_cut
 from olla.client import Client
 from olla.client.replies import ReplySettings, ShownModel
-from olla.errors import ClientError
+from olla.errors import BadInput, ClientError
 from olla.messages import Message
 from olla.requests import Timings
 from olla.settings import Settings
@@ -42,10 +43,12 @@ def converse(
     with waiting(load_status(client, reply.model)):
         client.load(reply)
     _show_stored(shown)
-    conversation = Conversation(client, reply, view, keeps_history=settings.history)
+    conversation = Conversation(
+        client, reply, view, keeps_history=settings.history, sees=shown.sees
+    )
     reader = EntryReader(settings.home / "history", lambda: conversation.keeps_history)
     while (entry := reader.read()) is not None:
-        if not entry.startswith("/"):
+        if not entry.startswith("/") or (conversation.sees and begins_with_file(entry)):
             _ask(conversation, entry)
         elif not _obey(conversation, entry):
             return
@@ -66,14 +69,15 @@ def _obey(conversation: Conversation, entry: str) -> bool:
 
 
 def _ask(conversation: Conversation, text: str) -> None:
-    messages = (*conversation.messages, Message("user", text))
     try:
+        asked = attach(text) if conversation.sees else Attached(text)
+        messages = (*conversation.messages, Message("user", asked.text, images=asked.images))
         chunks = conversation.client.chat(conversation.settings, messages)
         status = load_status(conversation.client, conversation.settings.model)
         shown = show_reply(chunks, conversation.view, status)
     except KeyboardInterrupt:
         click.echo("\n")
-    except ClientError as error:
+    except (ClientError, BadInput, OSError) as error:
         click.echo(f"error: {error}", err=True)
     else:
         conversation.messages = [*messages, Message("assistant", shown.content)]

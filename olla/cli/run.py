@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from olla.cli.attachments import Attached, attach
 from olla.cli.cobra import CLIENT_ENVIRONMENT, at_least, command
 from olla.cli.daemon import connect
 from olla.cli.loading import load_status
@@ -55,7 +56,8 @@ def run(
 
     With PROMPT, or with text on stdin, the reply goes to stdout. Without, on a terminal, you
     talk to the model at a prompt. A model that is not here is downloaded first. One that makes
-    vectors of texts prints the vector of PROMPT as a line of JSON.
+    vectors of texts prints the vector of PROMPT as a line of JSON. One that sees is shown the
+    images whose paths (./a.png, /tmp/b.jpg) PROMPT names.
     """
     if keepalive:
         parse_duration(keepalive)
@@ -76,7 +78,7 @@ def run(
         return
     reply = ReplySettings(model, format=reply_format, think=think, keep_alive=keepalive)
     if prompt or not sys.stdin.isatty() or not sys.stdout.isatty():
-        _answer(client, reply, _read_prompt(prompt), view)
+        _answer(client, reply, _read_prompt(prompt), view, sees=shown.sees)
         return
     from olla.cli.repl import converse  # noqa: PLC0415 - prompt_toolkit is slow to import
 
@@ -139,12 +141,14 @@ def _read_prompt(words: tuple[str, ...]) -> str:
     return " ".join([piped, *words] if piped else words)
 
 
-def _answer(client: Client, reply: ReplySettings, prompt: str, view: View) -> None:
+def _answer(client: Client, reply: ReplySettings, prompt: str, view: View, *, sees: bool) -> None:
     """Ctrl-C ends the reply, and that is a good end."""
+    asked = attach(prompt) if sees else Attached(prompt)
     status = load_status(client, reply.model)
     try:
-        if prompt:
-            shown = show_reply(client.generate(reply, prompt), view, status)
+        if asked.text or asked.images:
+            chunks = client.generate(reply, asked.text, asked.images)
+            shown = show_reply(chunks, view, status)
             warn_if_cut(client, reply.model, shown.timings, IN_ONE_SHOT)
         else:
             with waiting(status):

@@ -82,13 +82,15 @@ _EMPTY_PARTS = {
 class Conversation:
     """What was said, and what was set, at one prompt.
 
-    `was_warned`: the person knows that the conversation has outgrown the window.
+    `sees`: the model looks at images. `was_warned`: the person knows that the conversation has
+    outgrown the window.
     """
 
     client: Client
     settings: ReplySettings
     view: View
     keeps_history: bool = True
+    sees: bool = False
     system: str = ""
     messages: list[Message] = field(default_factory=list)
     was_warned: bool = False

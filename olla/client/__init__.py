@@ -23,6 +23,7 @@ from olla.client.replies import (
     Versions,
     chunk_from_json,
     create_to_json,
+    images_to_json,
     listed_from_json,
     loading_from_json,
     message_to_json,
@@ -98,8 +99,10 @@ class Client:
     def unload(self, model: str) -> None:
         self.load(ReplySettings(model, keep_alive=0))
 
-    def generate(self, settings: ReplySettings, prompt: str) -> Generator[ChatChunk, None, None]:
-        body = settings.to_json() | {"prompt": prompt}
+    def generate(
+        self, settings: ReplySettings, prompt: str, images: Sequence[bytes] = ()
+    ) -> Generator[ChatChunk, None, None]:
+        body = {**settings.to_json(), "prompt": prompt, **images_to_json(images)}
         return _until_done(self._stream("/api/generate", body))
 
     def embed(self, settings: EmbedSettings, text: str) -> Sequence[float]:

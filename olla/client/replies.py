@@ -5,7 +5,8 @@ Pure functions and frozen values: no connection. A field that the daemon left ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -75,6 +76,10 @@ class ShownModel:
     projector_info: Json = field(default_factory=dict)
     tensors: tuple[Tensor, ...] = ()
 
+    @property
+    def sees(self) -> bool:
+        return "vision" in self.capabilities
+
 
 @dataclass(frozen=True, slots=True)
 class ReplySettings:
@@ -143,7 +148,12 @@ def _tool_call_from_json(function: Json) -> ToolCall:
 
 
 def message_to_json(message: Message) -> Json:
-    return {"role": message.role, "content": message.content}
+    return {"role": message.role, "content": message.content, **images_to_json(message.images)}
+
+
+def images_to_json(images: Iterable[bytes]) -> Json:
+    encoded = [base64.b64encode(image).decode() for image in images]
+    return {"images": encoded} if encoded else {}
 
 
 def progress_from_json(reply: Json) -> Progress:

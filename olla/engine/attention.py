@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -43,6 +45,7 @@ def attend_batch(
             scale=scale,
             sliding_window=sliding_window,
             softcap=softcap,
+            blocks=span.blocks,
         )
         for span in batch.spans
     ]
@@ -57,6 +60,7 @@ def attend(
     scale: float,
     sliding_window: int = 0,
     softcap: float = 0.0,
+    blocks: Sequence[tuple[int, int]] = (),
 ) -> Tensor:
     """Causal grouped-query attention of one sequence.
 
@@ -65,6 +69,7 @@ def attend(
         keys, values: (num_kv_heads, length, head_dim), past and new tokens.
         sliding_window: how many tokens back a token sees, itself included; 0 all.
         softcap: scores become `softcap * tanh(score / softcap)`; 0 leaves them.
+        blocks: parts of the sequence whose tokens see each other in both directions.
 
     Returns:
         (num_tokens, num_heads * head_dim).
@@ -78,15 +83,15 @@ def attend(
     grouped = queries.transpose(0, 1).reshape(num_kv_heads, groups * num_tokens, head_dim)
     mask = None
     if num_tokens > 1:
-        mask = causal_mask(num_tokens, length, sliding_window, queries.device).repeat(groups, 1)
+        mask = causal_mask(num_tokens, length, sliding_window, queries.device, blocks)
+        mask = mask.repeat(groups, 1)
     if softcap:
         mixed = _attend_softcapped(grouped, keys, values, mask, scale, softcap)
     else:
         mixed = functional.scaled_dot_product_attention(
             grouped[None], keys[None], values[None], attn_mask=mask, scale=scale
         )[0]
-    heads_first = mixed.reshape(num_heads, num_tokens, values.shape[-1])
-    return heads_first.transpose(0, 1).reshape(num_tokens, -1)
+    return mixed.reshape(num_heads, num_tokens, -1).transpose(0, 1).reshape(num_tokens, -1)
 
 
 def attend_tables(
@@ -130,11 +135,19 @@ def attend_tables(
     return mixed.reshape(num_rows, num_heads * values.shape[-1])
 
 
-def causal_mask(num_tokens: int, length: int, sliding_window: int, device: torch.device) -> Tensor:
+def causal_mask(
+    num_tokens: int,
+    length: int,
+    sliding_window: int,
+    device: torch.device,
+    blocks: Sequence[tuple[int, int]] = (),
+) -> Tensor:
     """(num_tokens, length) bool: which of `length` tokens the last `num_tokens` may see."""
     columns = torch.arange(length, device=device)
     rows = columns[length - num_tokens :, None]
     mask = columns <= rows
+    for start, end in blocks:
+        mask |= (start <= rows) & (rows < end) & (start <= columns) & (columns < end)
     if sliding_window:
         mask &= columns > rows - sliding_window
     return mask

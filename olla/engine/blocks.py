@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
+from olla.engine.image_places import identities
 from olla.engine.sequence import Sequence
 
 BLOCK_SIZE = 16
 
 _Key = tuple[int, tuple[int, ...]]
-"""The serial number of what came before, and the block's tokens: equal for equal prefixes only."""
+"""What came before, as its serial number, and the block's tokens; of images, what they show."""
 
 
 @dataclass(slots=True)
@@ -105,7 +106,8 @@ class BlockPool:
 
     def _tokens(self, sequence: Sequence, index: int) -> tuple[int, ...]:
         start = index * self.block_size
-        return tuple(sequence.tokens[start : start + self.block_size])
+        tokens = sequence.tokens[start : start + self.block_size]
+        return identities(tokens, sequence.images, start)
 
     def _advance(self, sequence: Sequence, number: int) -> None:
         """The next block of the sequence holds what block `number` holds."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from olla.engine.grammar import Constraint
+from olla.engine.image_places import PlacedImage, Prompt
 from olla.engine.inputs import InputReader, Reading
 from olla.engine.memory import is_out_of_memory
 from olla.errors import BadInput
@@ -160,13 +161,30 @@ class Embedder:
                 yield places, vectors
 
 
+class _TextReader:
+    """In a PromptReader's place where the model writes no text."""
+
+    def __init__(self, reader: InputReader) -> None:
+        self._reader = reader
+
+    def tokenize(self, text: str, images: Sequence[bytes], add_special_tokens: bool) -> list[int]:
+        """The tokens of a text, as a PromptReader has them."""
+        if images:
+            raise BadInput("this model reads no images; leave them out, or use one that does")
+        return self._reader.encode(text, add_special_tokens)
+
+    def read(self, request: Generate) -> Prompt:
+        """None, since `NoEngine.add` refuses every request."""
+        return Prompt([])
+
+
 class NoEngine:
     """In an Engine's place where the model writes no text."""
 
     has_work = False
 
     def __init__(self, reader: InputReader) -> None:
-        self.encode = reader.encode
+        self.reader = _TextReader(reader)
         self.decode = reader.decode
 
     def prepare(self, request: Generate) -> None:
@@ -176,7 +194,11 @@ class NoEngine:
         """There is nothing to constrain."""
 
     def add(
-        self, request: Generate, tokens: list[int], constraint: Constraint | None = None
+        self,
+        request: Generate,
+        tokens: list[int],
+        constraint: Constraint | None = None,
+        images: tuple[PlacedImage, ...] = (),
     ) -> None:
         raise BadInput("this model does not support generate: it makes vectors or scores of texts")
 

@@ -15,23 +15,24 @@ from olla.engine.adapters import AdapterTable
 from olla.engine.blocks import BLOCK_SIZE, BlockPool
 from olla.engine.executor import Executor
 from olla.engine.grammar import Constraint, Grammars
+from olla.engine.image_places import PlacedImage
 from olla.engine.loading import LoadedModel
 from olla.engine.logprobs import score
 from olla.engine.memory import is_out_of_memory, release_unused
 from olla.engine.profile import NoProfile, Profile
-from olla.engine.prompt import check_echo, check_request, check_tokens, fit_prompt
+from olla.engine.prompt import check_echo, check_request, fit_prompt
+from olla.engine.prompt_reader import PromptReader
 from olla.engine.reply import Reply
 from olla.engine.sampler import Bias, sample
 from olla.engine.scheduler import TOKENS_PER_STEP, Scheduled, Scheduler
 from olla.engine.sequence import Sequence
 from olla.engine.token_bytes import TokenBytes
-from olla.errors import BadInput, NoTokenAllowed, OutOfMemory, RunnerError
+from olla.errors import NoTokenAllowed, OutOfMemory, RunnerError
 from olla.options import SamplingParams
 from olla.requests import DoneReason, TokenLogprob
 from olla.runner.protocol import Failed, FailureKind, FromRunner, Generate, Grammar
 
 DEFAULT_CACHE_TOKENS = 16384
-_SHORTEST_WINDOW = 2  # a token to go on from, and room for one more
 
 
 class Engine:
@@ -47,10 +48,11 @@ class Engine:
         """
         self._profile = profile or NoProfile()
         self._blocks = BlockPool(max(cache_tokens // BLOCK_SIZE, 1))
+        self.reader = PromptReader(model, self._blocks.num_tokens)
+        self.encode, self.decode = self.reader.encode, self.reader.decode
         self._tokenizer = model.tokenizer
         self._special_tokens = model.special_tokens
         self._vocab_size = model.network.config.vocab_size
-        self._context_length = model.network.config.context_length
         self._executor = Executor(
             model.network,
             model.device,
@@ -82,30 +84,6 @@ class Engine:
         """Blocks of the cache that no sequence uses."""
         return self._blocks.num_free
 
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        """Token ids of `text`. Safe to call from other threads than the one that steps.
-
-        Raises:
-            BadInput: it holds what the vocabulary has no token for, not even an unknown one.
-        """
-        try:
-            tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise BadInput(f"the text cannot be tokenized: {error}") from error
-        bos = self._special_tokens.bos_id
-        if add_special_tokens and bos is not None and tokens[:1] != [bos]:
-            return [bos, *tokens]
-        return tokens
-
-    def decode(self, tokens: list[int]) -> str:
-        """The text of `tokens`, special ones included. As safe as `encode`.
-
-        Raises:
-            BadInput: a number that is no token.
-        """
-        check_tokens(tokens, self._vocab_size)
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
-
     def prepare(self, request: Generate) -> None:
         """Read the request's adapters ahead of `add`. For one thread, which may be another.
 
@@ -123,9 +101,15 @@ class Engine:
         return None if grammar is None else self._grammars.constrain(grammar)
 
     def add(
-        self, request: Generate, tokens: list[int], constraint: Constraint | None = None
+        self,
+        request: Generate,
+        tokens: list[int],
+        constraint: Constraint | None = None,
+        images: tuple[PlacedImage, ...] = (),
     ) -> None:
         """Queue a request whose context and prompt are `tokens`.
+
+        With images among them, neither the prompt nor the growing reply drops tokens.
 
         Args:
             constraint: the request's grammar, made by `constrain`.
@@ -137,7 +121,7 @@ class Engine:
         """
         assert (constraint is None) == (request.grammar is None)
         check_request(request, tokens, self._vocab_size)
-        sequence = self._sequence(request, tokens)
+        sequence = self._sequence(request, tokens, images)
         num_truncated = len(tokens) - len(sequence.tokens)
         self._replies[request.id] = Reply.begin(
             request,
@@ -149,13 +133,15 @@ class Engine:
         )
         self._scheduler.add(sequence)
 
-    def _sequence(self, request: Generate, tokens: list[int]) -> Sequence:
+    def _sequence(
+        self, request: Generate, tokens: list[int], images: tuple[PlacedImage, ...]
+    ) -> Sequence:
         """The prompt, fitted to its window."""
         keep = len(tokens) if request.num_keep < 0 else request.num_keep
         keep += int(tokens[0] == self._special_tokens.bos_id)
-        most = min(self.num_cache_tokens, self._context_length)
-        window = max(min(request.num_ctx, most), _SHORTEST_WINDOW)
-        fitted = fit_prompt(tokens, request, window, keep)
+        window = self.reader.window(request)
+        shift = request.shift and not images
+        fitted = fit_prompt(tokens, window, keep, may_cut=shift and request.truncate)
         check_echo(request, len(fitted))
         in_use = {sequence.adapter for sequence in self._scheduler}
         return Sequence(
@@ -165,8 +151,9 @@ class Engine:
             max_length=window,
             num_predict=request.num_predict,
             num_keep=keep,
-            shift=request.shift,
+            shift=shift,
             adapter=self._adapters.number(request.adapters, in_use),
+            images=images,
             scores_prompt=request.echo and request.logprobs,
         )
 

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from olla.engine.adapters import NO_ADAPTER
 from olla.engine.cuda_graphs import DecodeGraphs, DecodeInputs, Record, padded_shape
+from olla.engine.image_places import axes
 from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
-from olla.engine.models.batch import Batch, BlockTables, CausalModel, Span
+from olla.engine.models.batch import Batch, BlockTables, CausalModel, ImageRows, Span
 from olla.engine.profile import Profile
 from olla.engine.scheduler import Scheduled
+from olla.engine.sequence import Sequence
 
 
 class Executor:
@@ -92,11 +94,13 @@ class Executor:
         slots: list[int] = []
         spans: list[Span] = []
         logit_rows: list[int] = []
+        images: list[ImageRows] = []
         for item in scheduled:
             sequence = item.sequence
             first, end = sequence.num_computed, sequence.num_computed + item.num_tokens
             where = self._slots(sequence.block_table, end)
-            spans.append(Span(len(tokens), len(tokens) + end - first, where))
+            images += _image_rows(sequence, first, end, len(tokens))
+            spans.append(Span(len(tokens), len(tokens) + end - first, where, _blocks(sequence)))
             tokens += sequence.tokens[first:end]
             positions += range(first, end)
             slots += [self._slot(sequence.block_table, place) for place in range(first, end)]
@@ -109,7 +113,25 @@ class Executor:
             logit_rows=self._ids(logit_rows),
             cache=self._cache,
             adapters=self._adapter_rows(scheduled, spans),
+            images=images,
+            axes=self._axes(scheduled),
         )
+
+    def _axes(self, scheduled: Rows[Scheduled]) -> Tensor | None:
+        """All positions along three axes, if any sequence's differ along them."""
+        placed = [place for item in scheduled for place in item.sequence.images]
+        if not any(place.image.grid for place in placed):
+            return None
+        found = [
+            position
+            for item in scheduled
+            for position in axes(
+                item.sequence.images,
+                item.sequence.num_computed,
+                item.sequence.num_computed + item.num_tokens,
+            )
+        ]
+        return torch.tensor(found, dtype=torch.int64, device=self._device).T
 
     def _slot(self, block_table: list[int], position: int) -> int:
         index, offset = divmod(position, self._block_size)
@@ -145,3 +167,19 @@ def _is_recordable(scheduled: Rows[Scheduled]) -> bool:
         and all(sequence.adapter == NO_ADAPTER for sequence in sequences)
         and padded_shape(len(sequences), max(len(s.block_table) for s in sequences)) is not None
     )
+
+
+def _blocks(sequence: Sequence) -> list[tuple[int, int]]:
+    return [(place.start, place.end) for place in sequence.images if place.image.is_whole]
+
+
+def _image_rows(sequence: Sequence, first: int, end: int, row: int) -> list[ImageRows]:
+    """The parts of images among the tokens [first, end), which begin at `row` of the batch."""
+    found = []
+    for place in sequence.images:
+        start, stop = max(first, place.start), min(end, place.end)
+        if start < stop:
+            moved = row - first
+            rows = ImageRows(place.image, start - place.start, start + moved, stop + moved)
+            found.append(rows)
+    return found

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer
@@ -24,6 +25,10 @@ from olla.engine.weights.checkpoint import Checkpoint, CheckpointParameters, Spe
 from olla.engine.weights.gguf import GgufCheckpoint
 from olla.engine.weights.safetensors import SafetensorsCheckpoint
 from olla.errors import BadInput, OutOfMemory
+from olla.formats.architectures import can_see
+
+if TYPE_CHECKING:
+    from olla.engine.images import ImageReader
 
 OnProgress = Callable[[int, int], None]
 """Told the bytes read so far and the bytes of all weights."""
@@ -46,11 +51,14 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
+    """`images` reads them, for models that look at images."""
+
     network: CausalModel
     tokenizer: Tokenizer
     special_tokens: SpecialTokens
     device: torch.device
     dtype: torch.dtype
+    images: ImageReader | None = None
     record: Record | None = None
     """How steps that decode are recorded, where that pays."""
 
@@ -90,14 +98,25 @@ def load_model(
     core, precision = choose_core(library, checkpoint, precision)
     with _out_of_memory_explained(checkpoint, place):
         network = load_network(checkpoint, files, precision, place, on_progress, plan, core)
+    return _loaded(network, checkpoint, files, place, precision.dtype)
+
+
+def _loaded(
+    network: CausalModel,
+    checkpoint: Checkpoint,
+    files: Mapping[str, str],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> LoadedModel:
     tokenizer = checkpoint.tokenizer()
     return LoadedModel(
         network=network,
         tokenizer=tokenizer,
         special_tokens=checkpoint.special_tokens(tokenizer),
-        device=place,
-        dtype=precision.dtype,
-        record=recorder(network, place),
+        device=device,
+        dtype=dtype,
+        images=_image_reader(checkpoint, files, tokenizer),
+        record=recorder(network, device),
     )
 
 
@@ -145,6 +164,17 @@ def load_network(
 
     paths = {name: Path(path) for name, path in files.items()}
     return HfModel(paths, precision.dtype, device, on_progress)
+
+
+def _image_reader(
+    checkpoint: Checkpoint, files: Mapping[str, str], tokenizer: Tokenizer
+) -> ImageReader | None:
+    if not can_see(checkpoint.config, files):
+        return None
+    # Imported here, as the models that look at images are.
+    from olla.engine.images import ImageReader  # noqa: PLC0415
+
+    return ImageReader({name: Path(path) for name, path in files.items()}, tokenizer)
 
 
 def choose_core(

@@ -50,7 +50,7 @@ def check_echo(request: Generate, num_tokens: int) -> None:
         )
 
 
-def fit_prompt(tokens: list[int], request: Generate, window: int, num_keep: int) -> list[int]:
+def fit_prompt(tokens: list[int], window: int, num_keep: int, *, may_cut: bool) -> list[int]:
     """The prompt, cut to the window as spec/modelfile.md section 7 step 2 says.
 
     Raises:
@@ -58,7 +58,7 @@ def fit_prompt(tokens: list[int], request: Generate, window: int, num_keep: int)
     """
     if len(tokens) < window:
         return list(tokens)
-    if not (request.shift and request.truncate):
+    if not may_cut:
         raise PromptTooLong(
             "the prompt is longer than the context length currently available to the model; "
             "shorten the prompt, adjust the context length in settings, or use a model with "

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from olla.engine.detokenizer import Detokenizer
 from olla.engine.grammar import Constraint
+from olla.engine.image_places import without_images
 from olla.engine.logprobs import LogprobQueue, describe
 from olla.engine.loops import EqualPieces, TokenLoop
 from olla.engine.sampler import Bias, SamplingRow
@@ -145,7 +146,9 @@ class Reply:
             num_tokens=sequence.num_generated,
             generation_ns=time.monotonic_ns() - self.first_token_ns,
             num_cached_tokens=sequence.num_cached,
-            context=sequence.tokens if self.request.want_context else [],
+            context=without_images(sequence.tokens, sequence.images)
+            if self.request.want_context
+            else [],
             num_truncated_tokens=self.num_truncated,
             stop_sequence=self.stops.matched,
         )

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from olla.engine.blocks import BlockPool
+from olla.engine.image_places import end_of_chunk
 from olla.engine.sequence import Sequence, SequenceState
 
 MAX_RUNNING = 64
@@ -136,7 +137,9 @@ class Scheduler:
         pending = [sequence for sequence in self._running if sequence not in decoding]
         for number, sequence in enumerate(pending, 1):
             share = budget if number == len(pending) else -(-budget // 2)
-            num_tokens = min(sequence.num_pending, share)
+            first = sequence.num_computed
+            end = first + min(sequence.num_pending, share)
+            num_tokens = end_of_chunk(sequence.images, first, end) - first if share > 0 else 0
             if num_tokens:
                 prefills.append(Scheduled(sequence, num_tokens))
                 budget -= num_tokens

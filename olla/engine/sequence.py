@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from olla.engine.image_places import PlacedImage
 from olla.options import SamplingParams
 
 
@@ -37,6 +38,7 @@ class Sequence:
     num_keep: int = 0
     shift: bool = True
     adapter: int = 0
+    images: tuple[PlacedImage, ...] = ()
     scores_prompt: bool = False
     state: SequenceState = SequenceState.WAITING
     num_computed: int = 0

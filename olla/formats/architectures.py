@@ -9,6 +9,10 @@ from typing import Any
 GGUF_ENCODERS = frozenset({"bert"})
 """GGUF architectures that read a text whole and write none, as far as olla runs them."""
 
+SEEING = frozenset({"gemma3", "qwen2_vl", "qwen2_5_vl"})
+"""Types of models that olla shows images to; each has a line in engine/sights.py."""
+
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _GENERATORS = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 _CLASSIFIER = "ForSequenceClassification"
 _MODULES = "modules.json"  # sentence-transformers' list of what makes a vector
@@ -42,3 +46,13 @@ def purpose_of(config: Mapping[str, Any], file_names: Iterable[str]) -> Purpose:
         return Purpose.RERANK
     embeds = not is_generator(config) or _MODULES in file_names
     return Purpose.EMBED if embeds else Purpose.GENERATE
+
+
+def is_seeing(config: Mapping[str, Any]) -> bool:
+    """Whether the network has a part that looks at images, of a kind that olla runs."""
+    return config.get("model_type") in SEEING and "vision_config" in config
+
+
+def can_see(config: Mapping[str, Any], file_names: Iterable[str]) -> bool:
+    """Whether images can be put to it, for which it needs to say how it takes them."""
+    return is_seeing(config) and any(name in _PROCESSORS for name in file_names)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from olla.inference.adapters import choose_adapters
-from olla.inference.prompt import Fitted, fit
+from olla.inference.prompt import Fitted, Prompt, fit, prompt_of
 from olla.inference.reply import Asked, chunks_of
 from olla.inference.resolve import resolve
 from olla.inference.work import Work, chat_work, generate_work, requires_call, to_runner
@@ -75,7 +75,7 @@ class Inference:
 
     def generate(self, request: GenerateRequest) -> Chunks:
         """What follows a prompt; without a prompt, load or unload the model. Raises as `chat`."""
-        is_empty = not request.prompt and not request.tokens
+        is_empty = not (request.prompt or request.tokens or request.images)
         return self._answer(request, generate_work, is_empty=is_empty)
 
     async def count_tokens(self, request: ChatRequest) -> int:
@@ -85,8 +85,8 @@ class Inference:
         lease = await self._pool.acquire(work.runnable, request.keep_alive_s)
         try:
             message = (await self._plan(work, lease.runner)).message
-            tokens = await lease.runner.tokenize(message.prompt, message.add_special_tokens)
-            return len(tokens)
+            prompt = Prompt(message.prompt, tuple(message.images))
+            return await _count(lease.runner, prompt, message.add_special_tokens)
         finally:
             lease.release()
 
@@ -119,7 +119,8 @@ class Inference:
                 return
             plan = await self._plan(work, lease.runner)
             if work.request.debug_render_only:
-                yield ChatChunk(rendered_prompt=plan.message.prompt)
+                message = plan.message
+                yield ChatChunk(rendered_prompt=message.prompt, num_images=len(message.images))
                 return
             asked = Asked(
                 started,
@@ -136,18 +137,19 @@ class Inference:
 
     async def _plan(self, work: Work, runner: Runner) -> Plan:
         if work.is_raw:
-            return Plan(to_runner(work, work.raw, add_special_tokens=True))
+            raw = Prompt(work.raw, work.raw_images)
+            return Plan(to_runner(work, raw, add_special_tokens=True))
         model = work.model
         async with self._renders:
             renderer = await run_to_end(self._choose, model.prompt_template, work.template)
         fitted = await self._fit(work, renderer, runner)
         template = work.template or model.prompt_template
         context = ReplyContext(
-            fitted.text, template, work.tools, work.think, requires_call=requires_call(work)
+            fitted.prompt.text, template, work.tools, work.think, requires_call=requires_call(work)
         )
         choice = choose_parser(model, context, self._go_tags(template))
         message = to_runner(
-            work, fitted.text, choice, add_special_tokens=renderer.add_special_tokens
+            work, fitted.prompt, choice, add_special_tokens=renderer.add_special_tokens
         )
         return Plan(message, choice, fitted.num_dropped_tokens)
 
@@ -165,9 +167,13 @@ class Inference:
             async with self._renders:
                 return await run_to_end(renderer.render, conversation)
 
-        async def count(text: str) -> int:
-            return len(await runner.tokenize(text, renderer.add_special_tokens))
+        async def count(prompt: Prompt) -> int:
+            return await _count(runner, prompt, renderer.add_special_tokens)
 
         if not work.request.truncate:
-            return Fitted(await render(conversation))
+            return Fitted(await prompt_of(render, conversation))
         return await fit(render, conversation, count, work.room)
+
+
+async def _count(runner: Runner, prompt: Prompt, add_special_tokens: bool) -> int:
+    return len(await runner.tokenize(prompt.text, add_special_tokens, prompt.images))

@@ -1,8 +1,7 @@
 """Work: a request laid over its model: what is asked for, checked, with nothing left open.
 
 Pure functions; knows nothing about runners, rendering or time. The checks and their order are
-spec/api.md sections 3.4, 4.2 and 5.2, the options' sections 3.2 and 11. Images are refused
-whatever the model was made for: the engine reads text.
+spec/api.md sections 3.4, 4.2 and 5.2, the options' sections 3.2 and 11.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from olla.errors import BadInput, CapabilityMissing
+from olla.inference.images import check_images
+from olla.inference.prompt import Prompt
 from olla.messages import Message, Tool
 from olla.options import Options
 from olla.parsers.choose import VERBATIM, Choice
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_NUM_CTX = 4096
 MIN_NUM_CTX = 4
+MIN_NUM_CTX_OF_SEEING = 2048  # an image takes some hundreds
 MAX_WINDOWS = 10  # a reply is at most this many times num_ctx long
 DEFAULT_NUM_KEEP = 4
 
@@ -51,6 +53,7 @@ class Work:
     suffix: str = ""
     template: str = ""
     raw: str = ""
+    raw_images: tuple[bytes, ...] = ()
     tokens: tuple[int, ...] = ()
     echo: bool = False
     context: tuple[int, ...] = ()
@@ -87,14 +90,13 @@ def chat_work(model: Model, request: ChatRequest, settings: Settings) -> Work:
     tools = () if request.tool_choice.mode is ToolMode.NONE else request.tools
     if tools and Capability.TOOLS not in model.capabilities:
         raise _missing(model, Capability.TOOLS)
-    if any(message.images for message in request.messages):
-        raise _missing(model, Capability.VISION)
+    check_images(model, [image for message in request.messages for image in message.images])
     options = model.options.merge(request.options)
     return Work(
         request=request,
         model=model,
         options=options,
-        num_ctx=window(model, options, settings),
+        num_ctx=window(model, options, settings, _least(model)),
         think=think,
         messages=_chat_messages(model, request) if request.messages else (),
         tools=tools,
@@ -114,20 +116,20 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
     _require_completion(model, f'"{request.model}" does not support generate')
     if request.suffix and Capability.INSERT not in model.capabilities:
         raise _missing(model, Capability.INSERT)
-    if request.images:
-        raise _missing(model, Capability.VISION)
-    is_rendered = bool(request.prompt) and not request.raw
+    check_images(model, request.images)
+    is_rendered = bool(request.prompt or request.images) and not request.raw
     options = model.options.merge(request.options)
     return Work(
         request=request,
         model=model,
         options=options,
-        num_ctx=window(model, options, settings),
+        num_ctx=window(model, options, settings, _least(model)),
         think=think,
         messages=_generate_messages(model, request) if is_rendered else (),
         suffix="" if request.raw else request.suffix,
         template=request.template,
         raw=request.prompt if request.raw else "",
+        raw_images=request.images if request.raw else (),
         tokens=request.tokens,
         echo=request.echo,
         context=request.context,
@@ -136,13 +138,13 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
 
 
 def to_runner(
-    work: Work, prompt: str, choice: Choice = VERBATIM, *, add_special_tokens: bool
+    work: Work, prompt: Prompt, choice: Choice = VERBATIM, *, add_special_tokens: bool
 ) -> Generate:
     """The message that has the runner write the reply; its id is the sender's to choose."""
     options, request = work.options, work.request
     return Generate(
         id=0,
-        prompt=prompt,
+        prompt=prompt.text,
         num_ctx=work.num_ctx,
         sampling=options.sampling(),
         context=list(work.context or work.tokens),
@@ -159,6 +161,7 @@ def to_runner(
         top_logprobs=request.top_logprobs,
         logit_bias=dict(request.logit_bias),
         grammar=_grammar(work, choice),
+        images=list(prompt.images),
         shown_tokens=list(choice.special_tokens),
     )
 
@@ -222,6 +225,13 @@ def _missing(model: Model, capability: Capability) -> CapabilityMissing:
     return CapabilityMissing(f"{model.name.full} does not support {capability}")
 
 
+def _least(model: Model) -> int:
+    """The smallest window that a request may ask for (spec/scheduler.md section 2)."""
+    if Capability.VISION not in model.capabilities:
+        return MIN_NUM_CTX
+    return min(MIN_NUM_CTX_OF_SEEING, model.context_length or MIN_NUM_CTX_OF_SEEING)
+
+
 def window(model: Model, options: Options, settings: Settings, least: int = MIN_NUM_CTX) -> int:
     """How many tokens a request may use: what is asked for, up to what the model was made for."""
     wanted = options.num_ctx or settings.context_length or DEFAULT_NUM_CTX
@@ -268,7 +278,7 @@ def _after_thinking(text: str) -> str:
 
 def _generate_messages(model: Model, request: GenerateRequest) -> tuple[Message, ...]:
     """A prompt as one turn of a user; `context` stands for what was said before."""
-    user = Message("user", request.prompt)
+    user = Message("user", request.prompt, images=request.images)
     if request.suffix:
         return (user,)
     before = () if request.context else model.messages

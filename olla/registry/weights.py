@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from olla.errors import FormatError
-from olla.formats.architectures import GGUF_ENCODERS, Purpose, purpose_of
+from olla.formats.architectures import GGUF_ENCODERS, Purpose, can_see, purpose_of
 from olla.formats.gguf import FILE_TYPES, GgufFile, MetadataValue, read_gguf
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
 
@@ -170,7 +170,7 @@ def _from_repository(files: Files) -> WeightsHeader:
         generates=purpose is Purpose.GENERATE,
         embeds=purpose is Purpose.EMBED,
         reranks=purpose is Purpose.RERANK,
-        sees="vision_config" in config,
+        sees=can_see(config, files),
         hears="audio_config" in config,
     )
 
@@ -201,10 +201,14 @@ def _main_dtype(tensors: list[SafetensorsTensor]) -> str:
 
 
 def _chat_template(files: Files) -> str:
-    """transformers' order: a file of its own wins over the tokenizer's configuration."""
+    """transformers' order: a file of its own wins over the tokenizer's configuration.
+
+    Models that see may have theirs in chat_template.json.
+    """
     if "chat_template.jinja" in files:
         return _read_text(files["chat_template.jinja"])
-    template = _read_json(files, "tokenizer_config.json").get("chat_template")
+    template = _read_json(files, "chat_template.json").get("chat_template")
+    template = template or _read_json(files, "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):
         named = [entry for entry in template if isinstance(entry, dict)]
         template = {entry.get("name"): entry.get("template") for entry in named}.get("default")

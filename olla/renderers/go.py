@@ -20,6 +20,7 @@ from olla.gotemplate.response import until_response, with_response
 from olla.messages import Message
 from olla.renderers.conversation import Conversation
 from olla.renderers.go_values import message_value, think_variables, tools_value
+from olla.renderers.images import tag_images
 
 
 class GoTemplate:
@@ -99,26 +100,6 @@ def collate(messages: Iterable[Message]) -> list[Message]:
         else:
             collated.append(message)
     return collated
-
-
-def tag_images(messages: Iterable[Message]) -> list[Message]:
-    """Each image gets its place in the text: that of an `[img]`, or else the beginning.
-
-    Images are numbered through the whole conversation.
-    """
-    tagged = []
-    number = 0
-    for message in messages:
-        content, prefix = message.content, ""
-        for _ in message.images:
-            tag = f"[img-{number}]"
-            number += 1
-            if "[img]" in content:
-                content = content.replace("[img]", tag, 1)
-            else:
-                prefix += tag
-        tagged.append(replace(message, content=prefix + content))
-    return tagged
 
 
 def _chat(messages: Iterable[Message], conversation: Conversation) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 The variables are those of transformers' `apply_chat_template`, so that both write the same
 prompt. A conversation that ends with the assistant's turn is continued: the turn is rendered
-with a mark at its end and the prompt is cut there, as `continue_final_message` does.
+with a mark at its end and the prompt is cut there, as `continue_final_message` does. Templates
+that know parts of content get images as such; for others they are tags in the text, as in Go's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import jinja2
 from olla.errors import TemplateError
 from olla.messages import Message, Tool, ToolCall
 from olla.renderers.conversation import Conversation
+from olla.renderers.images import content_parts, tag_images, takes_parts
 from olla.renderers.limits import LimitReached, Limits
 from olla.renderers.sandbox import Sandbox
 
@@ -43,6 +45,7 @@ class JinjaTemplate:
                 f"template error: it is longer than {MAX_TEMPLATE_CHARS} characters"
             )
         self._lock = Lock()
+        self._takes_parts = takes_parts(text)
         self._sandbox = Sandbox()
         self._template = self._within_limits(lambda: self._sandbox.from_string(text))
 
@@ -52,6 +55,8 @@ class JinjaTemplate:
         Raises:
             TemplateError: the template refuses the messages, fails, or runs past its limits.
         """
+        if not self._takes_parts:
+            conversation = _with_tags(conversation)
         messages = conversation.messages
         if conversation.suffix:
             raise TemplateError(
@@ -103,6 +108,12 @@ def _describe(error: BaseException) -> str:
     return text
 
 
+def _with_tags(conversation: Conversation) -> Conversation:
+    """All that the template sees of images is tags in the text."""
+    tagged = (replace(turn, images=()) for turn in tag_images(conversation.messages))
+    return replace(conversation, messages=tuple(tagged))
+
+
 def _cut_at_mark(text: str) -> str:
     place = text.rfind(_MARK.rstrip())
     if place < 0:
@@ -133,7 +144,8 @@ def _effort(think: bool | str) -> str:
 
 
 def _message(message: Message) -> dict[str, Any]:
-    values: dict[str, Any] = {"role": message.role, "content": message.content}
+    content = content_parts(message) if message.images else message.content
+    values: dict[str, Any] = {"role": message.role, "content": content}
     if message.thinking:
         values |= {"thinking": message.thinking, "reasoning_content": message.thinking}
     if message.tool_calls:

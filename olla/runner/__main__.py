@@ -25,6 +25,7 @@ from olla.engine.encoder_files import is_encoder
 from olla.engine.engine import Engine
 from olla.engine.fitting import choose_plan, first_that_fits, gpus
 from olla.engine.grammar import Constraint
+from olla.engine.image_places import Prompt
 from olla.engine.inputs import InputReader
 from olla.engine.loading import LoadedModel, load_model
 from olla.engine.memory import cache_budget, cache_tokens, synchronize
@@ -62,7 +63,7 @@ _LEAST_CACHE_TOKENS = 2048
 
 _log = logging.getLogger("olla.runner.child")
 
-Work = tuple[Generate, list[int], Constraint | None] | Job | Cancel
+Work = tuple[Generate, Prompt, Constraint | None] | Job | Cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,15 +269,17 @@ def tokenize(
         message = inbox.get()
         try:
             if isinstance(message, Tokenize):
-                tokens = engine.encode(message.text, message.add_special_tokens)
+                special = message.add_special_tokens
+                tokens = engine.reader.tokenize(message.text, message.images, special)
                 outbox.send(Tokens(message.id, tokens))
             elif isinstance(message, Detokenize):
                 outbox.send(Text(message.id, engine.decode(message.tokens)))
             elif isinstance(message, Generate):
-                special = message.add_special_tokens and not message.context
-                tokens = message.context + engine.encode(message.prompt, special)
+                prompt, constraint = engine.reader.read(message), engine.constrain(message.grammar)
                 engine.prepare(message)
-                work.put((message, tokens, engine.constrain(message.grammar)))
+                # What the images' files held lives on in the prompt.
+                request = msgspec.structs.replace(message, images=[])
+                work.put((request, prompt, constraint))
             elif isinstance(message, Embed | Rerank):
                 work.put(served.embedder.prepare(message))
             elif isinstance(message, Cancel):
@@ -304,9 +307,9 @@ def take(served: Served, item: Work, outbox: Outbox) -> None:
         engine.cancel(item.id)
         embedder.cancel(item.id)
         return
-    request, tokens, constraint = item
+    request, prompt, constraint = item
     try:
-        engine.add(request, tokens, constraint)
+        engine.add(request, prompt.tokens, constraint, prompt.images)
     except OllaError as error:
         outbox.send(failure(request.id, error))
 

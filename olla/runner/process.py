@@ -80,7 +80,9 @@ class Runner(Protocol):
 
     async def rerank(self, request: Rerank) -> Scores: ...
 
-    async def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]: ...
+    async def tokenize(
+        self, text: str, add_special_tokens: bool = False, images: Sequence[bytes] = ()
+    ) -> list[int]: ...
 
     async def detokenize(self, tokens: Sequence[int]) -> str: ...
 
@@ -168,10 +170,12 @@ class RunnerProcess:
             assert isinstance(scores, Scores)
             return scores
 
-    async def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]:
+    async def tokenize(
+        self, text: str, add_special_tokens: bool = False, images: Sequence[bytes] = ()
+    ) -> list[int]:
         number, queue = self._open_queue()
-        reply = await self._ask(Tokenize(number, text, add_special_tokens), queue, Tokens)
-        return reply.tokens
+        message = Tokenize(number, text, add_special_tokens, list(images))
+        return (await self._ask(message, queue, Tokens)).tokens
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         number, queue = self._open_queue()

@@ -54,11 +54,15 @@ class Load(msgspec.Struct, tag=True, frozen=True):
 
 
 class Tokenize(msgspec.Struct, tag=True, frozen=True):
-    """Answered by Tokens or Failed. Special tokens written in the text are read as such."""
+    """Answered by Tokens or Failed. Special tokens written in the text are read as such.
+
+    `images` are those of a Generate with this prompt, so that their tokens count too.
+    """
 
     id: int
     text: str
     add_special_tokens: bool = False
+    images: list[bytes] = []
 
 
 class Detokenize(msgspec.Struct, tag=True, frozen=True):
@@ -90,9 +94,10 @@ class Generate(msgspec.Struct, tag=True, frozen=True):
     The prompt is `context` (token ids) followed by `prompt`. `num_predict` < 0 is no bound but
     the window. `num_keep` and `shift` say what happens when the window of `num_ctx` is full:
     shift drops the oldest tokens after the first `num_keep`, else the reply ends with "length".
-    With `echo`, the first Piece is the prompt. `images` are the files that the prompt's image
-    placeholders stand for, in order. Special tokens have no text in the reply, but for those
-    whose text is in `shown_tokens`: its parser reads them.
+    With `echo`, the first Piece is the prompt. `images` are files; the prompt has a place for each,
+    which is `[img-N]` for number N of them, or what the model's own template writes, in order. A
+    prompt with images is not cut, and its window does not shift. Special tokens have no text in
+    the reply, but for those whose text is in `shown_tokens`: its parser reads them.
     """
 
     id: int
@@ -199,9 +204,10 @@ class Piece(msgspec.Struct, tag=True, frozen=True):
 class Finished(msgspec.Struct, tag=True, frozen=True):
     """The last word on a request. `reason` is "stop" or "length".
 
-    `context` holds the token ids of prompt and reply if they were asked for. `num_prompt_tokens`
-    counts those reused from the cache too; `num_cached_tokens` only those. `num_truncated_tokens`
-    were cut from the prompt. `stop_sequence` is the stop string that ended the reply, if one did.
+    `context` holds the token ids of prompt and reply if they were asked for, without images'.
+    `num_prompt_tokens` counts those of images, and those reused from the cache;
+    `num_cached_tokens` only the latter. `num_truncated_tokens` were cut from the prompt.
+    `stop_sequence` is the stop string that ended the reply, if one did.
     """
 
     id: int

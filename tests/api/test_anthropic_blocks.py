@@ -43,7 +43,7 @@ def test_a_string_is_the_content() -> None:
 
 
 def test_texts_and_images_of_a_message_are_one_turn() -> None:
-    assert _user(TEXT, IMAGE_BLOCK, TEXT) == [Message("user", "tt", images=(IMAGE,))]
+    assert _user(TEXT, IMAGE_BLOCK, TEXT) == [Message("user", "t[img]t", images=(IMAGE,))]
 
 
 def test_results_come_before_what_a_user_says_and_after_what_others_say() -> None:
@@ -64,7 +64,7 @@ def test_a_turn_of_results_only_is_no_empty_turn() -> None:
 def test_results_have_texts_and_images() -> None:
     (message,) = _user({**RESULT, "content": [TEXT, IMAGE_BLOCK, TEXT], "is_error": True})
 
-    assert (message.content, message.images) == ("tt", (IMAGE,))
+    assert (message.content, message.images) == ("t[img]t", (IMAGE,))
 
 
 def test_a_result_may_have_no_content() -> None:

@@ -45,10 +45,10 @@ def test_reasoning_is_kept() -> None:
 
 
 def test_the_parts_of_a_message_stay_one_message() -> None:
-    content = [TEXT, _image({"url": f"data:image/png;base64,{PIXEL}"})["content"][0], TEXT]  # type: ignore[index]
+    image = _image({"url": f"data:image/png;base64,{PIXEL}"})["content"][0]  # type: ignore[index]
 
-    assert _read({"role": "user", "content": content}) == (
-        Message("user", "a\n\na", images=(b"pixel",)),
+    assert _read({"role": "user", "content": [TEXT, TEXT, image, TEXT, image]}) == (
+        Message("user", "a\n\na[img]a[img]", images=(b"pixel", b"pixel")),
     )
 
 

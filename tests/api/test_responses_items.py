@@ -55,7 +55,7 @@ def test_parts_are_joined() -> None:
         {"type": "input_text", "text": "b"},
     ]
 
-    assert _read({"role": "user", "content": parts}) == [Message("user", "ab", images=(PNG,))]
+    assert _read({"role": "user", "content": parts}) == [Message("user", "a[img]b", images=(PNG,))]
 
 
 def _data_uri(media_type: str) -> str:

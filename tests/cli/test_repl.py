@@ -5,6 +5,7 @@ Most tests type into prompt_toolkit's own pipe; those about the screen use a rea
 
 from __future__ import annotations
 
+import base64
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,6 +126,33 @@ def test_a_system_message_may_have_several_lines(typed: Typed, daemon: FakeDaemo
 
     system = {"role": "system", "content": "Be kind.\nBe brief."}
     assert chats(daemon) == [[system, user("hi")]]
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+SEES = ShownModel(capabilities=("completion", "vision"))
+
+
+def test_images_that_an_entry_names_go_along_and_stay(
+    typed: Typed, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(PNG)
+    (tmp_path / "fake.png").write_bytes(b"text")
+
+    typed(f"{path} what is it?", f"and {tmp_path}/fake.png", "/no.png", "more", shown=SEES)
+
+    seen = {**user("what is it?"), "images": [base64.b64encode(PNG).decode()]}
+    assert chats(daemon) == [[seen], [seen, ASSISTANT, user("more")]]
+
+
+def test_a_path_is_a_command_to_a_model_that_does_not_see(
+    typed: Typed, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+
+    typed(f"{tmp_path}/a.png what is it?", f"what is {tmp_path}/a.png")
+
+    assert chats(daemon) == [[user(f"what is {tmp_path}/a.png")]]
 
 
 def test_tab_is_eight_spaces(typed: Typed, daemon: FakeDaemon) -> None:

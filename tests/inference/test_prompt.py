@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from olla.errors import TemplateError
-from olla.inference.prompt import fit
+from olla.inference.prompt import Fitted, Prompt, fit
 from olla.messages import Message
 from olla.renderers.conversation import Conversation
 
@@ -39,15 +39,20 @@ async def _kept(
 ) -> list[str]:
     renderer = renderer or Joining()
 
+    fitted = await _fit(messages, num_tokens, renderer)
+    return list(dict.fromkeys(fitted.prompt.text.split()))
+
+
+async def _fit(messages: tuple[Message, ...], num_tokens: int, renderer: Joining) -> Fitted:
     async def render(conversation: Conversation) -> str:
         return renderer.render(conversation)
 
-    fitted = await fit(render, Conversation(messages), _count, num_tokens)
-    return list(dict.fromkeys(fitted.text.split()))
+    return await fit(render, Conversation(messages), _count, num_tokens)
 
 
-async def _count(text: str) -> int:
-    return len(text.split())
+async def _count(prompt: Prompt) -> int:
+    """A word is a token, and so is each byte of an image's file."""
+    return len(prompt.text.split()) + sum(map(len, prompt.images))
 
 
 @pytest.mark.parametrize(
@@ -114,11 +119,34 @@ async def test_a_conversation_that_the_template_refuses_whole_is_an_error() -> N
 async def test_the_tokens_that_were_left_out_are_counted(
     messages: tuple[Message, ...], num_tokens: int, num_dropped: int
 ) -> None:
-    renderer = Joining()
+    fitted = await _fit(messages, num_tokens, Joining())
 
-    async def render(conversation: Conversation) -> str:
-        return renderer.render(conversation)
+    assert fitted.num_dropped_tokens == num_dropped
 
-    fitted = await fit(render, Conversation(messages), _count, num_tokens)
 
+SEEN = (
+    Message("user", "u1", images=(b"x" * 700,)),
+    Message("assistant", "a1"),
+    Message("user", "u2", images=(b"y" * 50, b"z" * 50)),
+)
+
+
+@pytest.mark.parametrize(
+    ("messages", "num_tokens", "kept", "num_dropped"),
+    [
+        (SEEN, 803, SEEN, 0),
+        (SEEN, 802, SEEN[1:], 701),
+        (SEEN, 101, SEEN[2:], 702),
+        (SEEN, 100, SEEN[2:], 702),
+        (SEEN[:1], 5, SEEN[:1], 0),
+        ((*SEEN[:2], Message("user", "u3")), 700, (SEEN[1], Message("user", "u3")), 701),
+    ],
+)
+async def test_images_count_as_they_are_and_go_with_their_messages(
+    messages: tuple[Message, ...], num_tokens: int, kept: tuple[Message, ...], num_dropped: int
+) -> None:
+    fitted = await _fit(messages, num_tokens, Joining())
+
+    assert fitted.prompt.text == " ".join(message.content for message in kept)
+    assert fitted.prompt.images == tuple(image for message in kept for image in message.images)
     assert fitted.num_dropped_tokens == num_dropped

@@ -6,6 +6,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -179,6 +180,64 @@ async def test_a_template_that_fails_lets_go_of_the_model(
 
     pool.unload(store.model.name)
     assert pool.list() == ()
+
+
+SEER = FakeModel(
+    files={"config.json": Path("/blobs/c")},
+    capabilities=(Capability.COMPLETION, Capability.VISION),
+)
+
+
+async def test_images_go_to_the_runner_with_their_places(
+    inference: Inference, store: FakeStore, spawn: FakeSpawn
+) -> None:
+    store.model = SEER
+    turns = (Message("user", "a [img]", images=(b"1",)), Message("user", "b", images=(b"2",)))
+
+    await collect(inference.chat(replace(CHAT, messages=turns)))
+    await collect(inference.generate(replace(GENERATE, images=(b"3",))))
+    await collect(
+        inference.generate(replace(GENERATE, prompt="x[img-0]", images=(b"4",), raw=True))
+    )
+
+    assert [(request.prompt, request.images) for request in spawn.runners[0].requests] == [
+        ("[user] a [img-0] [user] [img-1]b ", [b"1", b"2"]),
+        ("[user] [img-0]Hi ", [b"3"]),
+        ("x[img-0]", [b"4"]),
+    ]
+
+
+async def test_old_images_make_room(
+    inference: Inference, store: FakeStore, spawn: FakeSpawn
+) -> None:
+    store.model = SEER
+    turns = tuple(Message("user", name, images=(name.encode() * 1500,)) for name in "abc")
+
+    await collect(inference.chat(replace(CHAT, messages=turns)))
+
+    (sent,) = spawn.runners[0].requests
+    assert (sent.prompt, sent.images) == (
+        "[user] [img-0]b [user] [img-1]c ",
+        [b"b" * 1500, b"c" * 1500],
+    )
+
+
+async def test_images_count(inference: Inference, store: FakeStore) -> None:
+    store.model = SEER
+    turns = (Message("user", "a", images=(b"x" * 700,)),)
+
+    assert await inference.count_tokens(replace(CHAT, messages=turns)) == 702
+
+
+async def test_a_rendered_prompt_says_how_many_images_it_has(
+    inference: Inference, store: FakeStore
+) -> None:
+    store.model = SEER
+    request = replace(GENERATE, images=(b"1",), debug_render_only=True)
+
+    assert await collect(inference.generate(request)) == [
+        ChatChunk(rendered_prompt="[user] [img-0]Hi ", num_images=1)
+    ]
 
 
 async def test_old_messages_make_room(inference: Inference, spawn: FakeSpawn) -> None:

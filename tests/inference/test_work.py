@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from olla.errors import BadInput, CapabilityMissing, OllaError
+from olla.inference.prompt import Prompt
 from olla.inference.work import Work, chat_work, generate_work, to_runner
 from olla.messages import Message, Tool
 from olla.names import ModelName
@@ -27,7 +28,12 @@ TOOL = Tool("f")
 EMBEDDER = FakeModel(capabilities=(Capability.EMBEDDING,))
 THINKER = FakeModel(capabilities=(Capability.COMPLETION, Capability.THINKING))
 CALLER = FakeModel(capabilities=(Capability.COMPLETION, Capability.TOOLS))
-SEER = FakeModel(capabilities=(Capability.COMPLETION, Capability.VISION, Capability.INSERT))
+SEER = FakeModel(
+    capabilities=(Capability.COMPLETION, Capability.VISION, Capability.INSERT),
+    files={"config.json": Path("/blobs/c"), "model.safetensors": Path("/blobs/w")},
+)
+BLIND = FakeModel(capabilities=(Capability.COMPLETION, Capability.INSERT))
+SEEN = Message("user", "Hi", images=(b"x", b"y"))
 FULL = "registry.ollama.ai/library/m:latest"
 
 
@@ -42,7 +48,7 @@ def _generate(model: FakeModel, **fields: Any) -> Work:
 
 
 def _sent(work: Work) -> Generate:
-    return to_runner(work, "p", add_special_tokens=False)
+    return to_runner(work, Prompt("p"), add_special_tokens=False)
 
 
 def _texts(work: Work) -> list[str]:
@@ -57,7 +63,7 @@ def _texts(work: Work) -> list[str]:
         (FakeModel(), {"think": "low"}, '"M" does not support thinking'),
         (EMBEDDER, {"think": True}, '"M" does not support thinking'),
         (FakeModel(), {"tools": (TOOL,)}, f"{FULL} does not support tools"),
-        (SEER, {"messages": (Message("user", images=(b"x",)),)}, f"{FULL} does not support vision"),
+        (BLIND, {"messages": (SEEN,)}, f"{FULL} does not support vision"),
     ],
 )
 def test_a_chat_the_model_cannot_hold_is_refused(
@@ -75,7 +81,7 @@ def test_a_chat_the_model_cannot_hold_is_refused(
         (EMBEDDER, {}, CapabilityMissing, '"M" does not support generate'),
         (FakeModel(), {"think": True}, CapabilityMissing, '"M" does not support thinking'),
         (FakeModel(), {"suffix": "x"}, CapabilityMissing, f"{FULL} does not support insert"),
-        (SEER, {"images": (b"x",)}, CapabilityMissing, f"{FULL} does not support vision"),
+        (BLIND, {"images": (b"x",)}, CapabilityMissing, f"{FULL} does not support vision"),
     ]
     + [
         (
@@ -94,6 +100,33 @@ def test_a_prompt_the_model_cannot_take_is_refused(
         _generate(model, **fields)
 
     assert str(caught.value) == text
+
+
+def test_images_reach_a_model_that_sees() -> None:
+    said = _chat(SEER, messages=(SEEN,))
+    asked = _generate(SEER, images=SEEN.images)
+    raw = _generate(SEER, images=SEEN.images, raw=True)
+
+    assert said.messages == (SEEN,)
+    assert asked.messages == (SEEN,)
+    assert (raw.messages, raw.raw_images) == ((), SEEN.images)
+    assert to_runner(raw, Prompt("p", (b"x",)), add_special_tokens=True).images == [b"x"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "trained", "num_ctx"),
+    [(None, 8192, 4096), (100, 8192, 2048), (3000, 8192, 3000), (100, 512, 512), (1, 0, 2048)],
+)
+def test_a_model_that_sees_has_a_window_for_an_image(
+    asked: int | None, trained: int, num_ctx: int
+) -> None:
+    model = replace(SEER, context_length=trained)
+
+    for work in (
+        _chat(model, options=Options(num_ctx=asked)),
+        _generate(model, options=Options(num_ctx=asked)),
+    ):
+        assert work.num_ctx == num_ctx
 
 
 def test_weights_that_cannot_be_read_are_left_to_the_load() -> None:
@@ -285,7 +318,7 @@ def test_what_sampling_and_the_reply_need_is_passed_on() -> None:
     choice = Choice(Verbatim(), thinking_close="</think>", special_tokens=("[TOOL_CALLS]",))
     work = _chat(FakeModel(), logprobs=True, top_logprobs=3, logit_bias={7: -1.5}, format={"é": {}})
 
-    sent = to_runner(work, "p", choice, add_special_tokens=False)
+    sent = to_runner(work, Prompt("p"), choice, add_special_tokens=False)
 
     assert (sent.logprobs, sent.top_logprobs, sent.logit_bias) == (True, 3, {7: -1.5})
     assert sent.grammar == Grammar(GrammarKind.JSON_SCHEMA, '{"é": {}}', after="</think>")

@@ -160,6 +160,13 @@ def test_the_numbers_of_a_nested_text_model_count(store: ModelStore) -> None:
             "D",
         ),
         ({"tokenizer_config__json": '{"chat_template": "A"}', "chat_template__jinja": "J"}, "J"),
+        ({"chat_template__json": '{"chat_template": "P"}', "chat_template__jinja": "J"}, "J"),
+        ({"chat_template__json": '{"chat_template": "P"}'}, "P"),
+        (
+            {"tokenizer_config__json": '{"chat_template": "A"}',
+             "chat_template__json": '{"chat_template": "P"}'},
+            "P",
+        ),
     ],
 )  # fmt: skip
 def test_a_repository_has_a_chat_template(
@@ -420,8 +427,8 @@ def test_capabilities_of_gguf_headers(
         (LLAMA_CONFIG, [C.COMPLETION]),
         ({}, [C.COMPLETION]),
         ({"architectures": ["BertModel"]}, [C.EMBEDDING]),
-        ({"architectures": ["XForConditionalGeneration"], "vision_config": {}},
-         [C.COMPLETION, C.VISION]),
+        ({"architectures": ["XForConditionalGeneration"], "vision_config": {}}, [C.COMPLETION]),
+        ({"model_type": "gemma3", "vision_config": {}}, [C.COMPLETION]),
         ({"audio_config": {}}, [C.COMPLETION, C.AUDIO]),
     ],
 )  # fmt: skip
@@ -429,6 +436,18 @@ def test_capabilities_of_repositories(
     store: ModelStore, config: object, capabilities: list[Capability]
 ) -> None:
     assert list(put_repository(store, config).capabilities) == capabilities
+
+
+@pytest.mark.parametrize("model_type", ["gemma3", "qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", ["preprocessor_config__json", "processor_config__json"])
+def test_a_repository_that_says_how_it_takes_images_sees(
+    store: ModelStore, model_type: str, name: str
+) -> None:
+    config = {"model_type": model_type, "vision_config": {}}
+
+    model = put_repository(store, config, **{name: "{}"})
+
+    assert model.capabilities == (C.COMPLETION, C.VISION)
 
 
 def test_a_projector_sees_and_says_what_it_is(store: ModelStore) -> None:

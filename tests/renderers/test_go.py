@@ -10,7 +10,7 @@ import pytest
 from olla.errors import TemplateError
 from olla.messages import Message, Tool
 from olla.renderers.conversation import Conversation
-from olla.renderers.go import GoTemplate, tag_images
+from olla.renderers.go import GoTemplate
 from tests.renderers import go_families
 
 LEGACY = "S:{{ .System }} U:{{ .Prompt }} A:{{ .Response }};"
@@ -128,16 +128,20 @@ def test_a_message_has_all_of_its_fields() -> None:
     assert GoTemplate(template).render(Conversation((message,))) == "tool,,f,c1,0,0;<no value>"
 
 
-def test_images_are_numbered_through_the_conversation() -> None:
-    messages = (
-        Message("user", "a [img] b [img]", images=(b"1", b"2", b"3")),
-        Message("assistant", "[img]"),
-        Message("user", "c", images=(b"4",)),
+def test_images_are_tags_in_the_text() -> None:
+    turns = (
+        Message("user", "a", images=(b"1",)),
+        Message("user", "b [img]", images=(b"2",)),
+        Message("assistant", "c"),
+        Message("user", "d", images=(b"3",)),
     )
+    knows_messages = GoTemplate("{{ range .Messages }}{{ .Role }}:{{ .Content }};{{ end }}")
+    knows_turns = GoTemplate("{{ .Prompt }}>{{ .Response }};")
 
-    contents = [message.content for message in tag_images(messages)]
-
-    assert contents == ["[img-2]a [img-0] b [img-1]", "[img]", "[img-3]c"]
+    assert knows_messages.render(Conversation(turns)) == (
+        "user:[img-0]a\n\nb [img-1];assistant:c;user:[img-2]d;"
+    )
+    assert knows_turns.render(Conversation(turns)) == "[img-0]a\n\nb [img-1]>c;[img-2]d>"
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,10 @@ TO_RUNNER = [
     Load(files={"model.gguf": "/blobs/sha256-0"}, dtype="float32", num_threads=2),
     Load(files={}, quantize="nf4", num_gpu=7, main_gpu=1, num_ctx=4096, profile=True),
     Tokenize(id=1, text="<|im_start|>", add_special_tokens=True),
+    Tokenize(id=3, text="[img-0]", images=[b"\x89PNG"]),
     Detokenize(id=2, tokens=[1, 2]),
     GENERATE,
+    msgspec.structs.replace(GENERATE, images=[b"\x89PNG", b""]),
     Cancel(id=7),
 ]
 FROM_RUNNER = [

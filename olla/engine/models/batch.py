@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from olla.engine.image_places import Image
 from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
 from olla.engine.parts import Part
@@ -19,11 +20,23 @@ class Span:
     """The tokens [start, end) of a batch, which belong to one sequence.
 
     `slots`: where its keys lie in the cache, those of the past and of these tokens, in order.
+    `blocks`: the parts of the sequence whose tokens see each other in both directions.
     """
 
     start: int
     end: int
     slots: Tensor | slice
+    blocks: Sequence[tuple[int, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRows:
+    """The tokens [start, end) of a batch stand for an image's tokens from `first` on."""
+
+    image: Image
+    first: int
+    start: int
+    end: int
 
 
 class BlockTables(NamedTuple):
@@ -45,6 +58,7 @@ class Batch:
     tokens, positions, slots: (num_tokens,) int64; a token's keys go to its slot. logit_rows:
     (num_logits,) int64, the tokens whose successor is wanted. adapters: which rows use which.
     tables: instead of spans, where every sequence has one token.
+    axes: (3, num_tokens) positions along time, height and width, where they differ.
     """
 
     tokens: Tensor
@@ -55,6 +69,8 @@ class Batch:
     cache: KVCache
     adapters: Sequence[AdapterRows] = ()
     tables: BlockTables | None = None
+    images: Sequence[ImageRows] = ()
+    axes: Tensor | None = None
 
 
 class ModelConfig(Protocol):

@@ -26,8 +26,11 @@ from olla.engine.linear import AdapterRows
 from olla.engine.models.batch import Batch, Span, picked_rows
 from olla.engine.models.hf_adapters import HookedAdapters
 from olla.engine.models.hf_progress import OnProgress, reported
+from olla.engine.models.vision import Vision
 from olla.engine.parts import Part
+from olla.engine.weights.safetensors import read_json
 from olla.errors import FormatError
+from olla.formats.architectures import is_seeing
 
 _ATTENTION = "olla"
 _PROBE = (5, 3, 7, 1, 4, 2, 6, 0)
@@ -65,16 +68,17 @@ class HfModel:
         # How far back layers see: as their masks have it, and as our attention is told.
         self._masked_windows: set[int] = set()
         self._told_windows: set[int] = set()
-        transformers.AttentionInterface.register(_ATTENTION, self._attend)
-        AttentionMaskInterface.register(_ATTENTION, self._mask)
+        self._register()
         with reported(files, on_progress):
-            self._model = _load(files, dtype, device)
+            sees = is_seeing(read_json(files, "config.json"))
+            self._model = _load(files, dtype, device, sees=sees)
         self._device = device
+        self._vision = Vision(self._model, device) if sees else None
         # Whether it can leave out the logits that nobody asked for.
         self._keeps_logits = "logits_to_keep" in signature(self._model.forward).parameters
         config = self._model.config.get_text_config()
         self.config = HfConfig(
-            architecture=config.model_type,
+            architecture=self._model.config.model_type,
             vocab_size=config.vocab_size,
             context_length=getattr(config, "max_position_embeddings", None) or 2048,
         )
@@ -107,16 +111,22 @@ class HfModel:
         return states
 
     def _run(self, network: Any, batch: Batch, **settings: Any) -> Any:
+        if self._vision is not None and batch.images:
+            settings["inputs_embeds"] = self._vision.embed(batch)[None]
+        else:
+            settings["input_ids"] = batch.tokens[None]
+        positions = batch.positions[None] if batch.axes is None else batch.axes[:, None]
         self._batch = batch
+        self._register()
         try:
-            return network(
-                input_ids=batch.tokens[None],
-                position_ids=batch.positions[None],
-                use_cache=False,
-                **settings,
-            )
+            return network(position_ids=positions, use_cache=False, **settings)
         finally:
             self._batch = None
+
+    def _register(self) -> None:
+        """Have attention called here; transformers has one table for all models of a process."""
+        transformers.AttentionInterface.register(_ATTENTION, self._attend)
+        AttentionMaskInterface.register(_ATTENTION, self._mask)
 
     def add_adapter(self, adapter: int, parts: Sequence[Part]) -> None:
         """Lay an adapter over the model.
@@ -124,6 +134,13 @@ class HfModel:
         Raises:
             FormatError: there is no such module, or a part does not fit it.
         """
+        if self._vision is not None:
+            for part in parts:
+                if ".language_model." not in part.module:
+                    raise FormatError(
+                        f"the adapter changes {part.module}; of a model that reads images, olla "
+                        "lays adapters over the language model only"
+                    )
         self._adapters.add(adapter, parts)
 
     def remove_adapter(self, adapter: int) -> None:
@@ -204,9 +221,9 @@ class HfModel:
     @torch.inference_mode()
     def _own_logits(self, tokens: Tensor) -> Tensor:
         """All logits of a text as the model's own attention has them."""
-        self._model.set_attn_implementation("eager")
+        self._model.set_attn_implementation(_attention("eager", self._vision is not None))
         logits: Tensor = self._model(input_ids=tokens[None], use_cache=False).logits[0].float()
-        self._model.set_attn_implementation(_ATTENTION)
+        self._model.set_attn_implementation(_attention(_ATTENTION, self._vision is not None))
         return logits
 
     def _tolerance(self) -> float:
@@ -235,11 +252,18 @@ _CANNOT = (
 )
 
 
-def _load(files: Mapping[str, Path], dtype: torch.dtype, device: torch.device) -> Any:
+def _attention(name: str, sees: bool) -> str | dict[str, str]:
+    """What transformers is told, so that images are looked at with attention of its own."""
+    return {"text_config": name} if sees else name
+
+
+def _load(
+    files: Mapping[str, Path], dtype: torch.dtype, device: torch.device, *, sees: bool
+) -> Any:
     # transformers reads directories; a blob's name says nothing, so links give them theirs.
     with tempfile.TemporaryDirectory(prefix="olla-") as folder:
         link_files(files, Path(folder))
-        return _from_pretrained(folder, dtype, device)
+        return _from_pretrained(folder, dtype, device, sees=sees)
 
 
 def link_files(files: Mapping[str, Path], folder: Path) -> None:
@@ -252,12 +276,13 @@ def link_files(files: Mapping[str, Path], folder: Path) -> None:
         link.symlink_to(path.resolve())
 
 
-def _from_pretrained(folder: str, dtype: torch.dtype, device: torch.device) -> Any:
+def _from_pretrained(folder: str, dtype: torch.dtype, device: torch.device, *, sees: bool) -> Any:
+    kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        model = kind.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation=_ATTENTION,
+            attn_implementation=_attention(_ATTENTION, sees),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
