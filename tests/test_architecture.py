@@ -83,6 +83,7 @@ EXCEPTIONS = {
 """What single modules may import beyond what their area may."""
 
 LAZY = {
+    "values": ("tomllib",),
     "cli": ("cli", "client", "server", "rich", "prompt_toolkit"),
     "engine": ("engine", "torch", "transformers", "safetensors", "gguf", "bitsandbytes"),
     "runner.__main__": ("engine",),

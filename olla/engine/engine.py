@@ -22,7 +22,7 @@ from olla.engine.profile import NoProfile, Profile
 from olla.engine.prompt import check_echo, check_request, check_tokens, fit_prompt
 from olla.engine.reply import Reply
 from olla.engine.sampler import Bias, sample
-from olla.engine.scheduler import TOKENS_PER_STEP, Scheduled, Scheduler
+from olla.engine.scheduler import MAX_RUNNING, TOKENS_PER_STEP, Scheduled, Scheduler
 from olla.engine.sequence import Sequence
 from olla.engine.token_bytes import TokenBytes
 from olla.errors import BadInput, NoTokenAllowed, OutOfMemory, RunnerError
@@ -40,6 +40,7 @@ class Engine:
         model: LoadedModel,
         cache_tokens: int = DEFAULT_CACHE_TOKENS,
         tokens_per_step: int = TOKENS_PER_STEP,
+        max_running: int = MAX_RUNNING,
         profile: Profile | None = None,
     ) -> None:
         """Args:
@@ -64,7 +65,7 @@ class Engine:
         )
         self._device = model.device
         self._adapters = AdapterTable(model.network)
-        self._scheduler = Scheduler(self._blocks, tokens_per_step=tokens_per_step)
+        self._scheduler = Scheduler(self._blocks, max_running, tokens_per_step)
         self._replies: dict[int, Reply] = {}
 
     @property
@@ -80,6 +81,11 @@ class Engine:
     def num_free_blocks(self) -> int:
         """Blocks of the cache that no sequence uses."""
         return self._blocks.num_free
+
+    @property
+    def num_used_tokens(self) -> int:
+        """Tokens' places in the cache that sequences use."""
+        return (self._blocks.num_blocks - self._blocks.num_free) * BLOCK_SIZE
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Token ids of `text`. Safe to call from other threads than the one that steps.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from olla.errors import BadInput, CapabilityMissing
+from olla.inference.estimate import needed_bytes
 from olla.messages import Message, Tool
 from olla.options import Options
 from olla.parsers.choose import VERBATIM, Choice
@@ -44,6 +45,7 @@ class Work:
     request: InferenceRequest
     model: Model
     options: Options
+    settings: Settings
     num_ctx: int
     think: bool | str | None
     messages: tuple[Message, ...] = ()
@@ -67,7 +69,7 @@ class Work:
 
     @property
     def runnable(self) -> RunnableModel:
-        return runnable(self.model, self.options, self.num_ctx)
+        return runnable(self.model, self.options, self.num_ctx, self.settings)
 
     @property
     def room(self) -> int:
@@ -93,6 +95,7 @@ def chat_work(model: Model, request: ChatRequest, settings: Settings) -> Work:
         request=request,
         model=model,
         options=options,
+        settings=settings,
         num_ctx=window(model, options, settings),
         think=think,
         messages=_chat_messages(model, request) if request.messages else (),
@@ -121,6 +124,7 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
         request=request,
         model=model,
         options=options,
+        settings=settings,
         num_ctx=window(model, options, settings),
         think=think,
         messages=_generate_messages(model, request) if is_rendered else (),
@@ -179,7 +183,7 @@ def _grammar(work: Work, choice: Choice) -> Grammar | None:
     return Grammar(GrammarKind.JSON_SCHEMA, source, after=choice.thinking_close)
 
 
-def runnable(model: Model, options: Options, num_ctx: int) -> RunnableModel:
+def runnable(model: Model, options: Options, num_ctx: int, settings: Settings) -> RunnableModel:
     """What the pool needs to know of a model. Without a GPU, all layers are on the CPU anyway."""
     num_gpu = max(options.num_gpu, -1) if options.num_gpu is not None and may_have_gpu() else -1
     main_gpu = max(options.main_gpu or 0, 0) if may_have_gpu() else 0
@@ -191,6 +195,7 @@ def runnable(model: Model, options: Options, num_ctx: int) -> RunnableModel:
         quantize=options.quantize or "",
         num_gpu=num_gpu,
         main_gpu=main_gpu,
+        needed_bytes=needed_bytes(model, options.quantize or "", num_ctx, settings),
     )
 
 

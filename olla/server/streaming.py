@@ -8,6 +8,7 @@ cancelled: it is waited for, so that nothing it uses is taken from under it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -15,10 +16,11 @@ from typing import Any, TypeVar
 from aiohttp import hdrs, web
 
 from olla.api.ollama_replies import encode
-from olla.errors import BadInput, BodyTooLarge
+from olla.errors import BadInput, BodyTooLarge, RequestTimeout
 from olla.registry.threads import run_to_end
 from olla.server.compression import unpack
 from olla.server.dialects import OLLAMA, dialect_of
+from olla.settings import Settings
 
 MAX_BODY_BYTES = 256 * 2**20
 """As much as a runner takes in one message."""
@@ -31,6 +33,8 @@ PING_EVERY_S = 10.0
 STREAM = web.RequestKey("stream", web.StreamResponse)
 """The stream that has begun to answer a request, where the error guard finds it."""
 
+SETTINGS = web.AppKey("settings", Settings)
+
 _T = TypeVar("_T")
 
 
@@ -39,6 +43,7 @@ async def read_json(request: web.Request, from_json: Callable[[bytes], _T]) -> _
 
     Raises:
         BodyTooLarge: it is longer than MAX_BODY_BYTES, or says it will be.
+        RequestTimeout: it takes longer than the settings allow.
         BadInput: it breaks off or cannot be unpacked, or `from_json` refuses it.
     """
     body = await _read_body(request)
@@ -55,9 +60,15 @@ def _unpacked(request: web.Request, body: bytes) -> bytes:
 async def _read_body(request: web.Request) -> bytes:
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise BodyTooLarge(MAX_BODY_BYTES)
+    limit = request.app[SETTINGS].body_timeout_s
     try:
         with gone_is_cancelled():
-            return await request.read()
+            async with asyncio.timeout(None if math.isinf(limit) else limit):
+                return await request.read()
+    except TimeoutError as error:
+        raise RequestTimeout(
+            f"the body did not come within {limit:g} seconds; see OLLA_BODY_TIMEOUT"
+        ) from error
     except web.HTTPRequestEntityTooLarge as error:
         raise BodyTooLarge(MAX_BODY_BYTES) from error
     except web.RequestPayloadError as error:

@@ -20,6 +20,18 @@ async def heartbeat(request: web.Request) -> web.Response:
     return web.Response(text="Ollama is running")
 
 
+async def healthz(request: web.Request) -> web.Response:
+    """GET, HEAD /healthz: the daemon is alive."""
+    return json_reply({"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """GET, HEAD /readyz: it takes requests, which it does until it is told to end."""
+    if request.app[SERVICES].stopping.is_set():
+        return json_reply({"status": "stopping"}, status=503)
+    return json_reply({"status": "ready"})
+
+
 async def version(request: web.Request) -> web.Response:
     """GET, HEAD /api/version"""
     return json_reply({"version": OLLAMA_VERSION, "olla": __version__})
