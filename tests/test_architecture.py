@@ -55,7 +55,7 @@ RULES = {
             "inference",
             "api",
         ),
-        ("aiohttp", "backports.zstd"),
+        ("aiohttp", "backports.zstd", "prometheus_client"),
     ),
     "client": Rule(("values", "modelfile.parse")),
     "cli": Rule(("values", "modelfile.parse", "modelfile.files", "client"), ("click",)),

@@ -31,7 +31,7 @@ COMMANDS = {
     "bench": CommandPlace("olla.cli.bench:bench", "Measure how fast a model answers"),
     "cp": CommandPlace("olla.cli.models:cp", "Copy a model"),
     "rm": CommandPlace("olla.cli.models:rm", "Remove models"),
-    "key": CommandPlace("olla.cli.keys:key", "Make and revoke the keys that let clients in"),
+    "key": CommandPlace("olla.cli.keys:key", "Make, list and revoke the keys that let clients in"),
     "shutdown": CommandPlace("olla.cli.serve:shutdown", "Stop the server"),
     "help": CommandPlace("olla.cli.reference:help_command", "Explain a command"),
 }

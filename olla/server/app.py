@@ -38,8 +38,9 @@ from olla.server.handlers import (
 from olla.server.limits import TimeGuard
 from olla.server.logs import log_requests
 from olla.server.origins import HostGuard, OriginGuard, is_loopback
+from olla.server.recorder import Recorder
 from olla.server.services import SERVICES, Services
-from olla.server.streaming import MAX_BODY_BYTES, SETTINGS
+from olla.server.streaming import BODY_TIMEOUT, MAX_BODY_BYTES
 from olla.settings import Address, Settings
 
 DRAIN_S = 1.5
@@ -57,6 +58,7 @@ ROUTES = (
     web.get("/", about.heartbeat),
     web.get("/healthz", about.healthz),
     web.get("/readyz", about.readyz),
+    web.get("/metrics", about.metrics, allow_head=False),
     web.get("/api/version", about.version),
     web.get("/api/status", about.status, allow_head=False),
     web.get("/api/tags", models.tags),
@@ -101,20 +103,24 @@ def create_app(settings: Settings, services: Services | None = None) -> web.Appl
     guard = ErrorGuard()
     origins = OriginGuard(settings.origins)
     keys = KeyGuard(KeyRing(settings.keys_path), is_required=_needs_key(settings))
+    services = services or Services.start(settings)
     app = web.Application(
         middlewares=[
             name_caller,
             log_requests,
+            services.metrics.middleware,
             guard.middleware,
             origins.middleware,
             HostGuard(settings.address.host, settings.allowed_hosts).middleware,
             keys.middleware,
             TimeGuard(settings.request_timeout_s).middleware,
+            *([Recorder().middleware] if settings.debug_log_requests else []),
         ],
         client_max_size=MAX_BODY_BYTES,
     )
-    app[SERVICES] = services or Services.start(settings)
-    app[SETTINGS], app[ERROR_GUARD], app[KEY_GUARD] = settings, guard, keys
+    app[SERVICES] = services
+    app[BODY_TIMEOUT] = settings.body_timeout_s
+    app[ERROR_GUARD], app[KEY_GUARD] = guard, keys
     app.add_routes(ROUTES)
     app.on_response_prepare.append(origins.name_origin)
     app.on_response_prepare.append(send_request_id)
@@ -131,10 +137,10 @@ def serve(settings: Settings) -> None:
             keys cannot be read.
     """
     configure_logging(debug=settings.debug, log=settings.log)
-    if not is_loopback(settings.address.host):
-        address = f"{settings.address.host}:{settings.address.port}"
-        check_exposure(address, KeyRing(settings.keys_path), insecure=settings.insecure)
     with _listen(settings.address) as listener:
+        if not is_loopback(settings.address.host):
+            keys = KeyRing(settings.keys_path)
+            check_exposure(_name_of(listener), keys, insecure=settings.insecure)
         asyncio.run(_serve(settings, listener))
 
 

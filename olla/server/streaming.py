@@ -20,7 +20,6 @@ from olla.errors import BadInput, BodyTooLarge, RequestTimeout
 from olla.registry.threads import run_to_end
 from olla.server.compression import unpack
 from olla.server.dialects import OLLAMA, dialect_of
-from olla.settings import Settings
 
 MAX_BODY_BYTES = 256 * 2**20
 """As much as a runner takes in one message."""
@@ -33,7 +32,8 @@ PING_EVERY_S = 10.0
 STREAM = web.RequestKey("stream", web.StreamResponse)
 """The stream that has begun to answer a request, where the error guard finds it."""
 
-SETTINGS = web.AppKey("settings", Settings)
+BODY_TIMEOUT = web.AppKey("body_timeout", float)
+"""How many seconds a body may take; without it, any number."""
 
 _T = TypeVar("_T")
 
@@ -46,7 +46,7 @@ async def read_json(request: web.Request, from_json: Callable[[bytes], _T]) -> _
         RequestTimeout: it takes longer than the settings allow.
         BadInput: it breaks off or cannot be unpacked, or `from_json` refuses it.
     """
-    body = await _read_body(request)
+    body = await read_body(request)
     return await asyncio.to_thread(lambda: from_json(_unpacked(request, body)))
 
 
@@ -57,10 +57,11 @@ def _unpacked(request: web.Request, body: bytes) -> bytes:
     return unpack(body) if is_packed else body
 
 
-async def _read_body(request: web.Request) -> bytes:
+async def read_body(request: web.Request) -> bytes:
+    """The whole body as it came, which may be asked for again. Raises as `read_json`."""
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise BodyTooLarge(MAX_BODY_BYTES)
-    limit = request.app[SETTINGS].body_timeout_s
+    limit = request.app.get(BODY_TIMEOUT, math.inf)
     try:
         with gone_is_cancelled():
             async with asyncio.timeout(None if math.isinf(limit) else limit):

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from olla import __version__
 from olla.errors import CloudDisabled, SignInRequired
+from olla.server.metrics import CONTENT_TYPE
 from olla.server.services import SERVICES
 from olla.server.streaming import json_reply
 
@@ -30,6 +31,12 @@ async def readyz(request: web.Request) -> web.Response:
     if request.app[SERVICES].stopping.is_set():
         return json_reply({"status": "stopping"}, status=503)
     return json_reply({"status": "ready"})
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """GET /metrics: what Prometheus gathers."""
+    text = request.app[SERVICES].metrics.text()
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def version(request: web.Request) -> web.Response:
