@@ -14,7 +14,9 @@ OllaError
 ├── SourceError ── SourceNotFound             the far end refused or broke
 ├── CloudDisabled                             what only Ollama's cloud could answer
 ├── SignInRequired                            an account that olla has no use for
-├── ServerBusy                                too many requests wait already
+├── ServerBusy, NoRoom                        too many requests wait already, or for too long
+├── RequestTimeout                            the client or the reply took longer than is allowed
+├── KeyMissing, KeyRefused                    who asks has no key, or one that is not for this
 ├── ServerStopping                            the daemon is on its way out
 ├── RunnerError                               the runner refused or is gone
 │   └── OutOfMemory, NoTokenAllowed, RunnerDied
@@ -138,6 +140,36 @@ class SignInRequired(OllaError):
 class ServerBusy(OllaError):
     def __init__(self) -> None:
         super().__init__("server busy, please try again.  maximum pending requests exceeded")
+
+
+class NoRoom(OllaError):
+    """The models in memory have been in use for as long as a load may wait for them."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(
+            f"no room for model '{name}': the loaded models have been in use for {seconds:g} "
+            "seconds; stop one of them or raise OLLA_MAX_LOADED_MODELS"
+        )
+
+
+class RequestTimeout(OllaError):
+    """A request whose body, or whose reply, took longer than the settings allow."""
+
+
+class KeyMissing(OllaError):
+    def __init__(self) -> None:
+        super().__init__(
+            "a valid key is needed: send it as `Authorization: Bearer <key>`, "
+            "or set OLLA_API_KEY for olla's commands"
+        )
+
+
+class KeyRefused(OllaError):
+    def __init__(self, name: str, scope: str) -> None:
+        super().__init__(
+            f"the key '{name}' has not the scope '{scope}' that this needs: "
+            f"make another with `olla key create NAME --scope {scope}`"
+        )
 
 
 class ServerStopping(OllaError):

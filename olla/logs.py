@@ -1,6 +1,7 @@
-"""The log: one line of key=value on stderr for each event, in the daemon and in its runners.
+"""The log on stderr, in the daemon and in its runners: one line for each event.
 
-Prompts and replies never come here.
+A line is text of key=value, or a JSON object. It names the request that it is about, if it is
+about one. Prompts and replies never come here.
 """
 
 from __future__ import annotations
@@ -9,31 +10,46 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Iterator
 from datetime import datetime
+
+from olla.caller import CALLER
 
 _PLAIN = re.compile(r"[^\s\"=]+")
 
 
 class KeyValueFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created).astimezone()
-        fields = {
-            "time": moment.isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "source": record.name,
-            "msg": record.getMessage(),
-        }
-        line = " ".join(f"{name}={_quoted(value)}" for name, value in fields.items())
+        line = " ".join(f"{name}={_quoted(value)}" for name, value in _fields(record))
         if record.exc_info and record.exc_info[1]:
             line += "\n" + self.formatException(record.exc_info)
         return line
 
 
-def configure_logging(debug: bool) -> None:
+class JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = dict(_fields(record))
+        if record.exc_info and record.exc_info[1]:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def configure_logging(*, debug: bool, log: str) -> None:
+    """`log` is "json", or "text" for people."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(KeyValueFormatter())
+    handler.setFormatter(JsonFormatter() if log == "json" else KeyValueFormatter())
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _fields(record: logging.LogRecord) -> Iterator[tuple[str, str]]:
+    moment = datetime.fromtimestamp(record.created).astimezone()
+    yield "time", moment.isoformat(timespec="milliseconds")
+    yield "level", record.levelname
+    yield "source", record.name
+    if CALLER.get().request_id:
+        yield "request_id", CALLER.get().request_id
+    yield "msg", record.getMessage()
 
 
 def _quoted(value: str) -> str:

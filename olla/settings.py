@@ -1,94 +1,56 @@
-"""Environment -> one frozen Settings. Nothing else in olla reads the environment.
+"""Environment and config.toml -> one frozen Settings. Nothing else in olla reads either.
 
-`OLLA_X` wins over `OLLAMA_X`. A value that cannot be used is refused with its name and the
-accepted form, never replaced in silence. The table is spec/cli.md section 8.
+`OLLA_X` wins over `OLLAMA_X`, and both over `x` in config.toml. A value that cannot be used is
+refused with its name and the accepted form, never replaced in silence.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self
 
-from olla.durations import FOREVER, keep_alive, parse_duration
-from olla.errors import InvalidDuration, InvalidSetting
-from olla.options import QUANTIZATIONS
+from olla.address import DEFAULT_PORT, Address
+from olla.durations import FOREVER
+from olla.errors import InvalidSetting
+from olla.variables import VARIABLES, Variable
 
-DEFAULT_PORT = 11434
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+__all__ = ["DEFAULT_PORT", "Address", "Settings"]
 
-_FALSE = frozenset({"0", "f", "false"})
-_INTEGER = re.compile(r"[+-]?[0-9]+")
-_LOOPBACK = re.compile(r"localhost|::1|127(\.[0-9]+){3}")
-_SIZE = re.compile(r"(\d{1,12})(|KiB|MiB|GiB)", re.ASCII)
-_SIZE_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where the daemon listens, and where the command line finds it."""
-
-    host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
-    scheme: str = "http"
-    path: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `[scheme://]host[:port][/path]`; a bad port becomes the default, as in Ollama."""
-        if text == "ollama.com":
-            text = "https://ollama.com"
-        scheme, separator, rest = text.partition("://")
-        if not separator:
-            scheme, rest = "http", text
-        default = {"http": 80, "https": 443}.get(scheme) if separator else DEFAULT_PORT
-        hostport, _, path = rest.partition("/")
-        host, port = _split_port(hostport)
-        number = int(port) if port.isascii() and port.isdigit() else -1
-        return cls(
-            host=host if host or port else "127.0.0.1",
-            port=number if 0 <= number <= 65535 else (default or DEFAULT_PORT),
-            scheme=scheme,
-            path=f"/{path}".rstrip("/"),
-        )
-
-    @property
-    def is_loopback(self) -> bool:
-        return _LOOPBACK.fullmatch(self.connect_host) is not None
-
-    @property
-    def connect_host(self) -> str:
-        """The host a client dials: the wildcard addresses become loopback."""
-        wildcards = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-        return wildcards.get(self.host, self.host)
-
-    @property
-    def url(self) -> str:
-        host = f"[{self.connect_host}]" if ":" in self.connect_host else self.connect_host
-        return f"{self.scheme}://{host}:{self.port}{self.path}"
+CONFIG_NAME = "config.toml"
+_DEFAULT_ADDRESS = Address()
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting, with the default that holds when the environment says nothing."""
+    """Every setting, with the default that holds when nothing else is said; 0 is automatic."""
 
     home: Path
     models: Path
-    address: Address = Address()
+    address: Address = _DEFAULT_ADDRESS
     keep_alive_s: float = 300.0
     load_timeout_s: float = 300.0
     context_length: int = 0
-    max_loaded_models: int = 3
+    max_loaded_models: int = 0
+    num_parallel: int = 0
     max_queue: int = 512
     origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    insecure: bool = False
+    api_key: str = ""
+    max_connections: int = 1000
+    idle_timeout_s: float = 75.0
+    body_timeout_s: float = 120.0
+    request_timeout_s: float = FOREVER
+    shutdown_timeout_s: float = 5.0
     prune: bool = True
     history: bool = True
     autostart: bool = True
     colour: bool = True
+    log: str = "text"
     debug: bool = False
+    debug_log_requests: bool = False
     dtype: str = "auto"
     quantize: str = "auto"
     device: str = "auto"
@@ -99,120 +61,78 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Read the environment.
+        """Read the environment, and `config.toml` in the home for what it does not say.
 
         Raises:
-            InvalidSetting: a variable whose value cannot be used.
+            InvalidSetting: a value that cannot be used, or a file that cannot be read.
         """
-        env = _Environment(environ)
-        home = env.read("HOME", _path, Path("~/.olla").expanduser())
-        return cls(
-            address=env.read("HOST", Address.parse, Address()),
-            home=home,
-            models=env.read("MODELS", _path, home / "models"),
-            keep_alive_s=env.read("KEEP_ALIVE", _keep_alive, 300.0),
-            load_timeout_s=env.read("LOAD_TIMEOUT", _timeout, 300.0),
-            context_length=env.read("CONTEXT_LENGTH", _count, 0),
-            max_loaded_models=env.read("MAX_LOADED_MODELS", _count, 0) or 3,
-            max_queue=env.read("MAX_QUEUE", _count, 512),
-            origins=env.read("ORIGINS", _origins, ()),
-            prune=not env.read("NOPRUNE", _flag, False),
-            history=not env.read("NOHISTORY", _flag, False),
-            autostart=env.read("AUTOSTART", _flag, True),
-            colour=not environ.get("NO_COLOR"),  # https://no-color.org
-            debug=env.read("DEBUG", _flag, False),
-            dtype=env.read("DTYPE", _dtype, "auto"),
-            quantize=env.read("QUANTIZE", _quantize, "auto"),
-            device=env.read("DEVICE", str, "auto"),
-            num_threads=env.read("NUM_THREADS", _count, 0),
-            kv_cache_bytes=env.read("KV_CACHE", _size, 0),
-            profile=env.read("PROFILE", _flag, False),
-            go_template=env.read("GO_TEMPLATE", _flag, None),
-        )
+        fields: dict[str, Any] = {"home": Path("~/.olla").expanduser()}
+        config: Mapping[str, Any] = {}
+        for variable in VARIABLES:
+            read = _from_variable(variable, environ) or _from_config(variable, config)
+            if read is not None:
+                fields[variable.field] = _parsed(variable, *read)
+            if variable.field == "home":
+                config = _read_config(fields["home"] / CONFIG_NAME)
+        fields.setdefault("models", fields["home"] / "models")
+        return cls(**fields)
+
+    @property
+    def keys_path(self) -> Path:
+        """Where the hashes of the keys lie."""
+        return self.home / "keys.json"
 
 
-class _Environment:
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-
-    def read(self, name: str, parse: Callable[[str], _T], default: _T) -> _T:
-        for variable in (f"OLLA_{name}", f"OLLAMA_{name}"):
-            text = self._environ.get(variable, "").strip().strip("\"'").strip()
-            if text:
-                try:
-                    return parse(text)
-                except ValueError as error:
-                    raise InvalidSetting(f"{variable}={text!r}: {error}") from error
-        return default
+_Read = tuple[str, str]
+"""Where a value stands, for errors, and its text."""
 
 
-def _split_port(hostport: str) -> tuple[str, str]:
-    """`[::1]:1`, `::1`, `host:1`, `:1` or `host` -> host, port text ("" when there is none)."""
-    if hostport.startswith("["):
-        host, _, rest = hostport[1:].partition("]")
-        return host, rest.removeprefix(":")
-    if hostport.count(":") > 1:
-        return hostport, ""
-    host, _, port = hostport.partition(":")
-    return host, port
+def _from_variable(variable: Variable, environ: Mapping[str, str]) -> _Read | None:
+    for name in variable.names:
+        text = environ.get(name, "").strip().strip("\"'").strip()
+        if text:
+            return name, text
+    return None
 
 
-def _path(text: str) -> Path:
-    return Path(text).expanduser().absolute()
+def _from_config(variable: Variable, config: Mapping[str, Any]) -> _Read | None:
+    if not variable.key or variable.key not in config:
+        return None
+    place, value = f"{CONFIG_NAME}: {variable.key}", config[variable.key]
+    if isinstance(value, bool):
+        return place, "1" if value else "0"
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return place, ",".join(value)
+    if isinstance(value, int | float | str):
+        return place, str(value)
+    raise InvalidSetting(f"{place}: expected a text, a number, true, false or a list of texts")
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError("expected a whole number, 0 or more")
-    return int(text)
-
-
-def _size(text: str) -> int:
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError('expected a size such as "512MiB" or "4GiB"')
-    return int(match[1]) * _SIZE_UNITS[match[2]]
-
-
-def _flag(text: str) -> bool:
-    """Go's bools; any other text is true, as in Ollama."""
-    return text.lower() not in _FALSE
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    entries = tuple(entry.strip() for entry in text.split(",") if entry.strip())
-    if not all("://" in entry or "*" in entry for entry in entries):
-        raise ValueError('expected origins such as "http://host:port", with "*" for any text')
-    return entries
-
-
-def _dtype(text: str) -> str:
-    return _one_of(DTYPES, text)
-
-
-def _quantize(text: str) -> str:
-    return _one_of(QUANTIZATIONS, text)
-
-
-def _one_of(choices: tuple[str, ...], text: str) -> str:
-    if text not in choices:
-        raise ValueError(f"expected one of {', '.join(choices)}")
-    return text
-
-
-def _keep_alive(text: str) -> float:
-    return keep_alive(_seconds(text))
-
-
-def _timeout(text: str) -> float:
-    seconds = _seconds(text)
-    return seconds if seconds > 0 else FOREVER
-
-
-def _seconds(text: str) -> float:
-    if _INTEGER.fullmatch(text):
-        return float(text)
+def _parsed(variable: Variable, place: str, text: str) -> Any:
     try:
-        return parse_duration(text)
-    except InvalidDuration as error:
-        raise ValueError('expected seconds or a duration such as "5m"') from error
+        return variable.parse(text)
+    except ValueError as error:
+        raise InvalidSetting(f"{place}={text!r}: {error}") from error
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    """The file's settings; none if there is no file."""
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise InvalidSetting(f"{path}: {error.strerror}") from error
+    import tomllib  # noqa: PLC0415 - most have no such file, and commands start without it
+
+    try:
+        config = tomllib.loads(data.decode())
+    except ValueError as error:
+        raise InvalidSetting(f"{path}: not TOML: {error}") from error
+    known = {variable.key for variable in VARIABLES if variable.key}
+    unknown = sorted(config.keys() - known)
+    if unknown:
+        raise InvalidSetting(
+            f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}"
+        )
+    return config

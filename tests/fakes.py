@@ -19,6 +19,7 @@ from olla.runner.protocol import (
     Piece,
     Rerank,
     Scores,
+    Stepped,
 )
 
 LOADED = Loaded(
@@ -136,13 +137,14 @@ class FakeRunner:
 class FakeSpawn:
     """Starts fake runners. `hold` keeps loads waiting until `release`; `error` fails them.
 
-    `on_progress` is that of the last load.
+    `on_progress` and `on_stepped` are those of the last load.
     """
 
     def __init__(self) -> None:
         self.runners: list[FakeRunner] = []
         self.loads: list[Load] = []
         self.error: OllaError | None = None
+        self.on_stepped: Callable[[Stepped], None] = lambda _stepped: None
         self.on_progress: Callable[[LoadProgress], None] = lambda _progress: None
         self.has_begun = asyncio.Event()
         self._may_go_on = asyncio.Event()
@@ -155,9 +157,15 @@ class FakeSpawn:
         self._may_go_on.set()
 
     async def __call__(
-        self, load: Load, *, load_timeout_s: float, on_progress: Callable[[LoadProgress], None]
+        self,
+        load: Load,
+        *,
+        load_timeout_s: float,
+        on_progress: Callable[[LoadProgress], None],
+        on_stepped: Callable[[Stepped], None],
     ) -> FakeRunner:
         self.loads.append(load)
+        self.on_stepped = on_stepped
         self.on_progress = on_progress
         self.has_begun.set()
         await self._may_go_on.wait()

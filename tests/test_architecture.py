@@ -55,7 +55,7 @@ RULES = {
             "inference",
             "api",
         ),
-        ("aiohttp", "backports.zstd"),
+        ("aiohttp", "backports.zstd", "prometheus_client"),
     ),
     "client": Rule(("values", "modelfile.parse")),
     "cli": Rule(("values", "modelfile.parse", "modelfile.files", "client"), ("click",)),
@@ -87,6 +87,7 @@ DISTRIBUTIONS = {"PIL": "pillow"}
 """What installs a module, where it is called otherwise."""
 
 LAZY = {
+    "values": ("tomllib",),
     "cli": ("cli", "client", "server", "rich", "prompt_toolkit"),
     "engine": ("engine", "torch", "transformers", "safetensors", "gguf", "bitsandbytes"),
     "runner.__main__": ("engine",),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from olla.cli.settings_page import settings_text
 from olla.durations import FOREVER
 from olla.errors import InvalidSetting
 from olla.settings import Address, Settings
@@ -115,7 +116,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ("LOAD_TIMEOUT", "-1", "load_timeout_s", FOREVER),
         ("CONTEXT_LENGTH", "8192", "context_length", 8192),
         ("MAX_LOADED_MODELS", "2", "max_loaded_models", 2),
-        ("MAX_LOADED_MODELS", "0", "max_loaded_models", 3),
+        ("MAX_LOADED_MODELS", "0", "max_loaded_models", 0),
         ("MAX_QUEUE", "10", "max_queue", 10),
         ("NOPRUNE", "1", "prune", False),
         ("NOPRUNE", "0", "prune", True),
@@ -132,6 +133,17 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ("GO_TEMPLATE", "1", "go_template", True),
         ("GO_TEMPLATE", "false", "go_template", False),
         ("NUM_THREADS", "4", "num_threads", 4),
+        ("NUM_PARALLEL", "2", "num_parallel", 2),
+        ("ALLOWED_HOSTS", "Chat.example.com, b", "allowed_hosts", ("chat.example.com", "b")),
+        ("INSECURE", "1", "insecure", True),
+        ("API_KEY", "olla_x", "api_key", "olla_x"),
+        ("MAX_CONNECTIONS", "5", "max_connections", 5),
+        ("IDLE_TIMEOUT", "10s", "idle_timeout_s", 10.0),
+        ("BODY_TIMEOUT", "0", "body_timeout_s", FOREVER),
+        ("REQUEST_TIMEOUT", "1h", "request_timeout_s", 3600.0),
+        ("SHUTDOWN_TIMEOUT", "0", "shutdown_timeout_s", 0.0),
+        ("LOG", "json", "log", "json"),
+        ("DEBUG_LOG_REQUESTS", "true", "debug_log_requests", True),
     ],
 )
 @pytest.mark.parametrize("prefix", ["OLLA_", "OLLAMA_"])
@@ -172,6 +184,13 @@ def test_an_empty_value_is_no_value(text: str) -> None:
         ("OLLA_LOAD_TIMEOUT", "5x", 'expected seconds or a duration such as "5m"'),
         ("OLLA_DTYPE", "int8", "expected one of auto, float32, bfloat16, float16"),
         ("OLLA_QUANTIZE", "int5", "expected one of auto, none, int8, int4, nf4"),
+        ("OLLA_MAX_CONNECTIONS", "0", "expected a whole number, 1 or more"),
+        ("OLLA_LOG", "xml", "expected one of text, json"),
+        (
+            "OLLA_ALLOWED_HOSTS",
+            "https://x",
+            'expected host names such as "chat.example.com", without port or scheme',
+        ),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_name(
@@ -184,9 +203,74 @@ def test_a_value_that_cannot_be_used_is_refused_by_name(
 
 
 def test_the_table_of_the_settings_page_is_what_is_read() -> None:
-    cells = re.findall(r"^\| (`.+?`) \|", SETTINGS_PAGE.read_text("utf-8"), re.MULTILINE)
+    page = SETTINGS_PAGE.read_text("utf-8")
+    cells = re.findall(r"^\| (`.+?`) \| .+ \| .+ \|$", page, re.MULTILINE)
 
     assert [name for cell in cells for name in re.findall(r"\w+", cell)] == variables()
+
+
+def test_the_settings_page_is_not_stale() -> None:
+    assert SETTINGS_PAGE.read_text("utf-8") == settings_text(), (
+        "run: python -m olla.cli.settings_page docs/settings.md"
+    )
+
+
+OF_OLLAMA = """
+HOST MODELS KEEP_ALIVE LOAD_TIMEOUT CONTEXT_LENGTH NUM_PARALLEL MAX_LOADED_MODELS MAX_QUEUE
+MAX_TRANSFER_STREAMS ORIGINS NOPRUNE NOHISTORY EDITOR DEBUG DEBUG_LOG_REQUESTS FLASH_ATTENTION
+KV_CACHE_TYPE GPU_OVERHEAD SCHED_SPREAD LLM_LIBRARY IGPU_ENABLE VULKAN GO_TEMPLATE NO_CLOUD REMOTES
+AUTH EXPERIMENT CLOUD_BASE_URL TEST_*
+"""
+
+
+@pytest.mark.parametrize("name", OF_OLLAMA.split())
+def test_every_variable_of_ollama_is_read_or_said_not_to_be(name: str) -> None:
+    assert f"`OLLAMA_{name}`" in SETTINGS_PAGE.read_text("utf-8")
+
+
+CONFIG = """
+keep_alive = "1h"
+max_queue = 7
+noprune = true
+load_timeout = 150
+origins = ["https://a.example", "https://b.example"]
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+def test_the_file_in_the_home_says_what_the_environment_does_not(config: Path) -> None:
+    config.write_text(CONFIG)
+    settings = Settings.from_env({"OLLA_HOME": str(config.parent), "OLLAMA_MAX_QUEUE": "9"})
+
+    assert settings.keep_alive_s == 3600
+    assert settings.max_queue == 9
+    assert not settings.prune
+    assert settings.origins == ("https://a.example", "https://b.example")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("max_queue = -1", "config.toml: max_queue='-1': expected a whole number, 0 or more"),
+        ('dtype = "int8"', "config.toml: dtype='int8': expected one of auto, float32,"),
+        ("max_queue = {}", "config.toml: max_queue: expected a text, a number, true, false or a"),
+        ("max_que = 1", "unknown setting 'max_que'; known are allowed_hosts, api_key,"),
+        ('home = "/x"', "unknown setting 'home'"),
+        ("max_queue", "config.toml: not TOML: "),
+        ("\udcff", "config.toml: not TOML: "),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused(config: Path, text: str, error: str) -> None:
+    config.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_env({"OLLA_HOME": str(config.parent)})
+
+    assert error in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -132,7 +132,22 @@ def tags_to_json(models: Iterable[ModelSummary]) -> Json:
     return {"models": [_tag(model) for model in newest]}
 
 
-def ps_to_json(loaded: Sequence[Json], loading: Sequence[tuple[str, int, int]]) -> Json:
+@dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """A request that waits, as `ps` tells of it: the state is "loading" or "queued"."""
+
+    request_id: str
+    client: str
+    model: str
+    state: str
+    position: int
+
+
+def ps_to_json(
+    loaded: Sequence[Json],
+    loading: Sequence[tuple[str, int, int]],
+    queue: Sequence[QueueEntry] = (),
+) -> Json:
     """The models in memory; those on their way there (name, bytes read, all bytes) stand apart.
 
     Ollama lists loaded models only, so its clients take every entry of "models" for one.
@@ -141,7 +156,8 @@ def ps_to_json(loaded: Sequence[Json], loading: Sequence[tuple[str, int, int]]) 
         {"model": name, "completed": completed, "total": total}
         for name, completed, total in loading
     ]
-    return {"models": loaded, **_set(loading=entries)}
+    waiting = [_set(**asdict(entry)) for entry in queue]
+    return {"models": loaded, **_set(loading=entries, queue=waiting)}
 
 
 def loaded_to_json(

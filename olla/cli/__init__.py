@@ -31,6 +31,7 @@ COMMANDS = {
     "bench": CommandPlace("olla.cli.bench:bench", "Measure how fast a model answers"),
     "cp": CommandPlace("olla.cli.models:cp", "Copy a model"),
     "rm": CommandPlace("olla.cli.models:rm", "Remove models"),
+    "key": CommandPlace("olla.cli.keys:key", "Make, list and revoke the keys that let clients in"),
     "shutdown": CommandPlace("olla.cli.serve:shutdown", "Stop the server"),
     "help": CommandPlace("olla.cli.reference:help_command", "Explain a command"),
 }
@@ -82,7 +83,7 @@ def _show_version(settings: Settings) -> None:
     from olla.client import Client  # noqa: PLC0415 - `olla --help` does without it
 
     try:
-        versions = Client(settings.address).versions()
+        versions = Client(settings.address, settings.api_key).versions()
         server = versions.olla or versions.api
     except ClientError:
         click.echo("Warning: could not connect to a running olla instance")

@@ -33,7 +33,7 @@ def connect(settings: Settings) -> Client:
         ServerUnreachable: nothing answers, and none may be started there.
         ClientError: one was started, and it does not answer.
     """
-    client = Client(settings.address)
+    client = Client(settings.address, settings.api_key)
     if client.is_reachable():
         return client
     if not (settings.autostart and _may_start(settings)):

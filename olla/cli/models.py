@@ -12,7 +12,7 @@ from olla.cli.daemon import connect
 from olla.cli.terminal import waiting
 from olla.cli.text import format_columns, format_size, format_time
 from olla.client import Client
-from olla.client.replies import ListedModel, RunningModel
+from olla.client.replies import ListedModel, QueuedRequest, RunningModel
 from olla.errors import ApiError
 from olla.settings import Settings
 
@@ -38,10 +38,16 @@ def ps(settings: Settings, prefix: str | None) -> None:
     """List the running models.
 
     With PREFIX, only those whose name starts with it. Adapters stand below the base they share.
+    Requests that wait, and what for, follow.
     """
-    models = connect(settings).running()
+    client = connect(settings)
+    models, queue = client.running(), client.queue()
     rows = _ps_rows([model for model in models if model.name.startswith(prefix or "")])
     _show_table(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows)
+    waiting = [_queue_row(entry) for entry in queue if entry.model.startswith(prefix or "")]
+    if waiting:
+        click.echo()
+        _show_table(("WAITING FOR", "CLIENT", "STATE"), waiting)
 
 
 @command("stop", exactly(1))
@@ -122,6 +128,11 @@ def _ps_row(model: RunningModel) -> tuple[str, ...]:
         str(model.context_length),
         until,
     )
+
+
+def _queue_row(entry: QueuedRequest) -> tuple[str, ...]:
+    place = f", place {entry.position}" if entry.position else ""
+    return (entry.model, entry.client, f"{entry.state}{place}")
 
 
 def format_processor(size_bytes: int, vram_bytes: int) -> str:

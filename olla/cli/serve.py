@@ -53,7 +53,7 @@ def shutdown(settings: Settings) -> None:
 
     Running replies end with an error. Returns when the address is free again.
     """
-    client = Client(settings.address)
+    client = Client(settings.address, settings.api_key)
     if not client.is_reachable():
         click.echo("olla is not running")
         return

@@ -7,9 +7,11 @@ connection and closes it when the call ends, so leaving a stream early tells the
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from itertools import count
 from pathlib import Path
 
 from olla import __version__
@@ -17,6 +19,7 @@ from olla.client.replies import (
     EmbedSettings,
     Json,
     ListedModel,
+    QueuedRequest,
     ReplySettings,
     RunningModel,
     ShownModel,
@@ -28,6 +31,7 @@ from olla.client.replies import (
     loading_from_json,
     message_to_json,
     progress_from_json,
+    queued_from_json,
     running_from_json,
     shown_from_json,
 )
@@ -44,12 +48,17 @@ UPLOAD_CHUNK_BYTES = 1 << 20
 class Client:
     """Calls of the daemon at one address.
 
+    `id` is what the ids of all its requests begin with.
+
     Every method raises ServerUnreachable when nothing answers, ApiError when the daemon refuses
     and ClientError when the connection breaks.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, api_key: str = "") -> None:
         self._address = address
+        self._api_key = api_key
+        self._numbers = count(1)
+        self.id = os.urandom(6).hex()
 
     def is_reachable(self) -> bool:
         """Whether something that speaks HTTP answers at the address."""
@@ -76,6 +85,11 @@ class Client:
         """How far the models are that are being loaded; the status is a model's name."""
         reply = self._call("GET", "/api/ps", timeout_s=HEARTBEAT_TIMEOUT_S)
         return tuple(loading_from_json(model) for model in reply.get("loading") or ())
+
+    def queue(self) -> tuple[QueuedRequest, ...]:
+        """The requests that wait, of all clients."""
+        reply = self._call("GET", "/api/ps", timeout_s=HEARTBEAT_TIMEOUT_S)
+        return tuple(queued_from_json(entry) for entry in reply.get("queue") or ())
 
     def show(self, model: str, *, verbose: bool = False) -> ShownModel:
         return shown_from_json(
@@ -181,7 +195,7 @@ class Client:
         """One request. Without a timeout the reply may take as long as it takes to load a model."""
         connection = self._connect()
         connection.sock.settimeout(timeout_s)
-        headers = {"User-Agent": f"olla/{__version__}", **(headers or {})}
+        headers = {**self._own_headers(), **(headers or {})}
         try:
             # A daemon that refuses an upload may close before it has read all: its answer counts.
             with suppress(BrokenPipeError):
@@ -193,6 +207,11 @@ class Client:
             raise ClientError(f"lost the connection to the olla server: {error}") from error
         finally:
             connection.close()
+
+    def _own_headers(self) -> dict[str, str]:
+        key = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        request_id = f"{self.id}-{next(self._numbers)}"
+        return {"User-Agent": f"olla/{__version__}", "X-Request-Id": request_id, **key}
 
     def _connect(self) -> HTTPConnection:
         kind = HTTPSConnection if self._address.scheme == "https" else HTTPConnection

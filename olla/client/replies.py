@@ -56,6 +56,17 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class QueuedRequest:
+    """A request that waits: while its model is "loading", or "queued" at a position from 1 on."""
+
+    request_id: str
+    client: str
+    model: str
+    state: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShownModel:
     """What `/api/show` tells; "" and empty where the daemon has nothing to say."""
 
@@ -192,6 +203,13 @@ def loading_from_json(model: Json) -> Progress:
         status=model.get("model", ""),
         total_bytes=model.get("total", 0),
         completed_bytes=model.get("completed", 0),
+    )
+
+
+def queued_from_json(entry: Json) -> QueuedRequest:
+    return QueuedRequest(
+        **{name: entry.get(name) or "" for name in ("request_id", "client", "model", "state")},
+        position=entry.get("position") or 0,
     )
 
 

@@ -182,6 +182,8 @@ class NoEngine:
     """In an Engine's place where the model writes no text."""
 
     has_work = False
+    num_used_tokens = 0
+    num_cache_tokens = 0
 
     def __init__(self, reader: InputReader) -> None:
         self.reader = _TextReader(reader)

@@ -24,7 +24,7 @@ from olla.engine.prompt import check_echo, check_request, fit_prompt
 from olla.engine.prompt_reader import PromptReader
 from olla.engine.reply import Reply
 from olla.engine.sampler import Bias, sample
-from olla.engine.scheduler import TOKENS_PER_STEP, Scheduled, Scheduler
+from olla.engine.scheduler import MAX_RUNNING, TOKENS_PER_STEP, Scheduled, Scheduler
 from olla.engine.sequence import Sequence
 from olla.engine.token_bytes import TokenBytes
 from olla.errors import NoTokenAllowed, OutOfMemory, RunnerError
@@ -41,6 +41,7 @@ class Engine:
         model: LoadedModel,
         cache_tokens: int = DEFAULT_CACHE_TOKENS,
         tokens_per_step: int = TOKENS_PER_STEP,
+        max_running: int = MAX_RUNNING,
         profile: Profile | None = None,
     ) -> None:
         """Args:
@@ -67,7 +68,7 @@ class Engine:
         )
         self._device = model.device
         self._adapters = AdapterTable(model.network, keeps_read=model.device.type != "cpu")
-        self._scheduler = Scheduler(self._blocks, tokens_per_step=tokens_per_step)
+        self._scheduler = Scheduler(self._blocks, max_running, tokens_per_step)
         self._replies: dict[int, Reply] = {}
 
     @property
@@ -83,6 +84,11 @@ class Engine:
     def num_free_blocks(self) -> int:
         """Blocks of the cache that no sequence uses."""
         return self._blocks.num_free
+
+    @property
+    def num_used_tokens(self) -> int:
+        """Tokens' places in the cache that sequences use."""
+        return (self._blocks.num_blocks - self._blocks.num_free) * BLOCK_SIZE
 
     def prepare(self, request: Generate) -> None:
         """Read the request's adapters ahead of `add`. For one thread, which may be another.

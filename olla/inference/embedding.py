@@ -43,7 +43,8 @@ class Embedding:
                 dimensions=request.dimensions,
                 normalize=request.normalize,
             )
-            vectors, num_tokens = await _collect(lease, message) if request.inputs else ((), 0)
+            async with lease.turn():
+                vectors, num_tokens = await _collect(lease, message) if request.inputs else ((), 0)
         return EmbedReply(vectors, _timings(started, lease, num_tokens))
 
     async def rerank(self, request: RerankRequest) -> RerankReply:
@@ -55,7 +56,8 @@ class Embedding:
         started = time.monotonic_ns()
         async with self._leased(request) as (lease, num_ctx):
             documents = list(request.documents)
-            scores = await lease.runner.rerank(Rerank(0, request.query, documents, num_ctx))
+            async with lease.turn():
+                scores = await lease.runner.rerank(Rerank(0, request.query, documents, num_ctx))
         ranks = [Rank(index, score) for index, score in enumerate(scores.scores)]
         ranks.sort(key=lambda rank: -rank.score)
         best = tuple(ranks[: request.top_n or len(ranks)])
@@ -73,7 +75,8 @@ class Embedding:
             raise ModelNotFound(request.model, text) from error
         options = model.options.merge(request.options)
         num_ctx = window(model, options, self._settings, least=1)
-        lease = await self._pool.acquire(runnable(model, options, num_ctx), request.keep_alive_s)
+        asked = runnable(model, options, num_ctx, self._settings)
+        lease = await self._pool.acquire(asked, request.keep_alive_s)
         try:
             yield lease, num_ctx
         finally:

@@ -129,7 +129,7 @@ class Inference:
                 calls_come_last=isinstance(work.request, GenerateRequest),
             )
             reply = chunks_of(lease.runner, plan.message, plan.choice.parser, asked)
-            async with aclosing(reply) as chunks:
+            async with lease.turn(), aclosing(reply) as chunks:
                 async for chunk in chunks:
                     yield chunk
         finally:

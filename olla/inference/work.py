@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from olla.errors import BadInput, CapabilityMissing
+from olla.inference.estimate import needed_bytes
 from olla.inference.images import check_images
 from olla.inference.prompt import Prompt
 from olla.messages import Message, Tool
@@ -46,6 +47,7 @@ class Work:
     request: InferenceRequest
     model: Model
     options: Options
+    settings: Settings
     num_ctx: int
     think: bool | str | None
     messages: tuple[Message, ...] = ()
@@ -71,7 +73,7 @@ class Work:
 
     @property
     def runnable(self) -> RunnableModel:
-        return runnable(self.model, self.options, self.num_ctx)
+        return runnable(self.model, self.options, self.num_ctx, self.settings)
 
     @property
     def room(self) -> int:
@@ -96,6 +98,7 @@ def chat_work(model: Model, request: ChatRequest, settings: Settings) -> Work:
         request=request,
         model=model,
         options=options,
+        settings=settings,
         num_ctx=window(model, options, settings, _least(model)),
         think=think,
         messages=_chat_messages(model, request) if request.messages else (),
@@ -123,6 +126,7 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
         request=request,
         model=model,
         options=options,
+        settings=settings,
         num_ctx=window(model, options, settings, _least(model)),
         think=think,
         messages=_generate_messages(model, request) if is_rendered else (),
@@ -189,7 +193,7 @@ def _grammar(work: Work, choice: Choice) -> Grammar | None:
     return Grammar(GrammarKind.JSON_SCHEMA, source, after=choice.thinking_close)
 
 
-def runnable(model: Model, options: Options, num_ctx: int) -> RunnableModel:
+def runnable(model: Model, options: Options, num_ctx: int, settings: Settings) -> RunnableModel:
     """What the pool needs to know of a model. Without a GPU, all layers are on the CPU anyway."""
     num_gpu = max(options.num_gpu, -1) if options.num_gpu is not None and may_have_gpu() else -1
     main_gpu = max(options.main_gpu or 0, 0) if may_have_gpu() else 0
@@ -201,6 +205,7 @@ def runnable(model: Model, options: Options, num_ctx: int) -> RunnableModel:
         quantize=options.quantize or "",
         num_gpu=num_gpu,
         main_gpu=main_gpu,
+        needed_bytes=needed_bytes(model, options.quantize or "", num_ctx, settings),
     )
 
 

@@ -46,6 +46,7 @@ from olla.runner.protocol import (
     Loaded,
     LoadProgress,
     Rerank,
+    Stepped,
     Text,
     Tokenize,
     Tokens,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
 _PROGRESS_EVERY_S = 0.1
 _LEAST_CACHE_TOKENS = 2048
+_STEPPED_EVERY_S = 1.0
 
 _log = logging.getLogger("olla.runner.child")
 
@@ -85,7 +87,6 @@ def main() -> int:
     os.dup2(2, 1)
     # Ctrl-C in the daemon's terminal reaches us too; the daemon decides when we end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    configure_logging(debug=False)
     outbox = Outbox(replies)
     try:
         return serve(sys.stdin.buffer, outbox)
@@ -114,6 +115,7 @@ def serve(requests: BinaryIO, outbox: Outbox) -> int:
     first = None if body is None else decode_to_runner(body)
     if not isinstance(first, Load):
         return 0
+    configure_logging(debug=first.debug, log=first.log)
     inbox: queue.SimpleQueue[ToRunner] = queue.SimpleQueue()
     threading.Thread(target=read_until_end, args=(requests, inbox), daemon=True).start()
     try:
@@ -208,14 +210,15 @@ def make_engine(model: LoadedModel, request: Load) -> Engine:
         request.kv_cache_bytes,
         cache_budget(model.device),
     )
+    most = request.max_running
     is_on_cpu = model.device.type == "cpu"
     wait = (lambda: None) if is_on_cpu else synchronize
     profile = StageTimes(_log.info, wait) if request.profile else None
     if is_on_cpu:
-        return Engine(model, num_tokens, profile=profile)
+        return Engine(model, num_tokens, max_running=most, profile=profile)
     while True:
         try:
-            engine = Engine(model, num_tokens, profile=profile)
+            engine = Engine(model, num_tokens, max_running=most, profile=profile)
             engine.warm_up()
         except OutOfMemory:
             num_tokens //= 2
@@ -290,12 +293,34 @@ def tokenize(
 
 def run(served: Served, work: queue.SimpleQueue[Work], outbox: Outbox) -> None:
     """Step while there is something to do; between steps, take in what has come."""
+    meter = Meter(served.engine)
     while True:
         while not served.has_work or not work.empty():
             take(served, work.get(), outbox)
+        started = time.monotonic()
         messages = served.engine.step() + served.embedder.step()
+        messages += meter.stepped(started, is_last=not served.has_work)
         if messages:
             outbox.send(*messages)
+
+
+class Meter:
+    """How long steps took, told at most once a second while there is work, and at its end."""
+
+    def __init__(self, engine: Engine | NoEngine) -> None:
+        self._engine = engine
+        self._seconds: list[float] = []
+        self._told = 0.0
+
+    def stepped(self, started: float, *, is_last: bool) -> list[FromRunner]:
+        now = time.monotonic()
+        self._seconds.append(now - started)
+        if now - self._told < _STEPPED_EVERY_S and not is_last:
+            return []
+        engine, self._told = self._engine, now
+        message = Stepped(self._seconds, engine.num_used_tokens, engine.num_cache_tokens)
+        self._seconds = []
+        return [message]
 
 
 def take(served: Served, item: Work, outbox: Outbox) -> None:

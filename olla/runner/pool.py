@@ -4,8 +4,9 @@ Owns which runners live and for how long; knows nothing about prompts. Names who
 the same weights share one runner; each name has a session with a keep-alive of its own, which
 counts from the end of its last request. A runner lives as long as it has sessions. One model
 loads at a time, and a load that has begun goes on when its client leaves. A request for a loaded
-model never waits here. The rules are those of spec/scheduler.md; of models that are kept equally
-long, the least recently used one makes room.
+model never waits here for a load, so a load may wait for models that are always in use: it gives
+up after the load time-out. The rules are those of spec/scheduler.md; of models that are kept
+equally long, the least recently used one makes room.
 """
 
 from __future__ import annotations
@@ -15,129 +16,65 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from olla.errors import RunnerDied, ServerBusy
+from olla.caller import CALLER
+from olla.errors import NoRoom, OutOfMemory, RunnerDied, ServerBusy
 from olla.names import ModelName
+from olla.runner.devices import free_memory, num_gpus
+from olla.runner.observer import Nobody, Observer
 from olla.runner.process import Runner, RunnerProcess
-from olla.runner.protocol import Files, Load, LoadProgress
+from olla.runner.protocol import Load, LoadProgress, Stepped
+from olla.runner.slots import (
+    Lease,
+    LoadedModel,
+    LoadingModel,
+    RunnableModel,
+    Session,
+    Slot,
+    Waiting,
+)
+from olla.runner.turns import Turns
 from olla.settings import Settings
 
-_LONGEST_S = 1e9  # about 30 years: what is kept longer is kept forever
+__all__ = ["Lease", "LoadedModel", "LoadingModel", "RunnableModel", "RunnerPool", "Waiting"]
 
-_NOT_BEGUN = LoadProgress(0, 0)
+MAX_RUNNING = 32
+"""How many requests a model answers at once, unless the settings say."""
+MODELS_PER_GPU = 3
+FREE_SHARE = 0.8
+"""A model is loaded beside others only if it seems to fit into this share of what is free."""
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class RunnableModel:
-    """What the pool needs of a model. `context_length` is the window its request asks for.
-
-    `quantize` is "" for what the settings say; `num_gpu` and `main_gpu` are those of Load.
-    """
-
-    name: ModelName
-    weights_key: str
-    files: Files
-    context_length: int
-    quantize: str = ""
-    num_gpu: int = -1
-    main_gpu: int = 0
-
-    @property
-    def runner_key(self) -> str:
-        """Equal for models that may share a runner: the same weights, loaded alike."""
-        return f"{self.weights_key} {self.quantize} {self.num_gpu} {self.main_gpu}"
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A line of `ps`. `expires_at` is None for never."""
-
-    name: ModelName
-    expires_at: datetime | None
-    size_bytes: int
-    vram_bytes: int
-    context_length: int
-
-
-@dataclass(frozen=True, slots=True)
-class LoadingModel:
-    """A model on its way into memory; `total_bytes` is 0 until its load has begun to read."""
-
-    name: ModelName
-    completed_bytes: int
-    total_bytes: int
-
-
 class Spawn(Protocol):
     def __call__(
-        self, load: Load, *, load_timeout_s: float, on_progress: Callable[[LoadProgress], None]
+        self,
+        load: Load,
+        *,
+        load_timeout_s: float,
+        on_progress: Callable[[LoadProgress], None],
+        on_stepped: Callable[[Stepped], None],
     ) -> Awaitable[Runner]: ...
 
 
-class Lease:
-    """The right to use a runner until `release`, which may be called more than once."""
-
-    def __init__(self, runner: Runner, load_ns: int, release: Callable[[], None]) -> None:
-        self.runner = runner
-        self.load_ns = load_ns
-        self._release = release
-        self._is_released = False
-
-    def release(self) -> None:
-        if not self._is_released:
-            self._is_released = True
-            self._release()
-
-
-@dataclass(slots=True, eq=False)
-class _Session:
-    """One name's use of a runner. `idle_since` is on the loop's clock."""
-
-    name: ModelName
-    keep_alive_s: float
-    context_length: int = 0
-    num_leases: int = 0
-    idle_since: float = 0.0
-    timer: asyncio.TimerHandle | None = None
-
-    def stop_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    """One runner, from the moment it is wanted. `runner` is None while it loads."""
-
-    model: RunnableModel
-    sessions: dict[ModelName, _Session] = field(default_factory=dict)
-    runner: Runner | None = None
-    loading: asyncio.Task[Runner] | None = None
-    progress: LoadProgress = _NOT_BEGUN
-    last_used: float = 0.0
-
-    @property
-    def num_leases(self) -> int:
-        return sum(session.num_leases for session in self.sessions.values())
-
-    @property
-    def keep_alive_s(self) -> float:
-        return max(session.keep_alive_s for session in self.sessions.values())
-
-
 class RunnerPool:
-    def __init__(self, settings: Settings, spawn: Spawn = RunnerProcess.start) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        spawn: Spawn = RunnerProcess.start,
+        free: Callable[[str], int | None] = free_memory,
+        observer: Observer | None = None,
+    ) -> None:
+        """`free` tells how much memory there is where models run; it may block."""
         self._settings = settings
         self._spawn = spawn
-        self._slots: dict[str, _Slot] = {}
+        self._free = free
+        self._observer = observer or Nobody()
+        self._max_loaded = settings.max_loaded_models or MODELS_PER_GPU * max(num_gpus(), 1)
+        self._slots: dict[str, Slot] = {}
         self._load_lock = asyncio.Lock()
-        self._num_waiting = 0
         self._has_changed = asyncio.Event()
         self._closings: set[asyncio.Task[None]] = set()
 
@@ -149,6 +86,7 @@ class RunnerPool:
 
         Raises:
             ServerBusy: too many requests wait for a load already.
+            NoRoom: the models in memory were in use for too long.
             OllaError: the model cannot be loaded.
         """
         started = time.monotonic_ns()
@@ -157,12 +95,12 @@ class RunnerPool:
         session = self._session(slot, model, keep_alive_s)
         session.num_leases += 1
         try:
-            runner = slot.runner or await self._loaded(slot)
+            runner = slot.runner or await self._loaded(slot, model.name)
         except BaseException:
             self._release(slot, session)
             raise
         load_ns = time.monotonic_ns() - started
-        return Lease(runner, load_ns, lambda: self._release(slot, session))
+        return Lease(runner, slot.turns, load_ns, lambda: self._release(slot, session))
 
     def unload(self, name: ModelName) -> None:
         """Let a model go as soon as no request uses it; nothing happens if it is not loaded."""
@@ -175,12 +113,7 @@ class RunnerPool:
     def list(self) -> tuple[LoadedModel, ...]:
         """What is loaded; the one that expires last comes first."""
         self._drop_dead()
-        models = [
-            self._describe(session, slot.runner)
-            for slot in self._slots.values()
-            if slot.runner is not None
-            for session in slot.sessions.values()
-        ]
+        models = [model for slot in self._slots.values() for model in slot.loaded_models()]
         return tuple(sorted(models, key=_expiry, reverse=True))
 
     def loading(self) -> tuple[LoadingModel, ...]:
@@ -192,10 +125,19 @@ class RunnerPool:
             for name in slot.sessions
         )
 
+    def queue(self) -> tuple[Waiting, ...]:
+        """Every request that waits, for a load or for its turn."""
+        waiting: list[Waiting] = []
+        num_loads = 0
+        for slot in self._slots.values():
+            num_loads += slot.runner is None and not slot.has_begun
+            waiting += slot.queue(num_loads)
+        return tuple(waiting)
+
     async def close(self) -> None:
         """End every runner, loaded or loading."""
         slots = tuple(self._slots.values())
-        loads = [slot.loading for slot in slots if slot.loading is not None]
+        loads = [slot.task for slot in slots if slot.task is not None]
         for load in loads:
             load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
@@ -204,7 +146,7 @@ class RunnerPool:
         while self._closings:
             await asyncio.wait(self._closings)
 
-    def _slot(self, model: RunnableModel) -> _Slot:
+    def _slot(self, model: RunnableModel) -> Slot:
         """The slot of a model's weights; a new one begins to load.
 
         Raises:
@@ -212,19 +154,21 @@ class RunnerPool:
         """
         self._drop_dead()
         slot = self._slots.get(model.runner_key)
+        num_waiting = sum(len(slot.waiting) for slot in self._slots.values())
         # One load is under way; the queue holds those behind it.
-        if (slot is None or slot.runner is None) and self._num_waiting > self._settings.max_queue:
+        if (slot is None or slot.runner is None) and num_waiting > self._settings.max_queue:
             raise ServerBusy
         if slot is None:
-            slot = self._slots[model.runner_key] = _Slot(model)
-            slot.loading = asyncio.create_task(self._load(slot), name="load")
-            slot.loading.add_done_callback(_notice_result)
+            turns = Turns(self._settings.num_parallel or MAX_RUNNING)
+            slot = self._slots[model.runner_key] = Slot(model, turns)
+            slot.task = asyncio.create_task(self._load(slot), name="load")
+            slot.task.add_done_callback(_notice_result)
         return slot
 
-    def _session(self, slot: _Slot, model: RunnableModel, keep_alive_s: float | None) -> _Session:
+    def _session(self, slot: Slot, model: RunnableModel, keep_alive_s: float | None) -> Session:
         session = slot.sessions.get(model.name)
         if session is None:
-            session = _Session(model.name, self._settings.keep_alive_s)
+            session = Session(model.name, self._settings.keep_alive_s)
             slot.sessions[model.name] = session
         session.stop_timer()
         session.context_length = model.context_length
@@ -232,79 +176,112 @@ class RunnerPool:
             session.keep_alive_s = keep_alive_s
         return session
 
-    async def _loaded(self, slot: _Slot) -> Runner:
+    async def _loaded(self, slot: Slot, name: ModelName) -> Runner:
         """Wait for the load, which goes on if this waiting is cancelled."""
-        assert slot.loading is not None
-        self._num_waiting += 1
+        assert slot.task is not None
+        place = (CALLER.get(), name)
+        slot.waiting.append(place)
         try:
-            await asyncio.wait({slot.loading})
+            await asyncio.wait({slot.task})
         finally:
-            self._num_waiting -= 1
-        if slot.loading.cancelled():  # the pool was closed, or nobody had waited any more
+            slot.waiting.remove(place)
+        if slot.task.cancelled():  # the pool was closed, or nobody had waited any more
             raise RunnerDied
-        return slot.loading.result()
+        return slot.task.result()
 
-    async def _load(self, slot: _Slot) -> Runner:
+    async def _load(self, slot: Slot) -> Runner:
         try:
             async with self._load_lock:
-                if slot.num_leases == 0:
-                    raise asyncio.CancelledError  # its clients have gone before it began
-                await self._make_room()
-                slot.runner = await self._start(slot)
+                slot.runner = await self._begin(slot)
         finally:
             if slot.runner is None:
                 self._slots.pop(slot.model.runner_key, None)
+                self._has_changed.set()
         for session in tuple(slot.sessions.values()):
             session.idle_since = asyncio.get_running_loop().time()
             self._settle(slot, session)
         return slot.runner
 
-    async def _start(self, slot: _Slot) -> Runner:
-        model, settings = slot.model, self._settings
+    async def _begin(self, slot: Slot) -> Runner:
+        """Load when there is room; what does not fit after all may try once more alone."""
+        await self._make_room(slot)
+        slot.has_begun = True
+        try:
+            return await self._start(slot)
+        except OutOfMemory as error:
+            if all(other.runner is None for other in self._slots.values()):
+                raise
+            _log.warning("does not fit beside others model=%s error=%s", slot.model.name, error)
+        await self._make_room(slot, alone=True)
+        return await self._start(slot)
+
+    async def _start(self, slot: Slot) -> Runner:
+        name = slot.model.name
+        started = time.monotonic()
 
         def on_progress(progress: LoadProgress) -> None:
             slot.progress = progress
 
-        load = Load(
-            files=model.files,
-            dtype=settings.dtype,
-            device=settings.device,
-            num_threads=settings.num_threads,
-            kv_cache_bytes=settings.kv_cache_bytes,
-            quantize=model.quantize or settings.quantize,
-            num_gpu=model.num_gpu,
-            main_gpu=model.main_gpu,
-            num_ctx=model.context_length,
-            profile=settings.profile,
-        )
-        _log.info("loading model=%s", model.name)
-        return await self._spawn(
-            load, load_timeout_s=settings.load_timeout_s, on_progress=on_progress
-        )
+        _log.info("loading model=%s estimated_bytes=%d", name, slot.model.needed_bytes)
+        try:
+            runner = await self._spawn(
+                _load_message(slot.model, self._settings),
+                load_timeout_s=self._settings.load_timeout_s,
+                on_progress=on_progress,
+                on_stepped=lambda stepped: self._observer.stepped(name, stepped),
+            )
+        except BaseException:
+            self._observer.load_failed(name)
+            raise
+        self._observer.loaded(name, time.monotonic() - started)
+        return runner
 
-    async def _make_room(self) -> None:
-        """Wait until one more runner may be loaded and the memory of those let go is free."""
-        while True:
-            self._drop_dead()
-            loaded = [slot for slot in self._slots.values() if slot.runner is not None]
-            if len(loaded) < self._settings.max_loaded_models:
-                break
-            idle = [slot for slot in loaded if slot.num_leases == 0]
-            if idle:
-                self._drop(min(idle, key=lambda slot: (slot.keep_alive_s, slot.last_used)))
-            else:
-                self._has_changed.clear()
-                await self._has_changed.wait()
+    async def _make_room(self, slot: Slot, *, alone: bool = False) -> None:
+        """Wait until one more runner may be loaded and the memory of those let go is free.
+
+        Raises:
+            CancelledError: those who wanted the load have gone before it began.
+            NoRoom: the others are in use all the time that a load may wait for.
+        """
+        limit = self._settings.load_timeout_s
+        try:
+            async with asyncio.timeout(None if math.isinf(limit) else limit):
+                while await self._is_crowded(slot, alone=alone):
+                    await self._evict_one()
+        except TimeoutError as error:
+            raise NoRoom(str(slot.model.name), limit) from error
+
+    async def _is_crowded(self, slot: Slot, *, alone: bool) -> bool:
         if self._closings:
             await asyncio.wait(self._closings)
+        if slot.num_leases == 0 and not slot.has_begun:
+            raise asyncio.CancelledError
+        num_loaded = len(self._loaded_slots())
+        if not num_loaded or alone or num_loaded >= self._max_loaded:
+            return bool(num_loaded)
+        free_bytes = await asyncio.to_thread(self._free, self._settings.device)
+        return free_bytes is not None and slot.model.needed_bytes > FREE_SHARE * free_bytes
 
-    def _release(self, slot: _Slot, session: _Session) -> None:
+    async def _evict_one(self) -> None:
+        """Let the first in the order of eviction go; if none is idle, wait for a change."""
+        idle = [slot for slot in self._loaded_slots() if slot.num_leases == 0]
+        if idle:
+            self._drop(min(idle, key=lambda slot: (slot.keep_alive_s, slot.last_used)))
+        elif self._loaded_slots():
+            self._has_changed.clear()
+            await self._has_changed.wait()
+
+    def _loaded_slots(self) -> tuple[Slot, ...]:
+        self._drop_dead()
+        return tuple(slot for slot in self._slots.values() if slot.runner is not None)
+
+    def _release(self, slot: Slot, session: Session) -> None:
         session.num_leases -= 1
         slot.last_used = session.idle_since = asyncio.get_running_loop().time()
         self._settle(slot, session)
         self._has_changed.set()
 
-    def _settle(self, slot: _Slot, session: _Session) -> None:
+    def _settle(self, slot: Slot, session: Session) -> None:
         """Start the keep-alive of a session that is idle, or end it if that is over."""
         if session.num_leases > 0 or slot.runner is None:
             return
@@ -314,11 +291,11 @@ class RunnerPool:
             self._drop(slot)
         elif session.keep_alive_s <= 0:
             self._expire(slot, session)
-        elif session.keep_alive_s <= _LONGEST_S:
+        elif not session.is_forever:
             when = session.idle_since + session.keep_alive_s
             session.timer = loop.call_at(when, self._expire, slot, session)
 
-    def _expire(self, slot: _Slot, session: _Session) -> None:
+    def _expire(self, slot: Slot, session: Session) -> None:
         session.stop_timer()
         slot.sessions.pop(session.name, None)
         if not slot.sessions:
@@ -337,7 +314,7 @@ class RunnerPool:
             if slot.runner is not None and not slot.runner.alive:
                 self._drop(slot)
 
-    def _drop(self, slot: _Slot) -> None:
+    def _drop(self, slot: Slot) -> None:
         """Take a slot out of the pool and end its runner."""
         if self._slots.get(slot.model.runner_key) is not slot:
             return
@@ -351,24 +328,23 @@ class RunnerPool:
             self._closings.add(task)
             task.add_done_callback(self._closings.discard)
 
-    def _describe(self, session: _Session, runner: Runner) -> LoadedModel:
-        return LoadedModel(
-            name=session.name,
-            expires_at=_expires_at(session),
-            size_bytes=runner.loaded.total_bytes,
-            vram_bytes=runner.loaded.bytes_on_device,
-            context_length=min(session.context_length, runner.loaded.context_length),
-        )
 
-
-def _expires_at(session: _Session) -> datetime | None:
-    """When a session ends: by its timer, or if its requests ended now."""
-    if session.keep_alive_s > _LONGEST_S:
-        return None
-    seconds = session.keep_alive_s
-    if session.num_leases == 0:
-        seconds -= asyncio.get_running_loop().time() - session.idle_since
-    return datetime.now(UTC) + timedelta(seconds=seconds)
+def _load_message(model: RunnableModel, settings: Settings) -> Load:
+    return Load(
+        files=model.files,
+        dtype=settings.dtype,
+        device=settings.device,
+        num_threads=settings.num_threads,
+        kv_cache_bytes=settings.kv_cache_bytes,
+        quantize=model.quantize or settings.quantize,
+        num_gpu=model.num_gpu,
+        main_gpu=model.main_gpu,
+        num_ctx=model.context_length,
+        max_running=settings.num_parallel or MAX_RUNNING,
+        profile=settings.profile,
+        debug=settings.debug,
+        log=settings.log,
+    )
 
 
 def _expiry(model: LoadedModel) -> float:

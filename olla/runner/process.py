@@ -42,6 +42,7 @@ from olla.runner.protocol import (
     Piece,
     Rerank,
     Scores,
+    Stepped,
     Text,
     Tokenize,
     Tokens,
@@ -92,12 +93,15 @@ class Runner(Protocol):
 class RunnerProcess:
     """Made by `start`; ended by `close`, or when the child ends by itself."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(
+        self, process: Process, on_stepped: Callable[[Stepped], None] | None = None
+    ) -> None:
         self._process = process
         self._ids = count(_LOAD_ID + 1)
         self._queues: dict[int, _Queue] = {_LOAD_ID: asyncio.Queue()}
         self._is_dead = False
         self._loaded: Loaded | None = None
+        self._on_stepped = on_stepped
         self._reader = asyncio.create_task(self._read(), name=f"runner-{process.pid}")
 
     @classmethod
@@ -107,12 +111,14 @@ class RunnerProcess:
         *,
         load_timeout_s: float = math.inf,
         on_progress: Callable[[LoadProgress], None] | None = None,
+        on_stepped: Callable[[Stepped], None] | None = None,
         command: Sequence[str] = COMMAND,
     ) -> Self:
         """Start a child and have it load a model; a start that fails or is cancelled leaves none.
 
         Args:
             load_timeout_s: the longest time without a sign of progress.
+            on_stepped: told now and then of the steps that were computed.
 
         Raises:
             OllaError: the child refused the files, ended, or made no progress.
@@ -121,7 +127,7 @@ class RunnerProcess:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, start_new_session=True, env=_environment()
         )
-        runner = cls(process)
+        runner = cls(process, on_stepped)
         try:
             await runner._load(load, load_timeout_s, on_progress)
         finally:
@@ -297,6 +303,10 @@ class RunnerProcess:
         _log.info("runner ended pid=%d status=%d", self.pid, await self._process.wait())
 
     def _route(self, reply: FromRunner) -> None:
+        if isinstance(reply, Stepped):
+            if self._on_stepped is not None:
+                self._on_stepped(reply)
+            return
         number = _LOAD_ID if isinstance(reply, LoadProgress | Loaded) else reply.id
         queue = self._queues.get(number)
         if queue is not None:  # else it was cancelled, and this reply was already on its way

@@ -38,7 +38,8 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     `files` is `{"model.gguf": path}` or a repository's files (config.json, *.safetensors ...).
     `quantize` is one of `options.QUANTIZATIONS`. `num_gpu` layers go to GPUs, -1 as many as fit,
     beginning with number `main_gpu`. `num_ctx` is the window of the first request.
-    With `profile`, the log tells where steps spend their time.
+    With `profile`, the log tells where steps spend their time. At most `max_running` sequences
+    run at once. `debug` and `log` are those of the settings.
     """
 
     files: Files
@@ -50,7 +51,10 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     num_gpu: int = -1
     main_gpu: int = 0
     num_ctx: int = 0
+    max_running: int = 32
     profile: bool = False
+    debug: bool = False
+    log: str = "text"
 
 
 class Tokenize(msgspec.Struct, tag=True, frozen=True):
@@ -183,6 +187,17 @@ class Loaded(msgspec.Struct, tag=True, frozen=True):
     note: str = ""
 
 
+class Stepped(msgspec.Struct, tag=True, frozen=True):
+    """Now and then while it works: how long each step took since the last of these.
+
+    `num_used_tokens` of the cache's `num_cache_tokens` are in use by sequences that run.
+    """
+
+    seconds: list[float]
+    num_used_tokens: int
+    num_cache_tokens: int
+
+
 class Tokens(msgspec.Struct, tag=True, frozen=True):
     id: int
     tokens: list[int]
@@ -262,7 +277,18 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     text: str
 
 
-FromRunner = LoadProgress | Loaded | Tokens | Text | Piece | Finished | Embeddings | Scores | Failed
+FromRunner = (
+    LoadProgress
+    | Loaded
+    | Stepped
+    | Tokens
+    | Text
+    | Piece
+    | Finished
+    | Embeddings
+    | Scores
+    | Failed
+)
 
 
 def encode(message: ToRunner | FromRunner) -> bytes:

@@ -25,21 +25,42 @@ STATUSES: dict[type[errors.OllaError], HTTPStatus] = {
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.CloudDisabled: HTTPStatus.FORBIDDEN,
     errors.SignInRequired: HTTPStatus.UNAUTHORIZED,
+    errors.KeyMissing: HTTPStatus.UNAUTHORIZED,
+    errors.KeyRefused: HTTPStatus.FORBIDDEN,
+    errors.RequestTimeout: HTTPStatus.REQUEST_TIMEOUT,
     errors.ServerBusy: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.NoRoom: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ServerStopping: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.OllaError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 """An error has the status of the nearest of its classes that is named here."""
 
+_HEADERS: Mapping[type[errors.OllaError], Mapping[str, str]] = {
+    errors.KeyMissing: {hdrs.WWW_AUTHENTICATE: "Bearer"},
+    errors.ServerBusy: {hdrs.RETRY_AFTER: "1"},
+}
+PROBES = frozenset({"/healthz", "/readyz"})
+
 _log = logging.getLogger(__name__)
 
 
 class ErrorGuard:
-    """The outermost middleware. It knows which requests run, to end them at `stop`."""
+    """It knows which requests run, to wait for them at `drain` and to end them at `stop`."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[object]] = set()
+        self._is_draining = False
         self._is_stopping = False
+
+    @property
+    def is_draining(self) -> bool:
+        return self._is_draining
+
+    async def drain(self) -> None:
+        """Take no further requests, and wait until none runs."""
+        self._is_draining = True
+        while self._running:
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
 
     async def stop(self, app: web.Application) -> None:
         """Cancel what runs; each answers that the daemon stops."""
@@ -53,6 +74,8 @@ class ErrorGuard:
         assert task is not None
         self._running.add(task)
         try:
+            if self._is_draining and request.path not in PROBES:
+                return await _reply(request, errors.ServerStopping())
             return await handler(request)
         except web.HTTPException as error:
             return await _route_error(request, error)
@@ -102,7 +125,7 @@ async def _tell(
         await stream.write_eof()
         return stream
     reply = json_reply(dialect.error_to_json(error, status), status=status, charset=None)
-    reply.headers.update(headers or {})
+    reply.headers.update(headers or _HEADERS.get(type(error), {}))
     return reply
 
 

@@ -1,6 +1,6 @@
 """Which hosts and web pages may talk to the daemon (spec/api.md section 1.1).
 
-The Host guard stops pages that reach a loopback daemon under a name of their own (DNS
+The Host guard stops pages that reach the daemon under a name of their own (DNS
 rebinding); the origin guard is CORS. Both run before routing and know no route.
 """
 
@@ -37,6 +37,7 @@ _PREFLIGHT_HEADERS = {
     hdrs.ACCESS_CONTROL_ALLOW_HEADERS: ",".join(
         [
             "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,OpenAI-Beta",
+            "X-Api-Key,X-Request-Id",
             *(f"x-stainless-{name}" for name in _STAINLESS.split(",")),
         ]
     ),
@@ -80,20 +81,24 @@ class OriginGuard:
 
 
 class HostGuard:
-    """Refuses requests to a loopback daemon under a name that is not this machine's."""
+    """Refuses requests under a name that is neither this machine's nor allowed by the settings.
 
-    def __init__(self, listens_on: str) -> None:
-        self._is_active = _is_loopback(listens_on)
-        self._machine = socket.gethostname().lower()
+    An IP address is no name that a page could have made its own. A daemon on a loopback address
+    takes those of this machine and of its networks only, as Ollama's does.
+    """
+
+    def __init__(self, listens_on: str, allowed: tuple[str, ...] = ()) -> None:
+        """`allowed` holds names in lower case; `*` is any."""
+        self._is_local = is_loopback(listens_on)
+        self._names = {"", "localhost", socket.gethostname().lower(), listens_on.lower(), *allowed}
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not self._is_active:
-            return await handler(request)
         host = _without_port(request.headers.get(hdrs.HOST, "")).lower()
         address = _address(host)
         if address is not None:
-            return await handler(request) if _is_near(address) else web.Response(status=403)
+            is_fine = not self._is_local or bool(self._names & {host, "*"}) or _is_near(address)
+            return await handler(request) if is_fine else web.Response(status=403)
         if not self._is_local_name(host):
             return web.Response(status=403)
         if request.method == hdrs.METH_OPTIONS:
@@ -101,7 +106,7 @@ class HostGuard:
         return await handler(request)
 
     def _is_local_name(self, host: str) -> bool:
-        return host in {"", "localhost", self._machine} or host.endswith(_LOCAL_DOMAINS)
+        return "*" in self._names or host in self._names or host.endswith(_LOCAL_DOMAINS)
 
 
 def _foreign_origin(request: web.Request) -> str:
@@ -128,7 +133,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     address = _address(host)
     return host == "localhost" if address is None else address.is_loopback
 

@@ -6,22 +6,19 @@ Knows nothing about routes. The fields are all a test replaces to run the server
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from olla.inference.embedding import Embedding
 from olla.inference.service import Inference
-from olla.names import ModelName
 from olla.registry.store import ModelStore
-from olla.requests import Progress
 from olla.runner.pool import RunnerPool
 from olla.server.conversations import Conversations
+from olla.server.metered import Answers, MeteredAnswers, Pull, metered_pull
+from olla.server.metrics import Metrics, PoolCollector
 from olla.settings import Settings
 from olla.sources.pull import pull
-
-Pull = Callable[[ModelName, ModelStore], AsyncGenerator[Progress, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +28,9 @@ class Services:
     settings: Settings
     store: ModelStore
     pool: RunnerPool
-    inference: Inference
+    inference: Answers
     pull: Pull = pull
+    metrics: Metrics = field(default_factory=Metrics)
     conversations: Conversations = field(default_factory=Conversations)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -43,8 +41,11 @@ class Services:
     @classmethod
     def start(cls, settings: Settings) -> Services:
         store = ModelStore(settings.models, settings.prune, settings.go_template)
-        pool = RunnerPool(settings)
-        return cls(settings, store, pool, Inference(store, pool, settings))
+        metrics = Metrics()
+        pool = RunnerPool(settings, observer=metrics)
+        PoolCollector(pool, metrics)
+        inference = MeteredAnswers(Inference(store, pool, settings), metrics)
+        return cls(settings, store, pool, inference, metered_pull(pull, metrics), metrics)
 
 
 SERVICES = web.AppKey("services", Services)

@@ -8,6 +8,7 @@ cancelled: it is waited for, so that nothing it uses is taken from under it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from aiohttp import hdrs, web
 
 from olla.api.ollama_replies import encode
-from olla.errors import BadInput, BodyTooLarge
+from olla.errors import BadInput, BodyTooLarge, RequestTimeout
 from olla.registry.threads import run_to_end
 from olla.server.compression import unpack
 from olla.server.dialects import OLLAMA, dialect_of
@@ -31,6 +32,9 @@ PING_EVERY_S = 10.0
 STREAM = web.RequestKey("stream", web.StreamResponse)
 """The stream that has begun to answer a request, where the error guard finds it."""
 
+BODY_TIMEOUT = web.AppKey("body_timeout", float)
+"""How many seconds a body may take; without it, any number."""
+
 _T = TypeVar("_T")
 
 
@@ -39,9 +43,10 @@ async def read_json(request: web.Request, from_json: Callable[[bytes], _T]) -> _
 
     Raises:
         BodyTooLarge: it is longer than MAX_BODY_BYTES, or says it will be.
+        RequestTimeout: it takes longer than the settings allow.
         BadInput: it breaks off or cannot be unpacked, or `from_json` refuses it.
     """
-    body = await _read_body(request)
+    body = await read_body(request)
     return await asyncio.to_thread(lambda: from_json(_unpacked(request, body)))
 
 
@@ -52,12 +57,19 @@ def _unpacked(request: web.Request, body: bytes) -> bytes:
     return unpack(body) if is_packed else body
 
 
-async def _read_body(request: web.Request) -> bytes:
+async def read_body(request: web.Request) -> bytes:
+    """The whole body as it came, which may be asked for again. Raises as `read_json`."""
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise BodyTooLarge(MAX_BODY_BYTES)
+    limit = request.app.get(BODY_TIMEOUT, math.inf)
     try:
         with gone_is_cancelled():
-            return await request.read()
+            async with asyncio.timeout(None if math.isinf(limit) else limit):
+                return await request.read()
+    except TimeoutError as error:
+        raise RequestTimeout(
+            f"the body did not come within {limit:g} seconds; see OLLA_BODY_TIMEOUT"
+        ) from error
     except web.HTTPRequestEntityTooLarge as error:
         raise BodyTooLarge(MAX_BODY_BYTES) from error
     except web.RequestPayloadError as error:

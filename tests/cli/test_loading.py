@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
-from olla.cli.loading import describe_load, load_status
+from olla.cli.loading import describe_load, describe_place, load_status
 from olla.client import Client
+from olla.client.replies import QueuedRequest
 from olla.names import ModelName
 from olla.requests import Progress
 from olla.settings import Address
@@ -32,6 +33,25 @@ def test_a_load_says_where_it_stands(loading: list[tuple[str, int, int]], text: 
     reports = [Progress(name, "", total, done) for name, done, total in loading]
 
     assert describe_load(reports, OURS) == text
+
+
+@pytest.mark.parametrize(
+    ("queue", "text"),
+    [
+        ([], ""),
+        ([QueuedRequest("theirs-1", "", "m", "queued", 1)], ""),
+        ([QueuedRequest("ours-2", "", "m", "loading", 0)], ""),
+        (
+            [
+                QueuedRequest("theirs-1", "", "m", "queued", 1),
+                QueuedRequest("ours-2", "", "m", "queued", 2),
+            ],
+            "waiting for a turn, place 2",
+        ),
+    ],
+)
+def test_a_place_in_the_queue_is_ours(queue: list[QueuedRequest], text: str) -> None:
+    assert describe_place(queue, "ours") == text
 
 
 @pytest.mark.parametrize("model", ["m", "no/such/na/me/"])

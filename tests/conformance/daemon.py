@@ -10,10 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 _LISTENING = re.compile(r"Listening on 127\.0\.0\.1:(\d+)")
@@ -72,11 +73,18 @@ class Daemon:
         finally:
             connection.close()
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> subprocess.CompletedProcess[str]:
         """The real `olla` command against this daemon."""
         return subprocess.run(
             [sys.executable, "-m", "olla", *arguments],
-            env={**os.environ, "OLLA_HOST": self.url, "OLLA_HOME": str(self.home)},
+            env={
+                **os.environ,
+                "OLLA_HOST": self.url,
+                "OLLA_HOME": str(self.home),
+                **environment,
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -100,6 +108,7 @@ def running_daemon(home: Path, **settings: str) -> Iterator[Daemon]:
         "OLLA_HOST": "127.0.0.1:0",
         "OLLA_HOME": str(home),
         "OLLA_DTYPE": "float32",
+        "OLLA_SHUTDOWN_TIMEOUT": "0",
         **settings,
     }
     with log.open("wb") as stderr:

@@ -24,6 +24,14 @@ SETTINGS = Settings(home=Path("/nowhere"), models=Path("/nowhere"))
 TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
 
 
+@dataclass
+class FakeHeader:
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def number(self, key: str) -> int:
+        return self.numbers.get(key, 0)
+
+
 @dataclass(frozen=True)
 class FakeModel:
     """What inference reads of a Model."""
@@ -40,7 +48,10 @@ class FakeModel:
     capabilities: tuple[Capability, ...] = (Capability.COMPLETION,)
     architecture: str = "llama"
     context_length: int = 8192
-    header: None = None
+    header: FakeHeader = field(default_factory=FakeHeader)
+    parameter_count: int = 1000
+    size_bytes: int = 500
+    embedding_length: int = 64
     config: ModelConfig = field(default_factory=ModelConfig)
 
     def check_files(self) -> None:

@@ -31,6 +31,7 @@ from olla.runner.protocol import (
     Piece,
     Rerank,
     Scores,
+    Stepped,
     Text,
     Tokenize,
     Tokens,
@@ -46,9 +47,10 @@ GREEDY = SamplingParams(temperature=0.0)
 
 
 class Child:
-    """A runner of ours, started by hand."""
+    """A runner of ours, started by hand. `stepped` is what came of that kind, beside the rest."""
 
     def __init__(self) -> None:
+        self.stepped: list[Stepped] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "olla.runner"],
             stdin=subprocess.PIPE,
@@ -64,9 +66,13 @@ class Child:
 
     def receive(self) -> FromRunner:
         assert self.process.stdout is not None
-        body = read_message(self.process.stdout)  # type: ignore[arg-type]
-        assert body is not None, "the runner has ended"
-        return decode_from_runner(body)
+        while True:
+            body = read_message(self.process.stdout)  # type: ignore[arg-type]
+            assert body is not None, "the runner has ended"
+            message = decode_from_runner(body)
+            if not isinstance(message, Stepped):
+                return message
+            self.stepped.append(message)
 
     def receive_until(self, kind: type[Any]) -> Any:
         while not isinstance(message := self.receive(), kind):
@@ -304,3 +310,17 @@ def test_a_cancelled_embedding_sends_no_more(loaded: Child) -> None:
         last.append(loaded.receive())
 
     assert len(last) < 400
+
+
+def test_a_runner_tells_how_long_its_steps_took(loaded: Child) -> None:
+    loaded.send(ask(1, num_predict=8))
+    loaded.receive_until(Finished)
+    loaded.send(Tokenize(2, "x"))
+    loaded.receive_until(Tokens)
+    seconds = [one for stepped in loaded.stepped for one in stepped.seconds]
+
+    assert len(seconds) >= 8
+    assert all(0 < one < 60 for one in seconds)
+    last = loaded.stepped[-1]
+    assert 0 <= last.num_used_tokens <= last.num_cache_tokens
+    assert last.num_cache_tokens > 0

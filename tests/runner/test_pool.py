@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from olla.errors import FormatError, RunnerDied, ServerBusy
+from olla.caller import CALLER, Caller
+from olla.errors import FormatError, NoRoom, OutOfMemory, RunnerDied, ServerBusy
 from olla.names import ModelName
 from olla.runner.pool import Lease, LoadingModel, RunnableModel, RunnerPool
 from olla.runner.protocol import LoadProgress
+from olla.runner.slots import Waiting, WaitState
 from olla.settings import Settings
 from tests.fakes import FakeRunner, FakeSpawn
 
@@ -27,6 +29,10 @@ SOON_S = 0.02
 def _model(name: str, weights: str | None = None, context_length: int = 100) -> RunnableModel:
     files = {"model.gguf": f"/blobs/{weights or name}"}
     return RunnableModel(ModelName.parse(name), weights or name, files, context_length)
+
+
+def _plenty(device: str) -> int:
+    return 10**12
 
 
 A, B, C = (_model(name) for name in "abc")
@@ -44,10 +50,12 @@ async def pool(spawn: FakeSpawn) -> AsyncIterator[RunnerPool]:
 
 
 @asynccontextmanager
-async def _open(spawn: FakeSpawn, **changes: object) -> AsyncIterator[RunnerPool]:
+async def _open(
+    spawn: FakeSpawn, free: Callable[[str], int | None] = _plenty, **changes: object
+) -> AsyncIterator[RunnerPool]:
     """A pool with some settings changed, closed at the end."""
     settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
-    pool = RunnerPool(settings, spawn)
+    pool = RunnerPool(settings, spawn, free)
     yield pool
     await pool.close()
 
@@ -447,3 +455,108 @@ async def test_memory_is_free_before_the_next_load(spawn: FakeSpawn) -> None:
     await pool.close()
 
     assert has_closed == [True]
+
+
+async def test_a_model_that_does_not_fit_beside_others_makes_room_first(spawn: FakeSpawn) -> None:
+    """A fifth of what is free stays so."""
+    async with _open(spawn, lambda _device: 1000) as pool:
+        await _use(pool, replace(A, needed_bytes=5000))  # with nothing else loaded it may try
+        await _use(pool, replace(B, needed_bytes=801))
+        assert _names(pool) == {"b"}
+
+        await _use(pool, replace(C, needed_bytes=800))
+
+        assert _names(pool) == {"b", "c"}
+
+
+async def test_where_nothing_tells_of_memory_the_count_alone_decides(spawn: FakeSpawn) -> None:
+    async with _open(spawn, lambda _device: None) as pool:
+        await _use(pool, A)
+        await _use(pool, replace(B, needed_bytes=10**15))
+
+        assert _names(pool) == {"a", "b"}
+
+
+async def test_what_does_not_fit_beside_others_is_tried_once_more_alone(spawn: FakeSpawn) -> None:
+    async with _open(spawn) as pool:
+        await _use(pool, A)
+        spawn.error = OutOfMemory("model requires more system memory")
+
+        with pytest.raises(OutOfMemory):
+            await _use(pool, B)
+
+        assert len(spawn.loads) == 3
+        assert _names(pool) == set()
+        with pytest.raises(OutOfMemory):
+            await _use(pool, C)
+        assert len(spawn.loads) == 4
+
+
+async def test_a_load_does_not_wait_for_ever_for_models_in_use(spawn: FakeSpawn) -> None:
+    async with _open(spawn, max_loaded_models=1, load_timeout_s=SOON_S) as pool:
+        lease = await pool.acquire(A)
+
+        with pytest.raises(NoRoom, match=r"no room for model .*b.* stop one of them or raise"):
+            await pool.acquire(B)
+
+        lease.release()
+        await _use(pool, B)
+        assert _names(pool) == {"b"}
+
+
+async def test_a_load_whose_clients_leave_while_it_waits_for_room_evicts_nobody(
+    spawn: FakeSpawn,
+) -> None:
+    async with _open(spawn, max_loaded_models=1) as pool:
+        lease = await pool.acquire(A)
+        waiting = _start(pool, B)
+        await _settled()
+        waiting.cancel()
+        await _settled()
+        lease.release()
+        await _settled()
+
+        assert _names(pool) == {"a"}
+        assert len(spawn.loads) == 1
+
+
+async def test_the_queue_tells_who_waits_for_what(spawn: FakeSpawn) -> None:
+    async with _open(spawn, num_parallel=1) as pool:
+        spawn.hold()
+        tasks = []
+        for number, model in enumerate((A, B, A, C)):
+            CALLER.set(Caller(str(number), "me"))
+            tasks.append(_start(pool, model))
+            await _settled()
+
+        places = {(entry.caller.request_id, entry.state, entry.position) for entry in pool.queue()}
+        assert places == {
+            ("0", WaitState.LOADING, 0),
+            ("2", WaitState.LOADING, 0),
+            ("1", WaitState.QUEUED, 1),
+            ("3", WaitState.QUEUED, 2),
+        }
+        spawn.release()
+        await asyncio.gather(*tasks)
+        assert pool.queue() == ()
+
+
+async def test_who_waits_for_a_turn_is_in_the_queue(spawn: FakeSpawn) -> None:
+    async with _open(spawn, num_parallel=1) as pool:
+        lease = await pool.acquire(A)
+        async with lease.turn():
+            caller = Caller("late", "me")
+            CALLER.set(caller)
+            late = asyncio.create_task(lease.turn().__aenter__())
+            await _settled()
+
+            assert pool.queue() == (Waiting(caller, A.name, WaitState.QUEUED, 1),)
+        await late
+        assert pool.queue() == ()
+
+
+async def test_a_runner_is_told_how_many_sequences_may_run(spawn: FakeSpawn) -> None:
+    async with _open(spawn, num_parallel=2) as pool:
+        await _use(pool, A)
+
+    assert spawn.loads[0].max_running == 2

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
+from olla.caller import CALLER, Caller
 from olla.errors import SourceNotFound
 from olla.inference.service import Inference
 from olla.names import ModelName
@@ -28,7 +29,7 @@ from olla.registry.manifest import (
 )
 from olla.registry.store import ModelStore
 from olla.requests import ChatChunk, InferenceRequest, Progress
-from olla.runner.pool import LoadedModel, LoadingModel, RunnerPool
+from olla.runner.pool import LoadedModel, LoadingModel, RunnerPool, Waiting
 from olla.server.app import create_app
 from olla.server.services import Services
 from olla.settings import Address, Settings
@@ -47,11 +48,13 @@ class FakeInference:
 
     script: list[object] = field(default_factory=list)
     requests: list[InferenceRequest] = field(default_factory=list)
+    callers: list[Caller] = field(default_factory=list)
     hangs: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def chat(self, request: InferenceRequest) -> AsyncGenerator[ChatChunk, None]:
         self.requests.append(request)
+        self.callers.append(CALLER.get())
         try:
             for step in self.script:
                 if isinstance(step, Exception):
@@ -74,6 +77,7 @@ class FakeInference:
 class FakePool:
     loaded: tuple[LoadedModel, ...] = ()
     on_their_way: tuple[LoadingModel, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
     unloaded: list[ModelName] = field(default_factory=list)
     is_closed: bool = False
 
@@ -82,6 +86,9 @@ class FakePool:
 
     def loading(self) -> tuple[LoadingModel, ...]:
         return self.on_their_way
+
+    def queue(self) -> tuple[Waiting, ...]:
+        return self.waiting
 
     def unload(self, name: ModelName) -> None:
         self.unloaded.append(name)

@@ -49,13 +49,29 @@ async def test_other_hosts_do_not(client: Client, host: str) -> None:
     assert (response.status, await response.read()) == (403, b"")
 
 
-async def test_any_host_gets_in_where_the_daemon_listens_on_the_network(
-    aiohttp_client: StartClient, settings: Settings, services: Services
+@pytest.mark.parametrize(
+    ("host", "allowed", "status"),
+    [
+        ("8.8.8.8", (), 200),
+        ("localhost:80", (), 200),
+        ("chat.example.com", (), 403),
+        ("Chat.Example.com:443", ("chat.example.com",), 200),
+        ("other.example.com", ("chat.example.com",), 403),
+        ("example.com", ("*",), 200),
+    ],
+)
+async def test_on_the_network_addresses_get_in_and_names_that_are_allowed(
+    aiohttp_client: StartClient,
+    settings: Settings,
+    services: Services,
+    host: str,
+    allowed: tuple[str, ...],
+    status: int,
 ) -> None:
-    on_network = replace(settings, address=Address(host="0.0.0.0"))
+    on_network = replace(settings, address=Address(host="0.0.0.0"), allowed_hosts=allowed)
     client = await aiohttp_client(create_app(on_network, services))
 
-    assert (await client.get("/", headers={"Host": "example.com"})).status == 200
+    assert (await client.get("/", headers={"Host": host})).status == status
 
 
 @pytest.mark.parametrize(("host", "status"), [("localhost", 204), ("127.0.0.1", 405)])

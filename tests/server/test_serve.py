@@ -59,7 +59,12 @@ async def daemon(home: Path, **environment: str) -> AsyncIterator[Daemon]:
 
 
 async def _spawn(home: Path, **environment: str) -> Process:
-    settings = {"OLLA_HOST": "127.0.0.1:0", "OLLA_HOME": str(home), **environment}
+    settings = {
+        "OLLA_HOST": "127.0.0.1:0",
+        "OLLA_HOME": str(home),
+        "OLLA_SHUTDOWN_TIMEOUT": "0",
+        **environment,
+    }
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "olla", "serve", env={**os.environ, **settings}, stderr=PIPE
     )

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from olla import __version__
 from olla.errors import CloudDisabled, SignInRequired
+from olla.server.metrics import CONTENT_TYPE
 from olla.server.services import SERVICES
 from olla.server.streaming import json_reply
 
@@ -18,6 +19,24 @@ OLLAMA_VERSION = "0.33.0"
 async def heartbeat(request: web.Request) -> web.Response:
     """GET, HEAD /"""
     return web.Response(text="Ollama is running")
+
+
+async def healthz(request: web.Request) -> web.Response:
+    """GET, HEAD /healthz: the daemon is alive."""
+    return json_reply({"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """GET, HEAD /readyz: it takes requests, which it does until it is told to end."""
+    if request.app[SERVICES].stopping.is_set():
+        return json_reply({"status": "stopping"}, status=503)
+    return json_reply({"status": "ready"})
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """GET /metrics: what Prometheus gathers."""
+    text = request.app[SERVICES].metrics.text()
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def version(request: web.Request) -> web.Response:

@@ -14,6 +14,7 @@ from olla.api.ollama_replies import (
     Json,
     ModelDescription,
     ModelSummary,
+    QueueEntry,
     loaded_to_json,
     ps_to_json,
     show_to_json,
@@ -33,7 +34,7 @@ from olla.registry.model import DEFAULT_TEMPLATE, Model
 from olla.registry.store import ModelStore
 from olla.registry.threads import run_to_end
 from olla.registry.weights import GGUF_NAME
-from olla.runner.pool import LoadedModel
+from olla.runner.pool import LoadedModel, Waiting
 from olla.server.references import local_name, plain_name
 from olla.server.services import SERVICES
 from olla.server.streaming import json_reply, read_json
@@ -61,15 +62,16 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def ps(request: web.Request) -> web.Response:
-    """GET /api/ps: the loaded models, and how far those are that are being loaded."""
+    """GET /api/ps: the loaded models, how far others are on their way, and who waits for what."""
     services = request.app[SERVICES]
     loaded = services.pool.list()
     loading = [
         (model.name.short, model.completed_bytes, model.total_bytes)
         for model in services.pool.loading()
     ]
+    queue = [_queue_entry(waiting) for waiting in services.pool.queue()]
     entries = await asyncio.to_thread(_loaded, services.store, loaded)
-    return json_reply(ps_to_json(entries, loading))
+    return json_reply(ps_to_json(entries, loading, queue))
 
 
 async def copy(request: web.Request) -> web.Response:
@@ -97,6 +99,12 @@ def _tags(store: ModelStore) -> Json:
 
 def _loaded(store: ModelStore, loaded: Iterable[LoadedModel]) -> list[Json]:
     return [entry for model in loaded if (entry := _loaded_entry(store, model))]
+
+
+def _queue_entry(waiting: Waiting) -> QueueEntry:
+    caller = waiting.caller
+    name, state = waiting.name.short, waiting.state
+    return QueueEntry(caller.request_id, caller.client, name, state, waiting.position)
 
 
 def _loaded_entry(store: ModelStore, loaded: LoadedModel) -> Json | None:

@@ -1,0 +1,38 @@
+"""How much memory a model will need, told from the header of its weights before it is loaded.
+
+Only to decide whether it fits beside others; what it really takes is known after the load. The
+formula is spec/scheduler.md section 6: the weights, and keys and values of one window.
+"""
+
+from __future__ import annotations
+
+from olla.registry.model import Model
+from olla.settings import Settings
+
+_BITS = {"int8": 8.5, "int4": 4.5, "nf4": 4.5}  # with their scales
+_KV_BYTES = 2
+
+
+def needed_bytes(model: Model, quantize: str, num_ctx: int, settings: Settings) -> int:
+    """
+    Args:
+        quantize: how the model or the request wants its weights; "" leaves it to the settings.
+    """
+    weights = _weights_bytes(model, quantize or settings.quantize, settings.dtype)
+    return weights + (settings.kv_cache_bytes or _cache_bytes(model, num_ctx))
+
+
+def _weights_bytes(model: Model, quantize: str, dtype: str) -> int:
+    if quantize in _BITS:
+        return int(model.parameter_count * _BITS[quantize] / 8)
+    if quantize == "none" or dtype != "auto":
+        return model.parameter_count * (4 if dtype == "float32" else 2)
+    return model.size_bytes
+
+
+def _cache_bytes(model: Model, num_ctx: int) -> int:
+    number, name = model.header.number, model.architecture
+    num_heads = number(f"{name}.attention.head_count")
+    num_kv_heads = number(f"{name}.attention.head_count_kv") or num_heads
+    width = number(f"{name}.attention.key_length") or model.embedding_length // max(num_heads, 1)
+    return 2 * number(f"{name}.block_count") * num_kv_heads * width * num_ctx * _KV_BYTES

@@ -1,0 +1,54 @@
+"""The estimate of a model's memory: weights as they will be kept, and one window."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
+from olla.inference.estimate import needed_bytes
+from olla.registry.model import Model
+from tests.inference.conftest import SETTINGS, FakeHeader, FakeModel
+
+HEADER = {
+    "llama.block_count": 2,
+    "llama.attention.head_count": 8,
+    "llama.attention.head_count_kv": 4,
+}
+WINDOW = 2 * 2 * 4 * 8 * 100 * 2  # keys and values, layers, heads, width, tokens, bytes
+
+
+def model(**numbers: int) -> Model:
+    return cast(Model, FakeModel(header=FakeHeader({**HEADER, **numbers})))
+
+
+@pytest.mark.parametrize(
+    ("quantize", "dtype", "weights"),
+    [
+        ("", "auto", 500),
+        ("none", "auto", 2000),
+        ("none", "float32", 4000),
+        ("", "float16", 2000),
+        ("int8", "float32", 1062),
+        ("nf4", "auto", 562),
+    ],
+)
+def test_weights_are_as_large_as_they_will_be_kept(quantize: str, dtype: str, weights: int) -> None:
+    settings = replace(SETTINGS, dtype=dtype)
+
+    assert needed_bytes(model(), quantize, 100, settings) == weights + WINDOW
+
+
+def test_a_width_in_the_header_counts() -> None:
+    wide = model(**{"llama.attention.key_length": 16})
+
+    assert needed_bytes(wide, "", 100, SETTINGS) == 500 + 2 * WINDOW
+
+
+def test_a_cache_that_the_settings_fix_is_what_is_needed() -> None:
+    assert needed_bytes(model(), "", 100, replace(SETTINGS, kv_cache_bytes=7)) == 507
+
+
+def test_a_model_that_tells_nothing_needs_its_weights() -> None:
+    assert needed_bytes(cast(Model, FakeModel()), "", 100, SETTINGS) == 500
