@@ -23,7 +23,18 @@ ENVIRONMENT: Mapping[str, str] = {
     "OLLA_KEEP_ALIVE": 'How long models stay loaded (default "5m")',
     "OLLA_LOAD_TIMEOUT": 'How long loading a model may take (default "5m")',
     "OLLA_CONTEXT_LENGTH": "Context length unless a model or request says otherwise",
-    "OLLA_MAX_LOADED_MODELS": "Most models loaded at once (default 3)",
+    "OLLA_API_KEY": "Key to send, where the server wants one",
+    "OLLA_MAX_LOADED_MODELS": "Most models loaded at once (default 3, or 3 for each GPU)",
+    "OLLA_NUM_PARALLEL": "Most replies of a model at once (default 32)",
+    "OLLA_ALLOWED_HOSTS": "Names, beside those of this machine, that the server answers to",
+    "OLLA_INSECURE": "1: let other machines in though there is no key",
+    "OLLA_MAX_CONNECTIONS": "Most connections open at once (default 1000)",
+    "OLLA_IDLE_TIMEOUT": 'How long a connection may say nothing (default "75s")',
+    "OLLA_BODY_TIMEOUT": 'How long the body of a request may take (default "2m")',
+    "OLLA_REQUEST_TIMEOUT": "How long a reply may take (default: as long as it takes)",
+    "OLLA_SHUTDOWN_TIMEOUT": 'How long the end waits for requests that run (default "5s")',
+    "OLLA_LOG": "Form of the log: text, json",
+    "OLLA_DEBUG_LOG_REQUESTS": "1: keep the bodies of requests in a temporary folder",
     "OLLA_MAX_QUEUE": "Most requests that may wait (default 512)",
     "OLLA_ORIGINS": "Origins, beside those on this machine, whose web pages may ask",
     "OLLA_NOPRUNE": "1: do not remove unused files when the server starts",
@@ -36,7 +47,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "OLLA_DEBUG": "1: log more",
     "NO_COLOR": "1: no colours",
 }
-CLIENT_ENVIRONMENT = ("OLLA_HOST", "OLLA_HOME", "OLLA_AUTOSTART")
+CLIENT_ENVIRONMENT = ("OLLA_HOST", "OLLA_HOME", "OLLA_API_KEY", "OLLA_AUTOSTART")
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 

@@ -41,7 +41,13 @@ def reference_text(group: click.Group) -> str:
     for name in group.list_commands(root):
         found = group.get_command(root, name)
         assert found is not None
-        parts.append(_section(f"olla {name}", _context(found, root, name)))
+        context = _context(found, root, name)
+        parts.append(_section(f"olla {name}", context))
+        if isinstance(found, click.Group):
+            parts += [
+                _section(f"olla {name} {inner}", _context(found.commands[inner], context, inner))
+                for inner in found.list_commands(context)
+            ]
     return "\n".join(parts)
 
 

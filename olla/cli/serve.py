@@ -21,8 +21,16 @@ _ENVIRONMENT = (
     "OLLA_LOAD_TIMEOUT",
     "OLLA_CONTEXT_LENGTH",
     "OLLA_MAX_LOADED_MODELS",
+    "OLLA_NUM_PARALLEL",
     "OLLA_MAX_QUEUE",
     "OLLA_ORIGINS",
+    "OLLA_ALLOWED_HOSTS",
+    "OLLA_INSECURE",
+    "OLLA_MAX_CONNECTIONS",
+    "OLLA_IDLE_TIMEOUT",
+    "OLLA_BODY_TIMEOUT",
+    "OLLA_REQUEST_TIMEOUT",
+    "OLLA_SHUTDOWN_TIMEOUT",
     "OLLA_NOPRUNE",
     "OLLA_DTYPE",
     "OLLA_QUANTIZE",
@@ -30,7 +38,9 @@ _ENVIRONMENT = (
     "OLLA_NUM_THREADS",
     "OLLA_KV_CACHE",
     "OLLA_PROFILE",
+    "OLLA_LOG",
     "OLLA_DEBUG",
+    "OLLA_DEBUG_LOG_REQUESTS",
 )
 
 
@@ -39,19 +49,21 @@ _ENVIRONMENT = (
 def serve(settings: Settings) -> None:
     """Start the server.
 
-    It listens on OLLA_HOST until Ctrl-C or `olla shutdown`, and logs to stderr.
+    It listens on OLLA_HOST until Ctrl-C or `olla shutdown`, and logs to stderr. An address that
+    other machines can reach needs a key: see `olla key`.
     """
     from olla.server.app import serve as serve_forever  # noqa: PLC0415 - aiohttp
 
     serve_forever(settings)
 
 
-@command("shutdown", exactly(0), ("OLLA_HOST",))
+@command("shutdown", exactly(0), ("OLLA_HOST", "OLLA_API_KEY"))
 @click.pass_obj
 def shutdown(settings: Settings) -> None:
     """Stop the server.
 
-    Running replies end with an error. Returns when the address is free again.
+    Replies that run have OLLA_SHUTDOWN_TIMEOUT to end, then end with an error. Returns when the
+    address is free again.
     """
     client = Client(settings.address, settings.api_key)
     if not client.is_reachable():

@@ -16,7 +16,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +63,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return daemon.models
 
 
+@pytest.fixture(scope="module")
+def shared(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for the tests that do not end it: one reply at a time, a log for programs."""
+    settings = {"OLLA_MODELS": str(models), "OLLA_NUM_PARALLEL": "1", "OLLA_LOG": "json"}
+    with running_daemon(tmp_path_factory.mktemp("shared"), **settings) as daemon:
+        yield daemon
+
+
 @pytest.fixture
 def start(tmp_path: Path, models: Path) -> Iterator[Callable[..., Daemon]]:
     with ExitStack() as stack:
@@ -86,6 +93,11 @@ def num_fds(pid: int) -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
+def is_reaped(pid: int) -> bool:
+    """Whether every thread of it has ended, and its parent has taken note."""
+    return not Path(f"/proc/{pid}").exists()
+
+
 def many_requests(daemon: Daemon, count: int) -> None:
     """Half of them on one connection, half on connections of their own."""
     connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=30)
@@ -100,42 +112,44 @@ def many_requests(daemon: Daemon, count: int) -> None:
     ("num_requests", "num_silent"), [(1000, 100), pytest.param(10_000, 500, marks=pytest.mark.slow)]
 )
 def test_short_requests_and_silent_connections_leave_nothing_behind(
-    start: Callable[..., Daemon], num_requests: int, num_silent: int
+    shared: Daemon, num_requests: int, num_silent: int
 ) -> None:
-    daemon = start(OLLA_IDLE_TIMEOUT="60s")
-    pid = daemon.process.pid
-    many_requests(daemon, 1000)
+    daemon, pid = shared, shared.process.pid
+    many_requests(daemon, num_requests // 4)  # what is made once is there
+    eventually(lambda: settle(daemon), "all is at rest")
     memory, fds = rss(pid), num_fds(pid)
     with ExitStack() as stack:
         for _ in range(num_silent):
             stack.enter_context(socket.create_connection(("127.0.0.1", daemon.port)))
-        eventually(lambda: num_fds(pid) == fds + num_silent, "all are open")
+        eventually(lambda: num_fds(pid) > fds + num_silent - 10, "all are open")
         many_requests(daemon, num_requests)
         growth = rss(pid) / memory
     _log.info("rss %.1f MiB, x%.3f; fds %d", memory / 2**20, growth, fds)
 
-    eventually(lambda: num_fds(pid) == fds, "all are closed")
+    eventually(lambda: num_fds(pid) <= fds, "all are closed")
     assert growth <= MOST_GROWTH + num_silent * 10_000 / memory  # a connection has its buffers
 
 
 @pytest.mark.parametrize("rounds", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_runners_killed_at_random_cost_their_requests_only(
-    start: Callable[..., Daemon], rounds: int
-) -> None:
-    daemon = start()
-    chance = random.Random(7)
+def test_runners_killed_at_random_cost_their_requests_only(shared: Daemon, rounds: int) -> None:
+    daemon, chance = shared, random.Random(7)
     for _ in range(rounds):
         with ThreadPoolExecutor() as threads:
             asked = [threads.submit(daemon.ask, "POST", "/api/generate", SHORT) for _ in range(3)]
             eventually(lambda: bool(daemon.runner_pids()), "a runner is there")
             time.sleep(chance.uniform(0, 1.5))
-            for pid in daemon.runner_pids():
+            killed = daemon.runner_pids()
+            for pid in killed:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             answers = [future.result(60) for future in asked]
         assert {answer.status for answer in answers} <= {200, 500}
         assert all("runner" in answer.error for answer in answers if answer.status == 500)
-        assert daemon.ask("POST", "/api/generate", SHORT).json["done"]
+        for pid in killed:
+            eventually(partial(is_reaped, pid), "it is gone")
+        assert daemon.ask("GET", "/api/ps").status == 200  # by now the daemon has noticed
+        answer = daemon.ask("POST", "/api/generate", SHORT)
+        assert answer.status == 200, answer
     assert len(daemon.runner_pids()) == 1
 
 
@@ -162,7 +176,7 @@ def test_what_runs_may_end_and_what_comes_is_refused(start: Callable[..., Daemon
     kept = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=30)
     kept.request("GET", "/readyz")
     assert kept.getresponse().read() == b'{"status":"ready"}'
-    body = {**ENDLESS, "options": {**ENDLESS["options"], "num_predict": 600}}  # type: ignore[dict-item]
+    body = {**ENDLESS, "options": {**ENDLESS["options"], "num_predict": 150}}  # type: ignore[dict-item]
     with posted(daemon, "/api/generate", body) as connection:
         replies = lines(connection)
         next(replies)
@@ -172,7 +186,7 @@ def test_what_runs_may_end_and_what_comes_is_refused(start: Callable[..., Daemon
         assert kept.getresponse().status == 503
         last = list(replies)[-1]
 
-    assert (last["done_reason"], last["eval_count"]) == ("length", 600)
+    assert (last["done_reason"], last["eval_count"]) == ("length", 150)
     assert daemon.process.wait(15) == 0
 
 
@@ -262,7 +276,7 @@ class Soak:
         assert list(chunks)[-1].done
 
     def embed(self, client: ollama.Client) -> None:
-        assert len(client.embed(TINY, ["a", "b" * self._chance.randrange(50)]).embeddings) == 2
+        assert len(client.embed(TINY, ["a", "b" * self._chance.randrange(1, 50)]).embeddings) == 2
 
     def create(self, client: ollama.Client) -> None:
         system = str(self._chance.random())
@@ -300,7 +314,7 @@ def test_mixed_work_leaves_no_errors_and_nothing_behind(
 
     growth = rss(pid) / memory
     _log.info("%d actions; rss %.1f MiB, x%.3f", sum(counts), memory / 2**20, growth)
-    assert num_fds(pid) == fds
+    assert num_fds(pid) <= fds
     assert growth <= MOST_GROWTH if seconds > 60 else growth <= 1.15  # caches fill at first
 
 
@@ -336,50 +350,55 @@ def test_what_others_can_reach_does_not_start_without_a_key(tmp_path: Path) -> N
         pass
 
 
-def test_the_figures_of_real_work_are_in_the_metrics(start: Callable[..., Daemon]) -> None:
-    daemon = start(OLLA_LOG="json")
+def figure(daemon: Daemon, name: str) -> float:
+    found = re.search(
+        rf"^{re.escape(name)} (\S+)$", daemon.ask("GET", "/metrics").body.decode(), re.M
+    )
+    return float(found[1]) if found else 0.0
+
+
+def test_the_figures_of_real_work_are_in_the_metrics(shared: Daemon) -> None:
+    daemon = shared
+    growths = {
+        f'olla_reply_tokens_total{{model="{TINY}"}}': 2,
+        f'olla_time_to_first_token_seconds_count{{model="{TINY}"}}': 1,
+        f'olla_step_seconds_count{{model="{TINY}"}}': 2,
+        'olla_requests_total{method="POST",route="/api/generate",status="200"}': 1,
+    }
+    before = {name: figure(daemon, name) for name in growths}
     daemon.ask("POST", "/api/generate", SHORT, {"X-Request-Id": "mine"})
-    text = daemon.ask("GET", "/metrics").body.decode()
     log = (daemon.home / "daemon.log").read_text().splitlines()
 
-    for line in (
-        f'olla_reply_tokens_total{{model="{TINY}"}} 2.0',
-        f'olla_time_to_first_token_seconds_count{{model="{TINY}"}} 1.0',
-        f'olla_loads_total{{model="{TINY}",result="success"}} 1.0',
-        'olla_requests_total{method="POST",route="/api/generate",status="200"} 1.0',
-    ):
-        assert line in text
-    steps = re.search(rf'olla_step_seconds_count{{model="{TINY}"}} (\S+)', text)
-    assert steps is not None and float(steps[1]) >= 2
+    for name, growth in growths.items():
+        eventually(lambda: figure(daemon, name) >= before[name] + growth, name)  # noqa: B023
+    assert figure(daemon, f'olla_loads_total{{model="{TINY}",result="success"}}') >= 1
     entries: list[Any] = [json.loads(line) for line in log]
     assert any(entry.get("request_id") == "mine" for entry in entries)
     assert {"olla.server.app", "olla.runner.child"} <= {entry["source"] for entry in entries}
 
 
-def test_clients_take_turns_on_one_model(start: Callable[..., Daemon]) -> None:
+def ask_from(daemon: Daemon, address: str) -> float:
+    """A reply to a client at this address; when it came."""
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", daemon.port, timeout=60, source_address=(address, 0)
+    )
+    connection.request("POST", "/api/generate", json.dumps({**ENDLESS, **TURN}))
+    response = connection.getresponse()
+    assert (response.status, bool(response.read())) == (200, True)
+    connection.close()
+    return time.monotonic()
+
+
+TURN = {"stream": False, "options": {"num_predict": 60, "temperature": 0}}
+
+
+def test_clients_take_turns_on_one_model(shared: Daemon) -> None:
     """Ten requests of one client do not hold up the one of another."""
-    daemon = start(OLLA_NUM_PARALLEL="1")
-    tokens = {
-        name: daemon.run("key", "create", name).stdout.strip() for name in ("greedy", "modest")
-    }
-    daemon.process.send_signal(signal.SIGHUP)
-    body = {**SHORT, "options": {"num_predict": 60, "temperature": 0}}
-    ends: list[str] = []
-    lock = threading.Lock()
-
-    def ask(name: str) -> None:
-        headers = {"x-api-key": tokens[name]}
-        assert daemon.ask("POST", "/api/generate", body, headers).status == 200
-        with lock:
-            ends.append(name)
-
-    eventually(lambda: daemon.ask("GET", "/api/tags").status == 401, "keys are needed")
-    ask("greedy")
+    ask_from(shared, "127.0.0.1")
     with ThreadPoolExecutor(11) as threads:
-        futures = [threads.submit(partial(ask, "greedy")) for _ in range(10)]
-        time.sleep(0.05)
-        futures.append(threads.submit(partial(ask, "modest")))
-        for future in futures:
-            future.result(60)
+        greedy = [threads.submit(ask_from, shared, "127.0.0.1") for _ in range(10)]
+        eventually(lambda: len(shared.ask("GET", "/api/ps").json.get("queue", ())) > 5, "they wait")
+        modest = threads.submit(ask_from, shared, "127.0.0.2").result()
+        later = [future.result() > modest for future in greedy]
 
-    assert ends.index("modest") < 8
+    assert sum(later) >= 3
