@@ -100,4 +100,6 @@ _SIGHTS: Mapping[str, Callable[[Any, Any, Tokenizer], Sight]] = {
     "gemma3": _gemma3,
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_vl,
+    "qwen3_vl": _qwen2_vl,
+    "qwen3_vl_moe": _qwen2_vl,
 }
