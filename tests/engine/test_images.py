@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from olla.engine.blocks import BLOCK_SIZE, BlockPool
 from olla.engine.engine import Engine
 from olla.engine.executor import Executor
-from olla.engine.image_places import Prompt, without_images
+from olla.engine.image_places import PlacedPrompt, without_images
 from olla.engine.images import ImageReader
 from olla.engine.loading import LoadedModel, load_model
 from olla.engine.models.hf import HfModel
@@ -57,7 +57,7 @@ def image_token(model: LoadedModel) -> int:
     return model.images.image_token
 
 
-def inputs(model: LoadedModel, prompt: Prompt) -> dict[str, Any]:
+def inputs(model: LoadedModel, prompt: PlacedPrompt) -> dict[str, Any]:
     """What transformers takes for a prompt."""
     tokens = torch.tensor([prompt.tokens])
     images = [placed.image.inputs for placed in prompt.images]
@@ -67,7 +67,9 @@ def inputs(model: LoadedModel, prompt: Prompt) -> dict[str, Any]:
     return {"input_ids": tokens, name: types, **joined}
 
 
-def own_logits(model: LoadedModel, prompts: Sequence[Prompt], per_step: int) -> list[torch.Tensor]:
+def own_logits(
+    model: LoadedModel, prompts: Sequence[PlacedPrompt], per_step: int
+) -> list[torch.Tensor]:
     """All logits of prompts that are computed side by side, so many tokens in a step."""
     pool = BlockPool(64)
     executor = Executor(model.network, model.device, 64, BLOCK_SIZE, NoProfile())
@@ -96,7 +98,7 @@ def own_logits(model: LoadedModel, prompts: Sequence[Prompt], per_step: int) -> 
     return [torch.cat(parts) for parts in found]
 
 
-def prompt_of(model: LoadedModel, text: str, *images: bytes) -> Prompt:
+def prompt_of(model: LoadedModel, text: str, *images: bytes) -> PlacedPrompt:
     return Engine(model).reader.read(ask(1, text, images=list(images)))
 
 
@@ -316,8 +318,9 @@ def test_settings_are_read_as_vendors_write_them(
     image = picture(615, 448)
 
     assert [found.num_tokens for found in reader.look([image])] == [num_tokens]
+    assert reader.sizes([image]) == [num_tokens]
     written, _ = reader.write("[img-0]", [image])
-    assert tokenizer.encode(written).ids.count(reader.image_token) == num_tokens
+    assert tokenizer.encode(written).ids.count(reader.image_token) == 1
 
 
 def test_an_adapter_over_the_part_that_sees_is_refused(model: LoadedModel) -> None:
