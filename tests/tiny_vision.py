@@ -20,7 +20,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from tests.tiny_model import SMALL, VOCAB_SIZE, files_of, save_byte_tokenizer
 
-FAMILIES = ("gemma3", "qwen2_vl", "qwen2_5_vl")
+FAMILIES = ("gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
 _BEGIN, _END, _IMAGE, _VIDEO = range(VOCAB_SIZE, VOCAB_SIZE + 4)
 _TOKENS_OF_GEMMA = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
@@ -28,6 +28,7 @@ _TOKENS_OF_QWEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|vid
 # Ends of their own, since tied ones make greedy replies repeat what they read.
 _OWN_HEAD = {"tie_word_embeddings": False}
 _TEXT = {**SMALL, **_OWN_HEAD, "vocab_size": VOCAB_SIZE + 4, "bos_token_id": None}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 _TOWER = {
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -103,7 +104,16 @@ def _gemma3() -> tuple[Any, Any]:
 def _qwen(family: str) -> tuple[Any, Any]:
     """An image has a token for each 8 x 8 pixels, and 16 tokens at the most."""
     shape: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2}
+    of_qwen3 = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "out_hidden_size": 32,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0, 1],
+    }
     towers: dict[str, dict[str, Any]] = {
+        "qwen3_vl": of_qwen3,
+        "qwen3_vl_moe": of_qwen3,
         "qwen2_vl": {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2},
         "qwen2_5_vl": {
             "hidden_size": 16,
@@ -113,9 +123,12 @@ def _qwen(family: str) -> tuple[Any, Any]:
             "fullatt_block_indexes": [1],
         },
     }
+    rope: dict[str, Any] = {"type": "mrope", "mrope_section": [1, 1, 2]}
+    if family.startswith("qwen3"):
+        rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True}
     config = transformers.AutoConfig.for_model(
         family,
-        text_config={**_TEXT, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}},
+        text_config={**_TEXT, **_EXPERTS, "rope_scaling": rope},
         vision_config={**shape, **towers[family], "temporal_patch_size": 2},
         image_token_id=_IMAGE,
         video_token_id=_VIDEO,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from olla.engine.grammar import Constraint
-from olla.engine.image_places import PlacedImage, Prompt
+from olla.engine.image_places import PlacedImage, PlacedPrompt
 from olla.engine.inputs import InputReader, Reading
 from olla.engine.memory import is_out_of_memory
 from olla.errors import BadInput
@@ -173,9 +173,9 @@ class _TextReader:
             raise BadInput("this model reads no images; leave them out, or use one that does")
         return self._reader.encode(text, add_special_tokens)
 
-    def read(self, request: Generate) -> Prompt:
+    def read(self, request: Generate) -> PlacedPrompt:
         """None, since `NoEngine.add` refuses every request."""
-        return Prompt([])
+        return PlacedPrompt([])
 
 
 class NoEngine:

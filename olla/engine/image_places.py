@@ -44,29 +44,37 @@ class PlacedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class PlacedPrompt:
     tokens: list[int]
     images: tuple[PlacedImage, ...] = ()
 
 
-def place(tokens: list[int], image_token: int, images: Sequence[Image], start: int = 0) -> Prompt:
-    """Find each image's tokens in a prompt from `start` on, in order.
+def expand(
+    tokens: Sequence[int], image_token: int, sizes: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Have each image's token as many times as the image has tokens.
+
+    Returns:
+        The tokens, and where each image begins.
 
     Raises:
-        BadInput: there are more or fewer of them than the images have.
+        BadInput: there are more or fewer images' tokens than `sizes`.
     """
-    found = [index for index in range(start, len(tokens)) if tokens[index] == image_token]
-    wanted = sum(image.num_tokens for image in images)
-    if len(found) != wanted:
+    found = [index for index, token in enumerate(tokens) if token == image_token]
+    if len(found) != len(sizes):
         raise BadInput(
-            f"the prompt has {len(found)} tokens for images where its images need {wanted}; "
+            f"the prompt has {len(found)} tokens for {len(sizes)} images; "
             "do not write the model's own tokens for images into a text"
         )
-    placed, taken = [], 0
-    for image in images:
-        placed.append(PlacedImage(image, found[taken]))
-        taken += image.num_tokens
-    return Prompt(tokens, tuple(placed))
+    expanded: list[int] = []
+    starts = []
+    last = 0
+    for index, size in zip(found, sizes, strict=True):
+        expanded += tokens[last:index]
+        starts.append(len(expanded))
+        expanded += [image_token] * size
+        last = index + 1
+    return [*expanded, *tokens[last:]], starts
 
 
 def without_images(tokens: Sequence[int], images: Sequence[PlacedImage]) -> list[int]:

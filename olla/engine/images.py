@@ -19,6 +19,7 @@ import transformers
 from tokenizers import Tokenizer
 
 from olla.engine.image_places import Image
+from olla.engine.memory import is_out_of_memory
 from olla.engine.models.hf import link_files
 from olla.engine.pictures import decode, measure
 from olla.engine.recent import Recent
@@ -50,17 +51,27 @@ class ImageReader:
         return self._sight.image_token_id
 
     def write(self, text: str, files: Sequence[bytes]) -> tuple[str, list[int]]:
-        """The prompt as the model reads it, and which image each of its places is for.
+        """The prompt with one token for each image, and which image each of them is for.
 
         Raises:
-            BadInput: an image cannot be read, or has no place in the text.
+            BadInput: an image has no place in the text.
         """
         parts, order = self._places(text, len(files))
-        images = [self._written(index, data) for index, data in enumerate(files)]
-        written = [parts[0]]
-        for index, part in zip(order, parts[1:], strict=True):
-            written += [images[index], part]
-        return "".join(written), order
+        sight = self._sight
+        return f"{sight.before}{sight.image_token}{sight.after}".join(parts), order
+
+    def sizes(self, files: Sequence[bytes]) -> list[int]:
+        """How many tokens each image is.
+
+        Raises:
+            BadInput: a file is no image, or one that the model cannot take.
+        """
+        sizes = []
+        for index, data in enumerate(files):
+            with _named(index):
+                width, height = measure(data)
+                sizes.append(self._sight.num_tokens(height, width))
+        return sizes
 
     def look(self, files: Sequence[bytes]) -> list[Image]:
         """The images as the model takes them.
@@ -97,13 +108,6 @@ class ImageReader:
             )
         return parts, order
 
-    def _written(self, index: int, data: bytes) -> str:
-        sight = self._sight
-        with _named(index):
-            width, height = measure(data)
-            num_tokens = sight.num_tokens(height, width)
-        return f"{sight.before}{sight.image_token * num_tokens}{sight.after}"
-
     def _image(self, index: int, data: bytes) -> Image:
         digest = hashlib.blake2b(data, digest_size=16).digest()
         identity = -1 - int.from_bytes(digest, "little")
@@ -132,9 +136,11 @@ def _named(index: int) -> Iterator[None]:
     """Have errors about an image say which one it is."""
     try:
         yield
-    except (BadInput, ValueError) as error:  # such as sides too unequal for the model
+    except (BadInput, ValueError, ArithmeticError) as error:  # such as sides too unequal
         raise BadInput(f"images[{index}]: {error}") from error
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemory(f"images[{index}] takes more memory than there is") from error
 
 

@@ -8,14 +8,24 @@ any thread, the rest from one, which may be another than steps the engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from olla.engine.image_places import Prompt, place
+from olla.engine.image_places import PlacedImage, PlacedPrompt, expand
 from olla.engine.loading import LoadedModel
 from olla.engine.prompt import check_tokens, fit_prompt
 from olla.errors import BadInput
 from olla.runner.protocol import Generate
 
 _SHORTEST_WINDOW = 2  # a token to go on from, and room for one more
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A prompt's tokens, where its images begin among them, and which image each is."""
+
+    tokens: list[int]
+    starts: list[int] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
 
 
 class PromptReader:
@@ -55,9 +65,9 @@ class PromptReader:
         Raises:
             BadInput: as for `encode`, or an image is none, or has no place in the text.
         """
-        return self._written(text, images, add_special_tokens)[0]
+        return self._layout(text, images, add_special_tokens).tokens
 
-    def read(self, request: Generate) -> Prompt:
+    def read(self, request: Generate) -> PlacedPrompt:
         """A request's context and prompt, with its images.
 
         Raises:
@@ -66,26 +76,29 @@ class PromptReader:
             OutOfMemory: there is too little memory for an image.
         """
         special = request.add_special_tokens and not request.context
-        tokens, order = self._written(request.prompt, request.images, special)
-        tokens = request.context + tokens
-        if self._images is None or not order:
-            return Prompt(tokens)
+        layout = self._layout(request.prompt, request.images, special)
+        tokens, start = request.context + layout.tokens, len(request.context)
+        if self._images is None or not layout.starts:
+            return PlacedPrompt(tokens)
         fit_prompt(tokens, self.window(request), 0, may_cut=False)
         images = self._images.look(request.images)
-        placed = [images[index] for index in order]
-        return place(tokens, self._images.image_token, placed, len(request.context))
+        placed = [
+            PlacedImage(images[index], start + first)
+            for index, first in zip(layout.order, layout.starts, strict=True)
+        ]
+        return PlacedPrompt(tokens, tuple(placed))
 
     def window(self, request: Generate) -> int:
         """How many tokens a request's prompt and reply may have at any time."""
         return max(min(request.num_ctx, self._longest_window), _SHORTEST_WINDOW)
 
-    def _written(
-        self, text: str, images: Sequence[bytes], add_special_tokens: bool
-    ) -> tuple[list[int], list[int]]:
-        """Token ids, and which image each place is for."""
+    def _layout(self, text: str, images: Sequence[bytes], add_special_tokens: bool) -> _Layout:
         if not images:
-            return self.encode(text, add_special_tokens), []
+            return _Layout(self.encode(text, add_special_tokens))
         if self._images is None:
             raise BadInput("this model reads no images; leave them out, or use one that does")
         written, order = self._images.write(text, images)
-        return self.encode(written, add_special_tokens), order
+        sizes = self._images.sizes(images)
+        tokens = self.encode(written, add_special_tokens)
+        in_order = [sizes[index] for index in order]
+        return _Layout(*expand(tokens, self._images.image_token, in_order), order)

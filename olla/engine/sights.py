@@ -16,8 +16,8 @@ from olla.errors import FormatError
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """A template writes `marker` for an image, inside `wrapped`. The model reads `before`, then
-    `image_token` as many times as `num_tokens` says, then `after` in the marker's place.
+    """A template writes `marker` for an image, inside `wrapped`. In the marker's place the model
+    reads `before`, `image_token` as many times as `num_tokens` says, and `after`.
 
     `num_tokens` takes height and width. If `is_whole`, the tokens of an image see each other in
     both directions. `grid_key`: where the image processor tells rows and columns of patches,
@@ -100,4 +100,6 @@ _SIGHTS: Mapping[str, Callable[[Any, Any, Tokenizer], Sight]] = {
     "gemma3": _gemma3,
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_vl,
+    "qwen3_vl": _qwen2_vl,
+    "qwen3_vl_moe": _qwen2_vl,
 }

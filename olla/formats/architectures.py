@@ -9,7 +9,7 @@ from typing import Any
 GGUF_ENCODERS = frozenset({"bert"})
 """GGUF architectures that read a text whole and write none, as far as olla runs them."""
 
-SEEING = frozenset({"gemma3", "qwen2_vl", "qwen2_5_vl"})
+SEEING = frozenset({"gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"})
 """Types of models that olla shows images to; each has a line in engine/sights.py."""
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")

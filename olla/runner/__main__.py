@@ -25,7 +25,7 @@ from olla.engine.encoder_files import is_encoder
 from olla.engine.engine import Engine
 from olla.engine.fitting import choose_plan, first_that_fits, gpus
 from olla.engine.grammar import Constraint
-from olla.engine.image_places import Prompt
+from olla.engine.image_places import PlacedPrompt
 from olla.engine.inputs import InputReader
 from olla.engine.loading import LoadedModel, load_model
 from olla.engine.memory import cache_budget, cache_tokens, synchronize
@@ -65,7 +65,7 @@ _STEPPED_EVERY_S = 1.0
 
 _log = logging.getLogger("olla.runner.child")
 
-Work = tuple[Generate, Prompt, Constraint | None] | Job | Cancel
+Work = tuple[Generate, PlacedPrompt, Constraint | None] | Job | Cancel
 
 
 @dataclass(frozen=True, slots=True)

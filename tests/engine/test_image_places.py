@@ -7,11 +7,10 @@ import pytest
 from olla.engine.image_places import (
     Image,
     PlacedImage,
-    Prompt,
     axes,
     end_of_chunk,
+    expand,
     identities,
-    place,
     without_images,
 )
 from olla.errors import BadInput
@@ -21,22 +20,17 @@ PARTS = Image(identity=-2, num_tokens=6, is_whole=False, grid=(2, 3))
 IMG, T = 9, 1
 
 
-def test_the_tokens_of_images_are_found_in_order() -> None:
-    prompt = place([T, IMG, IMG, IMG, IMG, T, *[IMG] * 6, T], IMG, [WHOLE, PARTS])
+def test_an_image_has_as_many_tokens_as_it_is_large() -> None:
+    tokens, starts = expand([T, IMG, T, T, IMG, IMG], IMG, [3, 1, 2])
 
-    assert [(item.start, item.end) for item in prompt.images] == [(1, 5), (6, 12)]
-
-
-@pytest.mark.parametrize("num_tokens", [0, 3, 5])
-def test_more_or_fewer_tokens_than_an_image_has_are_refused(num_tokens: int) -> None:
-    with pytest.raises(BadInput, match=f"has {num_tokens} tokens for images where its images need"):
-        place([T, *[IMG] * num_tokens], IMG, [WHOLE])
+    assert tokens == [T, IMG, IMG, IMG, T, T, IMG, IMG, IMG]
+    assert starts == [1, 6, 7]
 
 
-def test_tokens_of_images_before_the_start_are_not_looked_for() -> None:
-    prompt = place([IMG, T, IMG, IMG, IMG, IMG], IMG, [WHOLE], start=1)
-
-    assert prompt == Prompt([IMG, T, IMG, IMG, IMG, IMG], (PlacedImage(WHOLE, 2),))
+@pytest.mark.parametrize("num_tokens", [0, 2])
+def test_more_or_fewer_tokens_than_images_are_refused(num_tokens: int) -> None:
+    with pytest.raises(BadInput, match=f"the prompt has {num_tokens} tokens for 1 images; do not"):
+        expand([T, *[IMG] * num_tokens], IMG, [4])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from tokenizers import Tokenizer
 
 from olla.engine.blocks import BLOCK_SIZE, BlockPool
 from olla.engine.engine import Engine
 from olla.engine.executor import Executor
-from olla.engine.image_places import Prompt, without_images
+from olla.engine.image_places import PlacedPrompt, without_images
+from olla.engine.images import ImageReader
 from olla.engine.loading import LoadedModel, load_model
 from olla.engine.models.hf import HfModel
 from olla.engine.parts import LowRank
@@ -55,7 +58,7 @@ def image_token(model: LoadedModel) -> int:
     return model.images.image_token
 
 
-def inputs(model: LoadedModel, prompt: Prompt) -> dict[str, Any]:
+def inputs(model: LoadedModel, prompt: PlacedPrompt) -> dict[str, Any]:
     """What transformers takes for a prompt."""
     tokens = torch.tensor([prompt.tokens])
     images = [placed.image.inputs for placed in prompt.images]
@@ -65,7 +68,9 @@ def inputs(model: LoadedModel, prompt: Prompt) -> dict[str, Any]:
     return {"input_ids": tokens, name: types, **joined}
 
 
-def own_logits(model: LoadedModel, prompts: Sequence[Prompt], per_step: int) -> list[torch.Tensor]:
+def own_logits(
+    model: LoadedModel, prompts: Sequence[PlacedPrompt], per_step: int
+) -> list[torch.Tensor]:
     """All logits of prompts that are computed side by side, so many tokens in a step."""
     pool = BlockPool(64)
     executor = Executor(model.network, model.device, 64, BLOCK_SIZE, NoProfile())
@@ -94,7 +99,7 @@ def own_logits(model: LoadedModel, prompts: Sequence[Prompt], per_step: int) -> 
     return [torch.cat(parts) for parts in found]
 
 
-def prompt_of(model: LoadedModel, text: str, *images: bytes) -> Prompt:
+def prompt_of(model: LoadedModel, text: str, *images: bytes) -> PlacedPrompt:
     return Engine(model).reader.read(ask(1, text, images=list(images)))
 
 
@@ -269,6 +274,56 @@ def test_a_processor_that_is_none_is_refused(folder: Path, tmp_path: Path) -> No
         load_model(files, "float32", "cpu", 0, lambda done, total: None)
 
 
+OF_GEMMA = {
+    "do_convert_rgb": None,
+    "do_pan_and_scan": None,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "image_processor_type": "Gemma3ImageProcessor",
+    "image_seq_length": 256,
+    "processor_class": "Gemma3Processor",
+    "resample": 2,
+    "rescale_factor": 1 / 255,
+    "size": {"height": 896, "width": 896},
+}
+OF_QWEN = {
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+OF_QWEN_2 = {**OF_QWEN, "min_pixels": 3136, "max_pixels": 12845056}
+OF_QWEN_3 = {**OF_QWEN, "patch_size": 16, "size": {"longest_edge": 2**24, "shortest_edge": 2**16}}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "kind", "num_tokens"),
+    [
+        ("gemma3", OF_GEMMA, "Gemma3ImageProcessor", 9),
+        ("gemma3", OF_GEMMA, "Gemma3ImageProcessorFast", 9),
+        ("qwen2_vl", OF_QWEN_2, "Qwen2VLImageProcessor", 22 * 16),
+        ("qwen2_5_vl", OF_QWEN_2, "Qwen2VLImageProcessorFast", 22 * 16),
+        ("qwen3_vl", OF_QWEN_3, "Qwen2VLImageProcessorFast", 19 * 14),
+    ],
+)
+def test_settings_are_read_as_vendors_write_them(
+    tmp_path: Path, family: str, settings: dict[str, Any], kind: str, num_tokens: int
+) -> None:
+    save_tiny_vision_model(tmp_path, family)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps({**settings, "image_processor_type": kind}))
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+
+    reader = ImageReader({file.name: file for file in tmp_path.iterdir()}, tokenizer)
+    image = picture(615, 448)
+
+    assert [found.num_tokens for found in reader.look([image])] == [num_tokens]
+    assert reader.sizes([image]) == [num_tokens]
+    written, _ = reader.write("[img-0]", [image])
+    assert tokenizer.encode(written).ids.count(reader.image_token) == 1
+
+
 def test_an_adapter_over_the_part_that_sees_is_refused(model: LoadedModel) -> None:
     part = LowRank("model.visual.blocks.0.attn.proj", torch.zeros(4, 16), torch.zeros(16, 4))
 
@@ -314,7 +369,7 @@ def test_the_count_of_tokens_is_that_of_the_processor(
         if image.grid is not None:
             assert image.num_tokens == image.grid[0] * image.grid[1]
         network: Any = model.network
-        assert len(network._vision._states(image)) == image.num_tokens
+        assert len(network._vision._levels(image)[0]) == image.num_tokens
 
 
 def test_sides_that_are_too_unequal_are_refused(model: LoadedModel) -> None:

@@ -438,7 +438,7 @@ def test_capabilities_of_repositories(
     assert list(put_repository(store, config).capabilities) == capabilities
 
 
-@pytest.mark.parametrize("model_type", ["gemma3", "qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("model_type", ["gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("name", ["preprocessor_config__json", "processor_config__json"])
 def test_a_repository_that_says_how_it_takes_images_sees(
     store: ModelStore, model_type: str, name: str

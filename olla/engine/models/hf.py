@@ -111,10 +111,10 @@ class HfModel:
         return states
 
     def _run(self, network: Any, batch: Batch, **settings: Any) -> Any:
-        if self._vision is not None and batch.images:
-            settings["inputs_embeds"] = self._vision.embed(batch)[None]
-        else:
+        if self._vision is None:
             settings["input_ids"] = batch.tokens[None]
+        else:
+            settings["inputs_embeds"] = self._vision.embed(batch)[None]
         positions = batch.positions[None] if batch.axes is None else batch.axes[:, None]
         self._batch = batch
         self._register()
