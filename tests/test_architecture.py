@@ -73,10 +73,14 @@ RULES = {
             "bitsandbytes",
         ),
     ),
+    "runner.converter": Rule(
+        ("values", "engine", "registry", "runner.protocol", "runner.conversion"), ("msgspec",)
+    ),
     "runner.__main__": Rule(("values", "engine", "runner.protocol"), ("msgspec",)),
 }
 
 EXCEPTIONS = {
+    "cli.export": Rule(("runner.conversion",)),
     "cli.serve": Rule(("server",)),
     "cli.repl": Rule(third_parties=("prompt_toolkit",)),
     "cli.terminal": Rule(third_parties=("rich",)),

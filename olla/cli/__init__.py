@@ -29,6 +29,7 @@ COMMANDS = {
     "list": CommandPlace("olla.cli.models:list_models", "List the models"),
     "ps": CommandPlace("olla.cli.models:ps", "List the running models"),
     "bench": CommandPlace("olla.cli.bench:bench", "Measure how fast a model answers"),
+    "export": CommandPlace("olla.cli.export:export", "Write a model to files"),
     "cp": CommandPlace("olla.cli.models:cp", "Copy a model"),
     "rm": CommandPlace("olla.cli.models:rm", "Remove models"),
     "key": CommandPlace("olla.cli.keys:key", "Make, list and revoke the keys that let clients in"),

@@ -48,9 +48,15 @@ class Recipe:
     multiple=True,
     help="Adapter to lay over BASE: a folder of peft's or a GGUF file; again for more.",
 )
+@click.option("-q", "--quantize", metavar="TYPE", default="", help="Such as q8_0 or q4_k_m.")
 @click.pass_obj
 def create(
-    settings: Settings, model: str, file: str | None, base: str | None, adapters: tuple[str, ...]
+    settings: Settings,
+    model: str,
+    file: str | None,
+    base: str | None,
+    adapters: tuple[str, ...],
+    quantize: str,
 ) -> None:
     """Create a model.
 
@@ -64,6 +70,7 @@ def create(
     for warning in modelfile.warnings:
         click.echo(warning, err=True)
     recipe = read_recipe(model, modelfile, folder)
+    recipe = replace(recipe, request=replace(recipe.request, quantize=quantize))
     client = connect(settings)
     with progress_bars() as show:
         for progress in client.create(_upload(client, recipe, show)):

@@ -52,6 +52,21 @@ _FAMILY_BLOCKS = {
 _BLOCK_NAME = re.compile(r"blk\.(\d+)\.([a-z_]+)\.(weight|bias)")
 
 
+_HF_BLOCK_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
+
+
+def gguf_name(architecture: str, name: str) -> str | None:
+    """The other way round; None for a parameter or a family that has no name there."""
+    blocks = _FAMILY_BLOCKS.get(architecture)
+    if blocks is None:
+        return None
+    match = _HF_BLOCK_NAME.fullmatch(name)
+    if match is None:
+        return next((known for known, hf in _TOP.items() if hf == name), None)
+    part = next((part for part, module in blocks.items() if module == match[2]), None)
+    return None if part is None else f"blk.{match[1]}.{part}.{match[3]}"
+
+
 def hf_name(architecture: str, gguf_name: str) -> str | None:
     """The parameter's Hugging Face name; None for a tensor or a family that has none here."""
     blocks = _FAMILY_BLOCKS.get(architecture)

@@ -14,6 +14,7 @@ from typing import Any
 from olla.errors import BadInput
 from olla.modelfile.adapter import ImportedAdapter, import_adapters
 from olla.modelfile.parse import parse_version
+from olla.modelfile.quantized import Quantize, quantized
 from olla.modelfile.uploads import Upload, find_uploads, is_gguf, is_safetensors
 from olla.modelfile.weights import Weights, import_gguf, import_repository
 from olla.names import ModelName
@@ -35,7 +36,9 @@ from olla.registry.store import ModelStore
 from olla.requests import CreateRequest, Progress
 
 
-def build_model(request: CreateRequest, store: ModelStore) -> Generator[Progress, None, None]:
+def build_model(
+    request: CreateRequest, store: ModelStore, quantize: Quantize
+) -> Generator[Progress, None, None]:
     """Make the model, telling each step; the last one is "success".
 
     Raises:
@@ -45,14 +48,13 @@ def build_model(request: CreateRequest, store: ModelStore) -> Generator[Progress
         StoreError: the store refused.
     """
     name = ModelName.parse(request.model)
-    if request.quantize:
-        raise BadInput(
-            "quantizing while creating is not supported: give weights that are quantized already"
-        )
     with store.hold() as hold:
         uploads = find_uploads(request.files, store.blobs, hold)
         adapters = find_uploads(request.adapters, store.blobs, hold)
         base = _stored_base(request.base, store) if request.base else (yield from _import(uploads))
+        if request.quantize:
+            weights = yield from quantized(base.weights, request.quantize, quantize, store, hold)
+            base = replace(base, weights=weights)
         assembly = _Assembly(store.blobs, hold)
         assembly.keep(base.weights.layers)
         imported = yield from _import_adapters(adapters, base.weights, request)

@@ -65,6 +65,11 @@ def weights_key(manifest: Manifest) -> str:
     return str(Digest.of("".join(lines).encode("utf-8", "replace")))
 
 
+def is_weights_type(media_type: str) -> bool:
+    """Whether layers of that type are of the base model itself."""
+    return media_type in {MediaType.MODEL, *_REPOSITORY_TYPES}
+
+
 def _file_name(layer: Layer) -> str:
     # Ollama keeps each tensor in a safetensors file of its own, named after the tensor.
     suffix = ".safetensors" if layer.media_type == MediaType.TENSOR else ""

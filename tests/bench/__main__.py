@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from olla.cli.figures import prompt_of
-from tests.bench import fidelity, models, peers, startup
+from tests.bench import adapters, fidelity, models, peers, startup
 from tests.bench.report import (
     Aim,
     Comparison,
@@ -29,7 +29,7 @@ from tests.bench.report import (
 from tests.bench.work import HISTORY_WORDS, WORKS, Referee, Samples
 
 PAGE = peers.ROOT / "docs" / "benchmarks.md"
-PARTS = ("startup", "memory", "prefill", "decode", "decode8", "chat", "fidelity")
+PARTS = ("startup", "memory", "prefill", "decode", "decode8", "chat", "fidelity", "adapters")
 ENGINE_ALONE = ("smollm2-q4", "llama1b-q8")
 AIMS = {
     ("prefill", "smollm2-q4", "llama.cpp"): Aim(1.4),
@@ -186,9 +186,11 @@ def main() -> None:
     start_s = time.monotonic()
     if "startup" in run.parts:
         run.measures += startup.measures(run.num_rounds)
+    if "adapters" in run.parts:
+        run.measures += adapters.measures(run.threads)
     if "fidelity" in run.parts:
         run.fidelity = fidelity.measure()
-    if set(run.parts) - {"startup", "fidelity"}:
+    if set(run.parts) - {"startup", "fidelity", "adapters"}:
         for name in run.models:
             measure_model(run, name)
     text = run.text("make bench", time.monotonic() - start_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from olla.registry.manifest import MediaType
 from olla.registry.model import Model
 from olla.registry.store import ModelStore
 from olla.requests import CreateRequest, Progress
+from tests.formats.gguf_writer import tiny_model
 from tests.modelfile.conftest import (
     CONFIG,
     MakeAdapter,
@@ -48,9 +49,20 @@ def upload(store: ModelStore, files: Mapping[str, Path]) -> dict[str, str]:
     return {name: str(store.blobs.put(path.read_bytes())) for name, path in files.items()}
 
 
+def fake_quantize(
+    files: Mapping[str, Path], kind: str, output: Path, chat_template: str
+) -> Generator[Progress, None, None]:
+    """Writes the tiny model again; `kind` "bad" is refused."""
+    if kind == "bad":
+        raise BadInput("unsupported quantization type bad")
+    yield Progress("quantizing", "", 100, 50)
+    write_gguf(output, {})
+
+
 def build(store: ModelStore, model: str = "new", **fields: Any) -> list[str]:
     """The lines of the build."""
-    return [progress.status for progress in build_model(CreateRequest(model, **fields), store)]
+    steps = build_model(CreateRequest(model, **fields), store, fake_quantize)
+    return [progress.status for progress in steps]
 
 
 def resolve(store: ModelStore, name: str = "new") -> Model:
@@ -496,14 +508,43 @@ class TestRequests:
         with pytest.raises(ModelfileError, match="requires must be a valid semver"):
             build(base, base="base", requires="soon")
 
-    def test_quantizing(self, base: ModelStore) -> None:
-        with pytest.raises(BadInput, match="quantizing while creating is not supported"):
-            build(base, base="base", quantize="Q4_K_M")
+
+class TestQuantize:
+    def test_the_weights_alone_are_new(self, store: ModelStore, repository: Path) -> None:
+        build(store, "floats", files=upload(store, collect_files(repository)), system="Be kind.")
+        before = resolve(store, "floats")
+
+        lines = build(store, base="floats", quantize="q8_0")
+
+        model = resolve(store)
+        assert lines[:2] == ["quantizing F32 model to Q8_0", "verifying conversion"]
+        assert (list(model.files), model.system) == (["model.gguf"], "Be kind.")
+        assert model.config.model_format == "gguf"
+        assert resolve(store, "floats").digest == before.digest
+
+    def test_what_is_quantized_already_is_refused(self, store: ModelStore, tmp_path: Path) -> None:
+        path = tmp_path / "q4.gguf"
+        path.write_bytes(tiny_model().to_bytes())
+
+        with pytest.raises(BadInput, match="only supported for F16, BF16 and F32 models"):
+            build(store, files=upload(store, {"q4.gguf": path}), quantize="q8_0")
+
+    def test_one_that_fails_leaves_nothing(
+        self, store: ModelStore, repository: Path, tmp_path: Path
+    ) -> None:
+        files = upload(store, collect_files(repository))
+        blobs = sorted((tmp_path / "store" / "blobs").iterdir())
+
+        with pytest.raises(BadInput, match="unsupported quantization type bad"):
+            build(store, files=files, quantize="bad")
+
+        assert manifests(tmp_path) == []
+        assert sorted((tmp_path / "store" / "blobs").iterdir()) == blobs
 
 
 def test_giving_up_leaves_the_store_as_it_was(base: ModelStore, tmp_path: Path) -> None:
     before = manifests(tmp_path)
-    steps = iter(build_model(CreateRequest("new", base="base", system="x"), base))
+    steps = iter(build_model(CreateRequest("new", base="base", system="x"), base, fake_quantize))
     assert next(steps).status.startswith("using existing layer")
 
     del steps
@@ -514,7 +555,7 @@ def test_giving_up_leaves_the_store_as_it_was(base: ModelStore, tmp_path: Path) 
 
 def test_blobs_are_held_until_the_manifest_is_written(store: ModelStore, gguf_file: Path) -> None:
     build(store, "other", files=upload(store, {"tiny.gguf": gguf_file}))
-    steps = iter(build_model(CreateRequest("new", base="other"), store))
+    steps = iter(build_model(CreateRequest("new", base="other"), store, fake_quantize))
     assert next(steps).status.startswith("using existing layer")
 
     store.delete(ModelName.parse("other"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from olla.modelfile.parse import parse_modelfile
 from olla.names import ModelName
 from olla.registry.model import Model
 from olla.registry.store import ModelStore
+from olla.requests import Progress
 from olla.sources.pull import pull
 from tests.modelfile.conftest import ADAPTER_CONFIG, Tensors, lora_tensors
 
@@ -42,6 +43,10 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 
 def create(store: ModelStore, folder: Path) -> Model:
     """What `olla create` does with the Modelfile in `folder`."""
+
+    def never(*_: object) -> Generator[Progress, None, None]:
+        raise AssertionError("no example is quantized")
+
     modelfile = parse_modelfile((folder / "Modelfile").read_bytes())
     recipe = read_recipe(folder.name, modelfile, folder)
 
@@ -49,7 +54,8 @@ def create(store: ModelStore, folder: Path) -> Model:
         return {name: str(store.blobs.put(path.read_bytes())) for name, path in paths.items()}
 
     files, adapters = upload(recipe.files), upload(recipe.adapters)
-    steps = list(build_model(replace(recipe.request, files=files, adapters=adapters), store))
+    request = replace(recipe.request, files=files, adapters=adapters)
+    steps = list(build_model(request, store, never))
     assert steps[-1].status == "success"
     return store.resolve(ModelName.parse(folder.name))
 

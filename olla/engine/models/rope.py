@@ -6,6 +6,7 @@ Follows transformers' `rotate_half` layout: the first half of a head pairs with 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,13 +34,22 @@ class Rope:
             frequencies = frequencies / config.factor
         elif config.scaling == "llama3":
             frequencies = _llama3(frequencies, config)
-        self._frequencies = frequencies.to(device)
+        self.frequencies = frequencies.to(device)
 
     def tables(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosine and sine of `positions` (num_tokens,), each (num_tokens, 1, rotary_dim)."""
-        angles = positions.float()[:, None] * self._frequencies
+        angles = positions.float()[:, None] * self.frequencies
         angles = torch.cat((angles, angles), dim=-1)[:, None, :]
         return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def frequency_factors(config: RopeConfig, head_dim: int) -> Tensor | None:
+    """By what Llama 3.1's scaling divides the frequencies, as GGUF keeps it; None without it."""
+    if config.scaling != "llama3":
+        return None
+    cpu = torch.device("cpu")
+    plain = Rope(replace(config, scaling="default"), head_dim, cpu)
+    return plain.frequencies / Rope(config, head_dim, cpu).frequencies
 
 
 def rotate(states: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:

@@ -423,10 +423,13 @@ inline void add_deltas(Pool& pool, const Linear& layer, const Activations& x, co
     }
     if (found.empty()) return;
     std::vector<float> low(lows);
-    pool.run(int(found.size()), [&](int number) {
-        const RowDelta& item = found[number];
+    // Half the ranks for each task, so that even a single delta is work for two threads.
+    pool.run(2 * int(found.size()), [&](int task) {
+        const RowDelta& item = found[task / 2];
         const float* inputs = x.rows + size_t(item.row) * x.columns;
-        for (int r = 0; r < item.delta->rank; ++r)
+        int rank = item.delta->rank, half = (rank + 1) / 2;
+        int last = task % 2 ? rank : half;
+        for (int r = task % 2 ? half : 0; r < last; ++r)
             low[item.low + r] = dot(item.delta->a + size_t(r) * x.columns, inputs, x.columns);
     });
     // All deltas of a row are of the same outputs, so a row's are added up before they count.

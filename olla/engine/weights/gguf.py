@@ -36,8 +36,8 @@ _FLOATS = {
     GgmlType.BF16: torch.bfloat16,
 }
 INTERLEAVED = frozenset({"llama", "granite", "smollm3"})
-_INTERLEAVED_NAMES = (".q_proj.weight", ".k_proj.weight", ".q_proj.bias", ".k_proj.bias")
-_NORMS_PLUS_ONE = frozenset({"gemma2", "gemma3"})
+INTERLEAVED_NAMES = (".q_proj.weight", ".k_proj.weight", ".q_proj.bias", ".k_proj.bias")
+NORMS_PLUS_ONE = frozenset({"gemma2", "gemma3"})
 # Tensors that have no parameter in the Hugging Face checkpoint, under the names they have here.
 _EXTRA = ("rope_freqs.weight",)
 _REFUSED = {"rope_factors_long.weight": 'unsupported rotary scaling "longrope"'}
@@ -64,12 +64,12 @@ class GgufCheckpoint:
             FormatError: broken, or of an architecture that olla does not run.
         """
         self._file: GgufFile = read_gguf(path)
-        self._metadata: Mapping[str, Any] = self._file.metadata
-        self._architecture = str(self._metadata.get("general.architecture"))
+        self.metadata: Mapping[str, Any] = self._file.metadata
+        self._architecture = str(self.metadata.get("general.architecture"))
         self._tensors = self._by_hf_name()
         embedding = self._tensors.get("model.embed_tokens.weight")
         rows = embedding.shape[0] if embedding is not None else 0
-        self.config = config_from_metadata(self._metadata, rows)
+        self.config = config_from_metadata(self.metadata, rows)
         self._mapped = MappedFile(path)
 
     @property
@@ -86,7 +86,7 @@ class GgufCheckpoint:
 
     def read(self, name: str, out: Tensor) -> int:
         tensor = self._tensors[name]
-        if self._architecture in _NORMS_PLUS_ONE and name.endswith("norm.weight"):
+        if self._architecture in NORMS_PLUS_ONE and name.endswith("norm.weight"):
             wide = torch.empty(tensor.shape)  # one is added before the values are narrowed
             self._dequantize(tensor, wide)
             out.copy_(wide - 1.0)
@@ -129,8 +129,8 @@ class GgufCheckpoint:
         return blocks, tensor.size_bytes
 
     def tokenizer(self) -> Tokenizer:
-        tokenizer = tokenizer_from_metadata(self._metadata)
-        adds_eos = bool(self._metadata.get("tokenizer.ggml.add_eos_token"))
+        tokenizer = tokenizer_from_metadata(self.metadata)
+        adds_eos = bool(self.metadata.get("tokenizer.ggml.add_eos_token"))
         bos = self._token_id("bos") if self._adds_bos() else None
         frame_texts(tokenizer, bos, self._token_id("eos") if adds_eos else None)
         return tokenizer
@@ -179,7 +179,7 @@ class GgufCheckpoint:
             raise FormatError(f"{tensor.name}: cannot read {tensor.type.name} weights") from error
 
     def _is_interleaved(self, name: str) -> bool:
-        return self._architecture in INTERLEAVED and name.endswith(_INTERLEAVED_NAMES)
+        return self._architecture in INTERLEAVED and name.endswith(INTERLEAVED_NAMES)
 
     def _uninterleaved(self, name: str, tensor: Tensor) -> Tensor:
         heads = self.config["num_attention_heads"]
@@ -190,12 +190,12 @@ class GgufCheckpoint:
 
     def _adds_bos(self) -> bool:
         """llama.cpp's defaults where the file does not say."""
-        default = self._metadata.get("tokenizer.ggml.model") == "llama"
-        default = default or self._metadata.get("tokenizer.ggml.pre") == "llama-bpe"
-        return bool(self._metadata.get("tokenizer.ggml.add_bos_token", default))
+        default = self.metadata.get("tokenizer.ggml.model") == "llama"
+        default = default or self.metadata.get("tokenizer.ggml.pre") == "llama-bpe"
+        return bool(self.metadata.get("tokenizer.ggml.add_bos_token", default))
 
     def _token_id(self, kind: str) -> int | None:
-        value = self._metadata.get(f"tokenizer.ggml.{kind}_token_id")
+        value = self.metadata.get(f"tokenizer.ggml.{kind}_token_id")
         return value if isinstance(value, int) else None
 
     def _control_id(self, tokenizer: Tokenizer, text: str) -> int | None:
@@ -229,3 +229,9 @@ def uninterleaved(tensor: Tensor, num_heads: int) -> Tensor:
         raise FormatError(f"{rows} rows of queries or keys do not make {num_heads} heads")
     pairs = tensor.reshape(num_heads, rows // num_heads // 2, 2, *tensor.shape[1:])
     return pairs.transpose(1, 2).reshape(tensor.shape)
+
+
+def interleaved(tensor: Tensor, num_heads: int) -> Tensor:
+    """The other way round."""
+    halves = tensor.reshape(num_heads, 2, tensor.shape[0] // num_heads // 2, *tensor.shape[1:])
+    return halves.transpose(1, 2).reshape(tensor.shape)

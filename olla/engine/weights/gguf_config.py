@@ -71,6 +71,14 @@ def config_from_metadata(metadata: Mapping[str, Any], vocab_size: int) -> dict[s
     return config
 
 
+def architecture_of(model_type: str) -> str:
+    """What GGUF calls a type of model; Mistral's are Llama's there."""
+    names = {known: name for name, known in MODEL_TYPES.items()} | {"mistral": "llama"}
+    if model_type not in names:
+        raise FormatError(f'models of type "{model_type}" have no form in GGUF that olla writes')
+    return names[model_type]
+
+
 def _scalar(name: str, value: Any) -> int | float:
     if isinstance(value, tuple):
         if len(set(value)) != 1:

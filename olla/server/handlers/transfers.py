@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 
 from aiohttp import web
 
@@ -17,6 +18,7 @@ from olla.names import ModelName
 from olla.registry.store import ModelStore
 from olla.renderers.base import check_template
 from olla.requests import CreateRequest, Progress
+from olla.runner.conversion import Conversion, convert
 from olla.server.references import local_name
 from olla.server.services import SERVICES, Services
 from olla.server.streaming import json_reply, read_json, send_ndjson, steps_in_thread
@@ -49,9 +51,21 @@ async def _create(services: Services, asked: CreateRequest, base: ModelName | No
         async with aclosing(services.pull(base, services.store)) as pulling:
             async for progress in pulling:
                 yield progress
-    async with aclosing(steps_in_thread(build_model(asked, services.store))) as building:
+    async with aclosing(steps_in_thread(build_model(asked, services.store, _quantize))) as building:
         async for progress in building:
             yield progress
+
+
+def _quantize(
+    files: Mapping[str, Path], kind: str, output: Path, chat_template: str
+) -> Generator[Progress, None, None]:
+    job = Conversion(
+        files={name: str(path) for name, path in files.items()},
+        output=str(output),
+        quantization=kind,
+        chat_template=chat_template,
+    )
+    return convert(job, "quantizing")
 
 
 async def _reply(request: web.Request, transfer: Transfer, stream: bool) -> web.StreamResponse:

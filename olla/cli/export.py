@@ -1,0 +1,66 @@
+"""`olla export`: a stored model as files that other programs load.
+
+Works on the store of this machine, in a process of its own that may import torch. What is half
+written has another name, so a broken export leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from olla.cli.cobra import command, exactly
+from olla.cli.terminal import progress_bars
+from olla.errors import BadInput
+from olla.requests import Progress
+from olla.runner.conversion import Export, convert
+from olla.settings import Settings
+
+
+@command("export", exactly(2), ("OLLA_MODELS", "OLLA_HOME"))
+@click.argument("model", metavar="MODEL", required=False)
+@click.argument("path", metavar="PATH", required=False)
+@click.option("--format", "kind", metavar="FORMAT", default="hf", help="hf (default) or gguf.")
+@click.option("--merge", is_flag=True, help="Lay the model's adapters over its weights for good.")
+@click.option("-q", "--quantize", metavar="TYPE", default="", help="For gguf, such as q4_k_m.")
+@click.pass_obj
+def export(
+    settings: Settings, model: str, path: str, kind: str, merge: bool, quantize: str
+) -> None:
+    """Write a model to PATH, for other programs.
+
+    hf is a folder that transformers and peft load; gguf is a file that llama.cpp and Ollama load.
+    """
+    write = FORMATS.get(kind)
+    if write is None:
+        raise BadInput(f"unknown format {kind!r}: it is one of {', '.join(FORMATS)}")
+    target = Path(path)
+    if target.exists():
+        raise BadInput(f"{path} exists already: name a place that does not")
+    part = target.with_name(f".{target.name}.part")
+    job = Export(str(settings.models), model, str(part), kind, merge, quantize)
+    try:
+        with progress_bars() as show:
+            for progress in write(job):
+                show(progress)
+        part.rename(target)
+    finally:
+        _remove(part)
+
+
+def _convert(job: Export) -> Iterator[Progress]:
+    yield from convert(job, "writing model")
+
+
+FORMATS: dict[str, Callable[[Export], Iterator[Progress]]] = {"hf": _convert, "gguf": _convert}
+"""What writes each format; the job says where."""
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir():
+        shutil.rmtree(part)
+    else:
+        part.unlink(missing_ok=True)

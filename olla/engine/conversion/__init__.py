@@ -1,0 +1,1 @@
+"""Models written to files: quantized, with adapters merged, as GGUF or as transformers has them."""

@@ -1,0 +1,117 @@
+"""The child of a conversion: a job on stdin, reports on stdout, a file or a folder as asked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
+
+import msgspec
+
+from olla.engine.conversion.gguf_model import write_gguf
+from olla.engine.conversion.hf_model import copy_files, write_adapters, write_model
+from olla.engine.conversion.recipes import recipe_for
+from olla.engine.conversion.source import FloatModel
+from olla.errors import BadInput, OllaError
+from olla.names import ModelName
+from olla.registry.store import ModelStore
+from olla.registry.weights import GGUF_NAME
+from olla.runner.conversion import Conversion, Export, Report
+from olla.runner.protocol import Adapter
+
+_REPORT_EVERY_S = 0.2
+_KEPT = ""
+
+OnProgress = Callable[[int, int], None]
+
+
+def main() -> int:
+    # Libraries print to stdout as they please, so reports take a private copy of it.
+    reports = FileIO(os.dup(1), "wb")
+    os.dup2(2, 1)
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Conversion | Export)
+    try:
+        run(resolved(job) if isinstance(job, Export) else job, reporter(reports))
+    except (OllaError, OSError) as error:
+        send(reports, Report(error=str(error)))
+        return 1
+    return 0
+
+
+def resolved(job: Export) -> Conversion:
+    """The files of the model that a job names.
+
+    Raises:
+        OllaError: there is no such model, or it is broken.
+    """
+    model = ModelStore(Path(job.store), prune=False).resolve(ModelName.parse(job.model))
+    model.check_files()
+    pairs = zip(model.adapters, model.adapter_scales, strict=True)
+    return Conversion(
+        files={name: str(path) for name, path in model.files.items()},
+        output=job.output,
+        format=job.format,
+        quantization=job.quantization,
+        adapters=[Adapter({n: str(p) for n, p in files.items()}, scale) for files, scale in pairs],
+        merge=job.merge,
+        chat_template=model.chat_template,
+    )
+
+
+def run(job: Conversion, on_progress: OnProgress) -> None:
+    """
+    Raises:
+        OllaError: the model cannot be written so.
+        OSError: the disk refuses.
+    """
+    output = Path(job.output)
+    if job.format == "hf":
+        _write_hf(job, output, on_progress)
+    elif job.adapters and not job.merge:
+        raise BadInput("a GGUF file holds no adapters beside its weights: add --merge")
+    elif GGUF_NAME in job.files and not job.adapters and job.quantization == _KEPT:
+        shutil.copyfile(job.files[GGUF_NAME], output)
+    else:
+        recipe = recipe_for(job.quantization or "bf16")
+        model = FloatModel(job.files, job.adapters)
+        write_gguf(model, recipe, output, job.chat_template, on_progress)
+
+
+def _write_hf(job: Conversion, output: Path, on_progress: OnProgress) -> None:
+    """The model; or its base in a folder of the adapter's, which names it."""
+    if job.quantization != _KEPT:
+        raise BadInput("--quantize is for GGUF; a folder for transformers is written in bfloat16")
+    is_apart = bool(job.adapters) and not job.merge
+    folder = output / "base" if is_apart else output
+    folder.mkdir(parents=True)
+    if is_apart:
+        write_adapters(job.adapters, output, job.base or "base")
+    if GGUF_NAME in job.files or (job.adapters and job.merge):
+        model = FloatModel(job.files, job.adapters if job.merge else [])
+        write_model(model, folder, job.chat_template, job.files, on_progress)
+    else:
+        copy_files(job.files, folder, on_progress)
+
+
+def reporter(stream: FileIO) -> OnProgress:
+    last = 0.0
+
+    def report(completed_bytes: int, total_bytes: int) -> None:
+        nonlocal last
+        if completed_bytes == total_bytes or time.monotonic() - last > _REPORT_EVERY_S:
+            last = time.monotonic()
+            send(stream, Report(completed_bytes, total_bytes))
+
+    return report
+
+
+def send(stream: FileIO, report: Report) -> None:
+    stream.write(msgspec.json.encode(report) + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Names of quantizations, and which type they give to what."""
+
+from __future__ import annotations
+
+import pytest
+
+from olla.engine.conversion.recipes import recipe_for, type_for
+from olla.errors import BadInput
+from olla.formats.ggml_types import GgmlType
+
+LAYER = "model.layers.{}.{}.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "file_type"), [("q8_0", 7), ("Q4_K", 15), ("int8", 7), ("int4", 3), ("Q4_k_S", 14)]
+)
+def test_names_in_any_case(name: str, file_type: int) -> None:
+    assert recipe_for(name).file_type == file_type
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("q9", "unsupported quantization type q9 - supported"), ("nf4", "use PARAMETER quantize nf4")],
+)
+def test_names_of_nothing(name: str, text: str) -> None:
+    with pytest.raises(BadInput, match=text):
+        recipe_for(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "is_head", "expected"),
+    [
+        (LAYER.format(0, "self_attn.v_proj"), (64, 256), False, GgmlType.Q6_K),
+        (LAYER.format(4, "self_attn.v_proj"), (64, 256), False, GgmlType.Q6_K),
+        (LAYER.format(5, "mlp.down_proj"), (64, 256), False, GgmlType.Q4_K),
+        (LAYER.format(14, "mlp.down_proj"), (64, 256), False, GgmlType.Q6_K),
+        (LAYER.format(0, "self_attn.q_proj"), (64, 256), False, GgmlType.Q4_K),
+        (LAYER.format(0, "self_attn.q_proj"), (64, 96), False, GgmlType.Q5_0),
+        (LAYER.format(0, "self_attn.q_proj"), (64, 20), False, GgmlType.F16),
+        ("model.embed_tokens.weight", (64, 256), True, GgmlType.Q6_K),
+        ("model.norm.weight", (256,), False, GgmlType.F32),
+    ],
+)  # fmt: skip
+def test_the_mix_of_q4_k_m(
+    name: str, shape: tuple[int, ...], is_head: bool, expected: GgmlType
+) -> None:
+    assert type_for(recipe_for("q4_k_m"), name, shape, 16, is_head=is_head) is expected
