@@ -12,7 +12,8 @@ OllaError
 ├── NotFound ── ModelNotFound, BlobNotFound   nothing is stored under that name or digest
 ├── StoreError ── BlobCorrupt                 the store on disk refused, or holds broken bytes
 ├── SourceError                               the far end refused or broke
-│   └── SourceNotFound, SourceRefused, SourceUnauthorized, SourceBroke
+│   ├── SourceNotFound, SourceRefused, SourceUnauthorized, SourceBroke
+│   └── RevisionNotFound
 ├── CloudDisabled                             what only Ollama's cloud could answer
 ├── SignInRequired                            an account that olla has no use for
 ├── ServerBusy                                too many requests wait already
@@ -120,10 +121,17 @@ class SourceError(OllaError):
 
 
 class SourceNotFound(SourceError):
-    """The source has no such model. Clients match on the sentence."""
+    """The source has no such model. Clients match on the sentence; `reason` is added to it."""
 
-    def __init__(self) -> None:
-        super().__init__("pull model manifest: file does not exist")
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(f"pull model manifest: file does not exist{reason and f' ({reason})'}")
+
+
+class RevisionNotFound(SourceError):
+    """A hub has the repository, but no such branch, tag or commit of it."""
+
+    def __init__(self, name: str, revision: str) -> None:
+        super().__init__(f"{name} has no revision {revision}")
 
 
 class SourceRefused(SourceError):

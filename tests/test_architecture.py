@@ -38,7 +38,7 @@ RULES = {
     "renderers": Rule(("values", "gotemplate", "registry.model"), ("jinja2",)),
     "parsers": Rule(("values", "gotemplate", "registry.model")),
     "modelfile": Rule(("values", "registry", "formats")),
-    "sources": Rule(("values", "registry"), ("aiohttp", "yarl")),
+    "sources": Rule(("values", "registry", "modelfile"), ("aiohttp", "yarl")),
     "runner": Rule(("values",), ("msgspec",)),
     "inference": Rule(("values", "registry", "renderers", "parsers", "runner")),
     "api": Rule(("values",), ("msgspec",)),
@@ -79,6 +79,7 @@ EXCEPTIONS = {
     "cli.serve": Rule(("server",)),
     "cli.repl": Rule(third_parties=("prompt_toolkit",)),
     "cli.terminal": Rule(third_parties=("rich",)),
+    "sources.huggingface": Rule(third_parties=("huggingface_hub",)),
 }
 """What single modules may import beyond what their area may."""
 
@@ -86,6 +87,7 @@ LAZY = {
     "cli": ("cli", "client", "server", "rich", "prompt_toolkit"),
     "engine": ("engine", "torch", "transformers", "safetensors", "gguf", "bitsandbytes"),
     "runner.__main__": ("engine",),
+    "sources": ("sources.huggingface",),
 }
 """What an area may import inside functions: for start-up, never to dodge a ring."""
 

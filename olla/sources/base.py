@@ -12,6 +12,7 @@ from olla.registry.disk import Hold
 from olla.registry.manifest import Manifest
 from olla.requests import Progress
 from olla.sources.catalogue import PACKAGED_MODELS
+from olla.sources.hubs import hub_source
 from olla.sources.package import PackageSource
 
 
@@ -35,6 +36,9 @@ def source_for(name: ModelName) -> Source:
     Raises:
         SourceNotFound: no source knows it.
     """
+    hub = hub_source(name)
+    if hub is not None:
+        return hub
     package = PACKAGED_MODELS.get(name.folded().short)
     if package is None:
         raise SourceNotFound
