@@ -61,6 +61,7 @@ ROUTES = (
     web.post("/v1/rerank", embed.rerank),
     web.post("/api/create", transfers.create),
     web.post("/api/pull", transfers.pull),
+    web.post("/api/push", transfers.push),
     web.head("/api/blobs/{digest}", blobs.head_blob),
     web.post("/api/blobs/{digest}", blobs.post_blob),
     web.post("/api/copy", models.copy),
