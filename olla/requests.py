@@ -227,6 +227,9 @@ class TransferOptions:
     dry_run: bool = False
 
 
+PLAIN_TRANSFER = TransferOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """One report of a pull, a create or a load. `digest` is the layer's, where it is about one."""

@@ -85,6 +85,7 @@ class Settings:
     max_queue: int = 512
     origins: tuple[str, ...] = ()
     prune: bool = True
+    share: bool = False
     history: bool = True
     autostart: bool = True
     colour: bool = True
@@ -117,6 +118,7 @@ class Settings:
             max_queue=env.read("MAX_QUEUE", _count, 512),
             origins=env.read("ORIGINS", _origins, ()),
             prune=not env.read("NOPRUNE", _flag, False),
+            share=env.read("SHARE", _flag, False),
             history=not env.read("NOHISTORY", _flag, False),
             autostart=env.read("AUTOSTART", _flag, True),
             colour=not environ.get("NO_COLOR"),  # https://no-color.org

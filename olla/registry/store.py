@@ -81,6 +81,11 @@ class ModelStore:
         with disk_errors(f"cannot read model {name}"):
             return self._manifest(self._find(name))
 
+    def names(self) -> tuple[ModelName, ...]:
+        """The name of every model, whether it can be read or not."""
+        with disk_errors("cannot read the model store"):
+            return tuple(self._names())
+
     def put(self, name: ModelName, manifest: bytes) -> int:
         """Make `name` stand for this manifest, whose blobs are all in the store.
 

@@ -29,6 +29,7 @@ from olla.server.handlers import (
     models,
     openai,
     responses,
+    share,
     transfers,
 )
 from olla.server.logs import log_requests
@@ -79,6 +80,9 @@ ROUTES = (
     web.delete("/v1/responses/{id}", responses.delete),
     web.post("/v1/messages", anthropic.messages),
     web.post("/v1/messages/count_tokens", anthropic.count_tokens),
+    web.get("/v2/", share.base),
+    web.get(share.MANIFEST_PATH, share.manifest),
+    web.get(share.BLOB_PATH, share.blob),
 )
 
 _log = logging.getLogger(__name__)

@@ -31,6 +31,7 @@ from olla.errors import SourceBroke, SourceError, SourceRefused, SourceUnauthori
 from olla.sources.addresses import GuardedResolver
 
 CHUNK_BYTES = 256 * 1024
+DOCUMENT_RETRIES = 2  # a person waits, and nothing has come yet that would be lost
 MAX_ERROR_BYTES = 4096
 MAX_REDIRECTS = 10
 MAX_RETRY_AFTER_S = 60.0
@@ -61,8 +62,9 @@ class Patience:
 class BackOff:
     """Longer and longer waits between tries, and an end to them."""
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: Patience, retries: int | None = None) -> None:
         self._patience = patience
+        self._retries = patience.retries if retries is None else retries
         self._failures = 0
 
     def reset(self) -> None:
@@ -75,7 +77,7 @@ class BackOff:
         Raises:
             SourceError: there were enough of them.
         """
-        if self._failures == self._patience.retries:
+        if self._failures == self._retries:
             raise SourceError(f"max retries exceeded: {error}") from error
         delay = self._patience.back_off_s * 2**self._failures
         self._failures += 1
@@ -187,12 +189,12 @@ class Line:
     async def document(
         self, url: URL, max_bytes: int, headers: Mapping[str, str] | None = None
     ) -> bytes:
-        """A small body of which nothing is known but that it is small; tries more than once.
+        """A small body of which nothing is known but that it is small; tries a few times.
 
         Raises:
             SourceError: as `get`; there is more of it than `max_bytes`; all tries failed.
         """
-        back_off = BackOff(self.patience)
+        back_off = BackOff(self.patience, min(self.patience.retries, DOCUMENT_RETRIES))
         while True:
             try:
                 async with self.get(url, headers) as response:

@@ -16,7 +16,7 @@ from olla.modelfile.build import build_model
 from olla.names import ModelName
 from olla.registry.store import ModelStore
 from olla.renderers.base import check_template
-from olla.requests import CreateRequest, Progress, TransferOptions
+from olla.requests import PLAIN_TRANSFER, CreateRequest, Progress
 from olla.server.references import local_name
 from olla.server.services import SERVICES, Services
 from olla.server.streaming import json_reply, read_json, send_ndjson, steps_in_thread
@@ -56,7 +56,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 async def _create(services: Services, asked: CreateRequest, base: ModelName | None) -> Transfer:
     if base and not await asyncio.to_thread(_is_stored, services.store, base):
-        async with aclosing(services.pull(base, services.store, TransferOptions())) as pulling:
+        async with aclosing(services.pull(base, services.store, PLAIN_TRANSFER)) as pulling:
             async for progress in pulling:
                 yield progress
     async with aclosing(steps_in_thread(build_model(asked, services.store))) as building:
