@@ -17,6 +17,8 @@ from olla.errors import InvalidDuration, InvalidSetting
 from olla.options import QUANTIZATIONS
 
 DEFAULT_PORT = 11434
+DEFAULT_SOURCES = ("package", "ollama", "hf", "modelscope")
+"""Where names without a host are looked for, in this order."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 _FALSE = frozenset({"0", "f", "false"})
@@ -85,6 +87,8 @@ class Settings:
     max_queue: int = 512
     origins: tuple[str, ...] = ()
     prune: bool = True
+    share: bool = False
+    sources: tuple[str, ...] = DEFAULT_SOURCES
     history: bool = True
     autostart: bool = True
     colour: bool = True
@@ -117,6 +121,8 @@ class Settings:
             max_queue=env.read("MAX_QUEUE", _count, 512),
             origins=env.read("ORIGINS", _origins, ()),
             prune=not env.read("NOPRUNE", _flag, False),
+            share=env.read("SHARE", _flag, False),
+            sources=env.read("SOURCES", _sources, DEFAULT_SOURCES),
             history=not env.read("NOHISTORY", _flag, False),
             autostart=env.read("AUTOSTART", _flag, True),
             colour=not environ.get("NO_COLOR"),  # https://no-color.org
@@ -184,6 +190,13 @@ def _origins(text: str) -> tuple[str, ...]:
     if not all("://" in entry or "*" in entry for entry in entries):
         raise ValueError('expected origins such as "http://host:port", with "*" for any text')
     return entries
+
+
+def _sources(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names or not set(names) <= set(DEFAULT_SOURCES):
+        raise ValueError(f"expected some of {', '.join(DEFAULT_SOURCES)}, with commas between")
+    return tuple(dict.fromkeys(names))
 
 
 def _dtype(text: str) -> str:

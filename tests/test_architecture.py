@@ -38,7 +38,7 @@ RULES = {
     "renderers": Rule(("values", "gotemplate", "registry.model"), ("jinja2",)),
     "parsers": Rule(("values", "gotemplate", "registry.model")),
     "modelfile": Rule(("values", "registry", "formats")),
-    "sources": Rule(("values", "registry", "modelfile"), ("aiohttp", "yarl")),
+    "sources": Rule(("values", "registry", "modelfile"), ("aiohttp", "cryptography", "yarl")),
     "runner": Rule(("values",), ("msgspec",)),
     "inference": Rule(("values", "registry", "renderers", "parsers", "runner")),
     "api": Rule(("values",), ("msgspec",)),

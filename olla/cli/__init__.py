@@ -26,6 +26,7 @@ COMMANDS = {
     "run": CommandPlace("olla.cli.run:run", "Run a model"),
     "stop": CommandPlace("olla.cli.models:stop", "Take a running model out of memory"),
     "pull": CommandPlace("olla.cli.transfers:pull", "Download a model"),
+    "push": CommandPlace("olla.cli.transfers:push", "Upload a model"),
     "list": CommandPlace("olla.cli.models:list_models", "List the models"),
     "ps": CommandPlace("olla.cli.models:ps", "List the running models"),
     "bench": CommandPlace("olla.cli.bench:bench", "Measure how fast a model answers"),

@@ -27,6 +27,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "OLLA_MAX_QUEUE": "Most requests that may wait (default 512)",
     "OLLA_ORIGINS": "Origins, beside those on this machine, whose web pages may ask",
     "OLLA_NOPRUNE": "1: do not remove unused files when the server starts",
+    "OLLA_SHARE": "1: let other machines pull the models here",
     "OLLA_DTYPE": "Precision of the computation: auto, float32, bfloat16, float16",
     "OLLA_QUANTIZE": "Precision of the weights: auto, none, int8, int4, nf4",
     "OLLA_DEVICE": 'Device that models run on, such as "cpu" or "cuda:0"',

@@ -29,10 +29,11 @@ from olla.client.replies import (
     progress_from_json,
     running_from_json,
     shown_from_json,
+    transfer_to_json,
 )
 from olla.errors import ApiError, ClientError, ServerUnreachable
 from olla.messages import Message
-from olla.requests import ChatChunk, CreateRequest, Progress
+from olla.requests import PLAIN_TRANSFER, ChatChunk, CreateRequest, Progress, TransferOptions
 from olla.settings import Address
 
 CONNECT_TIMEOUT_S = 10.0
@@ -114,9 +115,15 @@ class Client:
         body = settings.to_json() | {"messages": [message_to_json(turn) for turn in messages]}
         return _until_done(self._stream("/api/chat", body))
 
-    def pull(self, model: str, *, insecure: bool = False) -> Iterator[Progress]:
-        body = {"model": model} | ({"insecure": True} if insecure else {})
-        return _until_success(self._stream("/api/pull", body))
+    def pull(
+        self, model: str, options: TransferOptions = PLAIN_TRANSFER
+    ) -> Generator[Progress, None, None]:
+        return _until_success(self._stream("/api/pull", transfer_to_json(model, options)))
+
+    def push(
+        self, model: str, options: TransferOptions = PLAIN_TRANSFER
+    ) -> Generator[Progress, None, None]:
+        return _until_success(self._stream("/api/push", transfer_to_json(model, options)))
 
     def create(self, request: CreateRequest) -> Iterator[Progress]:
         """Make a model of blobs that are uploaded already."""
@@ -254,7 +261,9 @@ def _until_done(replies: Generator[Json, None, None]) -> Generator[ChatChunk, No
     raise ClientError("the olla server ended the reply early")
 
 
-def _until_success(replies: Generator[Json, None, None]) -> Iterator[Progress]:
+def _until_success(
+    replies: Generator[Json, None, None],
+) -> Generator[Progress, None, None]:
     """Reports up to the end; a transfer whose last word is not "success" was cut off."""
     status = ""
     with closing(replies):

@@ -6,12 +6,12 @@ Pure functions and frozen values: no connection. A field that the daemon left ou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from olla.messages import Message, ToolCall
-from olla.requests import ChatChunk, CreateRequest, DoneReason, Progress, Timings
+from olla.requests import ChatChunk, CreateRequest, DoneReason, Progress, Timings, TransferOptions
 
 Json = Mapping[str, Any]
 
@@ -221,3 +221,9 @@ def create_to_json(request: CreateRequest) -> Json:
         "messages": [message_to_json(message) for message in request.messages],
     }
     return {name: value for name, value in values.items() if value}
+
+
+def transfer_to_json(model: str, options: TransferOptions) -> Json:
+    """The body of a pull or a push; what is not asked for is not there."""
+    wanted = asdict(options)
+    return {"model": model, **{key: value for key, value in wanted.items() if value}}

@@ -72,14 +72,31 @@ class ModelStore:
             models = [model for name in self._names() if (model := self._read_or_warn(name))]
         return tuple(sorted(models, key=lambda model: -int(model.modified_at.timestamp())))
 
-    def put(self, name: ModelName, manifest: bytes) -> None:
+    def read_manifest(self, name: ModelName) -> bytes:
+        """The bytes of a model's manifest, whose SHA-256 is the model's digest.
+
+        Raises:
+            ModelNotFound: there is none of that name.
+        """
+        with disk_errors(f"cannot read model {name}"):
+            return self._manifest(self._find(name))
+
+    def names(self) -> tuple[ModelName, ...]:
+        """The name of every model, whether it can be read or not."""
+        with disk_errors("cannot read the model store"):
+            return tuple(self._names())
+
+    def put(self, name: ModelName, manifest: bytes) -> int:
         """Make `name` stand for this manifest, whose blobs are all in the store.
+
+        Returns:
+            How many blobs of what `name` stood for before went, as nothing else needs them.
 
         Raises:
             StoreError: it is no manifest, or one of its blobs is not there.
         """
         with self._changing(f"cannot write model {name}"):
-            self._put(self._find(name), manifest)
+            return self._put(self._find(name), manifest)
 
     def copy(self, source: ModelName, destination: ModelName) -> None:
         """Let `destination` stand for what `source` does.
@@ -186,7 +203,7 @@ class ModelStore:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ModelNotFound(name.short) from error
 
-    def _put(self, name: ModelName, manifest: bytes) -> None:
+    def _put(self, name: ModelName, manifest: bytes) -> int:
         for layer in parse_manifest(manifest).blobs:
             self._check_blob(layer.digest, layer.size_bytes)
         path = self._path(name)
@@ -195,6 +212,7 @@ class ModelStore:
             unused = _digests(path.read_bytes()) - self._needed(besides=path) - _digests(manifest)
         write_atomically(path, manifest)
         self._remove_blobs(unused)
+        return len(unused)
 
     def _check_blob(self, digest: Digest, size_bytes: int) -> None:
         try:

@@ -29,6 +29,7 @@ from olla.server.handlers import (
     models,
     openai,
     responses,
+    share,
     transfers,
 )
 from olla.server.logs import log_requests
@@ -61,6 +62,7 @@ ROUTES = (
     web.post("/v1/rerank", embed.rerank),
     web.post("/api/create", transfers.create),
     web.post("/api/pull", transfers.pull),
+    web.post("/api/push", transfers.push),
     web.head("/api/blobs/{digest}", blobs.head_blob),
     web.post("/api/blobs/{digest}", blobs.post_blob),
     web.post("/api/copy", models.copy),
@@ -78,6 +80,9 @@ ROUTES = (
     web.delete("/v1/responses/{id}", responses.delete),
     web.post("/v1/messages", anthropic.messages),
     web.post("/v1/messages/count_tokens", anthropic.count_tokens),
+    web.get("/v2/", share.base),
+    web.get(share.MANIFEST_PATH, share.manifest),
+    web.get(share.BLOB_PATH, share.blob),
 )
 
 _log = logging.getLogger(__name__)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 
@@ -15,13 +17,17 @@ from olla.inference.embedding import Embedding
 from olla.inference.service import Inference
 from olla.names import ModelName
 from olla.registry.store import ModelStore
-from olla.requests import Progress
+from olla.requests import Progress, TransferOptions
 from olla.runner.pool import RunnerPool
 from olla.server.conversations import Conversations
 from olla.settings import Settings
-from olla.sources.pull import pull
+from olla.sources.choose import Sources
+from olla.sources.ollama import Registry
+from olla.sources.ollama_auth import Keyring
+from olla.sources.pull import plan_pull, pull
+from olla.sources.push import push
 
-Pull = Callable[[ModelName, ModelStore], AsyncGenerator[Progress, None]]
+Transfer = Callable[[ModelName, ModelStore, TransferOptions], AsyncGenerator[Progress, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,8 @@ class Services:
     store: ModelStore
     pool: RunnerPool
     inference: Inference
-    pull: Pull = pull
+    pull: Transfer
+    push: Transfer
     conversations: Conversations = field(default_factory=Conversations)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -44,7 +51,20 @@ class Services:
     def start(cls, settings: Settings) -> Services:
         store = ModelStore(settings.models, settings.prune, settings.go_template)
         pool = RunnerPool(settings)
-        return cls(settings, store, pool, Inference(store, pool, settings))
+        inference = Inference(store, pool, settings)
+        registry = Registry(Keyring(settings.home, Path.home()))
+        sources = Sources(registry, settings.sources)
+        return cls(settings, store, pool, inference, _pull(sources), partial(push, registry))
+
+
+def _pull(sources: Sources) -> Transfer:
+    def start(
+        name: ModelName, store: ModelStore, options: TransferOptions
+    ) -> AsyncGenerator[Progress, None]:
+        source = sources.source_for(name, options)
+        return plan_pull(store, source) if options.dry_run else pull(name, store, source)
+
+    return start
 
 
 SERVICES = web.AppKey("services", Services)

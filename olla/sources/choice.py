@@ -51,12 +51,17 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`files` are the model's; `texts` its licenses; `overlays` what GGUF models have beside."""
+    """`files` are the model's, of an adapter the configuration first; `overlays` are what Ollama
+    reads beside a GGUF file."""
 
     kind: Kind
     files: tuple[RemoteFile, ...]
     licenses: tuple[RemoteFile, ...] = ()
     overlays: tuple[RemoteFile, ...] = ()
+
+    @property
+    def all_files(self) -> tuple[RemoteFile, ...]:
+        return (*self.files, *self.licenses, *self.overlays)
 
 
 def choose_files(files: tuple[RemoteFile, ...], tag: str = DEFAULT_TAG) -> Choice | None:

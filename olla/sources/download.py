@@ -43,6 +43,15 @@ class Remote:
         return Progress(status, str(self.digest), self.size_bytes, completed_bytes)
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Something that a pull would bring; `digest` where it is known before it comes."""
+
+    what: str
+    size_bytes: int
+    digest: Digest | None = None
+
+
 async def fetch(line: Line, remote: Remote, blobs: BlobStore) -> AsyncGenerator[Progress, None]:
     """Bring one blob into the store, where a hold of the caller keeps it.
 

@@ -9,11 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from olla.errors import BadInput, RevisionNotFound, SourceBroke, SourceError
+from olla.errors import (
+    BadInput,
+    RevisionNotFound,
+    SourceBroke,
+    SourceError,
+    SourceRefused,
+    SourceUnauthorized,
+)
 from olla.modelfile.adapter import import_adapter
-from olla.modelfile.base_weights import read_object
 from olla.modelfile.files import ADAPTER_CONFIG
 from olla.modelfile.uploads import Upload
 from olla.modelfile.weights import Weights, import_gguf, import_repository
@@ -33,11 +39,11 @@ from olla.registry.manifest import (
 from olla.registry.threads import run_to_end
 from olla.requests import Progress
 from olla.sources.choice import Choice, Kind, choose_files, labels
-from olla.sources.hub_files import bringing
+from olla.sources.download import Planned
+from olla.sources.hub_files import Bringer, explained, line_to, read_document
 from olla.sources.line import BackOff, Patience
 from olla.sources.repository import Lookup, RemoteFile, Repository
 
-_PATIENCE = Patience()
 _OVERLAY_TYPES = {
     "template": MediaType.TEMPLATE,
     "system": MediaType.SYSTEM,
@@ -47,13 +53,17 @@ _OVERLAY_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """`name` is `org/repo`; `revision`, if given, is the one to take whatever the tag says."""
+    """`name` is `org/repo`; `revision`, if given, is the one to take whatever the tag says.
+
+    `limit_rate` in bytes a second; 0 is no limit.
+    """
 
     look_up: Lookup
     name: str
     tag: str = DEFAULT_TAG
+    limit_rate: int = 0
+    patience: Patience = field(default_factory=Patience)
     revision: str = ""
-    patience: Patience = _PATIENCE
 
     async def fetch(
         self, blobs: BlobStore, hold: Hold
@@ -73,6 +83,19 @@ class HubSource:
         )
         yield Manifest(config, weights.layers)
 
+    async def plan(self) -> tuple[Planned, ...]:
+        """As Source says; of an adapter it reads which base it has."""
+        repository, choice = await self._choose()
+        planned = tuple(Planned(f.name, f.size_bytes, f.digest) for f in choice.all_files)
+        if choice.kind is not Kind.ADAPTER:
+            return planned
+        async with line_to(repository, self.patience, self.limit_rate) as line:
+            try:
+                config = await read_document(line, repository, choice.files[0])
+            except (SourceUnauthorized, SourceRefused) as error:
+                raise explained(error, repository) from error
+        return (*planned, *await self._base_of(repository, config).plan())
+
     async def _bring(
         self, blobs: BlobStore, hold: Hold, *, is_base: bool = False
     ) -> AsyncGenerator[Progress | Weights, None]:
@@ -80,19 +103,17 @@ class HubSource:
         repository, choice = await self._choose()
         if is_base and choice.kind is Kind.ADAPTER:
             raise SourceError(f"{repository.name} is an adapter too, which cannot be a base")
-        wanted = (*choice.files, *choice.licenses, *choice.overlays)
-        async with (
-            bringing(repository, blobs, hold, self.patience) as bringer,
-            aclosing(bringer.bring(wanted)) as coming,
-        ):
-            async for item in coming:
-                if isinstance(item, Progress):
-                    yield item
-                else:
-                    brought = dict(zip(wanted, item, strict=True))
+        async with line_to(repository, self.patience, self.limit_rate) as line:
+            bringer = Bringer(repository, line, blobs, hold)
+            async with aclosing(bringer.bring(choice.all_files)) as coming:
+                async for item in coming:
+                    if isinstance(item, Progress):
+                        yield item
+                    else:
+                        brought = dict(zip(choice.all_files, item, strict=True))
         uploads = tuple(brought[file] for file in choice.files)
         if choice.kind is Kind.ADAPTER:
-            base = await run_to_end(self._base_of, repository, uploads)
+            base = self._base_of(repository, await run_to_end(uploads[0].path.read_bytes))
             async with aclosing(base._bring(blobs, hold, is_base=True)) as coming_base:
                 async for found in coming_base:
                     if isinstance(found, Progress):
@@ -126,11 +147,11 @@ class HubSource:
             except SourceBroke as error:
                 await back_off.wait(error)
 
-    def _base_of(self, repository: Repository, adapter: tuple[Upload, ...]) -> HubSource:
+    def _base_of(self, repository: Repository, config: bytes) -> HubSource:
         """The source of the model that an adapter was made for: its own hub."""
-        (path,) = (upload.path for upload in adapter if upload.name == ADAPTER_CONFIG)
-        config = read_object(path, ADAPTER_CONFIG)
-        name, revision = config.get("base_model_name_or_path"), config.get("revision")
+        document = parse_json(config, f"{ADAPTER_CONFIG} of {repository.name}")
+        fields = document if isinstance(document, dict) else {}
+        name, revision = fields.get("base_model_name_or_path"), fields.get("revision")
         if not isinstance(name, str) or name.count("/") != 1 or not all(name.split("/")):
             raise SourceError(
                 f"{repository.name} is an adapter of {name!r}, which is no repository: pull the "
@@ -143,8 +164,10 @@ class HubSource:
 def _choose(repository: Repository, tag: str) -> Choice | None:
     try:
         return choose_files(repository.files, tag)
-    except (SourceError, BadInput) as error:
-        raise type(error)(f"{repository.name}: {error}") from error
+    except SourceError as error:
+        raise SourceError(f"{repository.name}: {error}") from error
+    except BadInput as error:
+        raise BadInput(f"{repository.name}: {error}") from error
 
 
 def _or_file(files: tuple[RemoteFile, ...]) -> str:

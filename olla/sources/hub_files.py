@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +24,13 @@ from olla.registry.disk import Hold
 from olla.registry.threads import run_to_end
 from olla.requests import Progress
 from olla.sources.download import REPORT_S, Remote, fetch
-from olla.sources.line import Line, Patience, open_line
+from olla.sources.line import Line, Patience, Rate, open_line
 from olla.sources.repository import RemoteFile, Repository
 
 
 @dataclass(frozen=True, slots=True)
 class Bringer:
-    """Made by `bringing`: the way to one repository, and the store at its end."""
+    """The way to one repository, and the store at its end."""
 
     repository: Repository
     line: Line
@@ -57,15 +57,11 @@ class Bringer:
                 path = self.blobs.path(digest)
                 uploads.append(Upload(file.name, digest, file.size_bytes, path))
         except (SourceUnauthorized, SourceRefused) as error:
-            raise self._explained(error) from error
+            raise explained(error, self.repository) from error
         yield tuple(uploads)
 
     async def _bring_document(self, file: RemoteFile) -> Digest:
-        if file.size_bytes > MAX_SMALL_BLOB_BYTES:
-            raise SourceError(f"{self.repository.name} has no digest of its large {file.name}")
-        data = await self.line.document(URL(file.url, encoded=True), file.size_bytes)
-        if len(data) != file.size_bytes or file.git_oid not in {"", _git_oid(data)}:
-            raise SourceError(f"{self.repository.name} sent another {file.name} than it lists")
+        data = await read_document(self.line, self.repository, file)
         await run_to_end(self.hold.add, Digest.of(data))
         return await run_to_end(self.blobs.put, data)
 
@@ -95,21 +91,30 @@ class Bringer:
         finally:
             await run_to_end(checking.close)
 
-    def _explained(self, error: SourceUnauthorized | SourceRefused) -> SourceError:
-        if isinstance(error, SourceUnauthorized) or error.status == 403:
-            return SourceError(self.repository.refusal)
-        return SourceError(f"{self.repository.name}: {error}")
 
-
-@asynccontextmanager
-async def bringing(
-    repository: Repository, blobs: BlobStore, hold: Hold, patience: Patience
-) -> AsyncIterator[Bringer]:
-    """For `async with`, around the transfer of some of a repository's files, of which it has at
-    least one."""
+def line_to(
+    repository: Repository, patience: Patience, limit_rate: int
+) -> AbstractAsyncContextManager[Line]:
+    """For `async with`: the way to a repository, which has at least one file."""
     origin = URL(repository.files[0].url, encoded=True).origin()
-    async with open_line(origin, headers=repository.headers, patience=patience) as line:
-        yield Bringer(repository, line, blobs, hold)
+    return open_line(origin, headers=repository.headers, patience=patience, rate=Rate(limit_rate))
+
+
+async def read_document(line: Line, repository: Repository, file: RemoteFile) -> bytes:
+    """A small file, checked as far as the hub says what it should be."""
+    if file.size_bytes > MAX_SMALL_BLOB_BYTES:
+        raise SourceError(f"{repository.name} has no digest of its large {file.name}")
+    data = await line.document(URL(file.url, encoded=True), file.size_bytes)
+    if len(data) != file.size_bytes or file.git_oid not in {"", _git_oid(data)}:
+        raise SourceError(f"{repository.name} sent another {file.name} than it lists")
+    return data
+
+
+def explained(error: SourceUnauthorized | SourceRefused, repository: Repository) -> SourceError:
+    """What a refusal of a file means for whoever wanted the model."""
+    if isinstance(error, SourceUnauthorized) or error.status == 403:
+        return SourceError(repository.refusal)
+    return SourceError(f"{repository.name}: {error}")
 
 
 def _may_be(path: Path, remote: Remote, blobs: BlobStore) -> bool:

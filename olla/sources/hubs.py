@@ -1,10 +1,13 @@
-"""Which hub a host means. Each hub's client is imported when a model first comes from it."""
+"""The hubs, and the hosts they have in names. Each hub's client is imported when first needed."""
 
 from __future__ import annotations
 
-from olla.names import ModelName
-from olla.sources.hub import HubSource
 from olla.sources.repository import Lookup, Repository
+
+_HOSTS = {
+    "hf.co": "hf",
+    "huggingface.co": "hf",
+}
 
 
 def huggingface(name: str, revision: str) -> Repository:
@@ -13,13 +16,10 @@ def huggingface(name: str, revision: str) -> Repository:
     return look_up(name, revision)
 
 
-HUBS: dict[str, Lookup] = {
-    "hf.co": huggingface,
-    "huggingface.co": huggingface,
-}
+HUBS: dict[str, Lookup] = {"hf": huggingface}
+"""What OLLA_SOURCES calls each hub, and how to ask it."""
 
 
-def hub_source(name: ModelName) -> HubSource | None:
-    """The source of a name whose host is a hub's, else None."""
-    look_up = HUBS.get(name.host.lower().removeprefix("www."))
-    return HubSource(look_up, f"{name.namespace}/{name.model}", name.tag) if look_up else None
+def hub_of_host(host: str) -> str:
+    """The hub that a name's host means, else ""."""
+    return _HOSTS.get(host.lower().removeprefix("www."), "")

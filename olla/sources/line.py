@@ -31,6 +31,7 @@ from olla.errors import SourceBroke, SourceError, SourceRefused, SourceUnauthori
 from olla.sources.addresses import GuardedResolver
 
 CHUNK_BYTES = 256 * 1024
+DOCUMENT_RETRIES = 2  # a person waits, and nothing has come yet that would be lost
 MAX_ERROR_BYTES = 4096
 MAX_REDIRECTS = 10
 MAX_RETRY_AFTER_S = 60.0
@@ -40,26 +41,30 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORTH_A_RETRY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _UNLIMITED = 0
 
-Renew = Callable[[str], Awaitable[Mapping[str, str]]]
-"""Makes new credentials, as headers, of the challenge in a 401; raises SourceError."""
+Body = bytes | AsyncIterator[bytes] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How many connections a blob may use, and how long to put up with a bad line."""
+    """How many connections a blob may use, and how long to put up with a bad line.
+
+    `push_part_bytes`: how much goes in one request of an upload.
+    """
 
     num_streams: int = 8
     stall_s: float = 30.0
     retries: int = 6
     back_off_s: float = 1.0
     max_back_off_s: float = 32.0
+    push_part_bytes: int = 100 * 10**6
 
 
 class BackOff:
     """Longer and longer waits between tries, and an end to them."""
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: Patience, retries: int | None = None) -> None:
         self._patience = patience
+        self._retries = patience.retries if retries is None else retries
         self._failures = 0
 
     def reset(self) -> None:
@@ -72,7 +77,7 @@ class BackOff:
         Raises:
             SourceError: there were enough of them.
         """
-        if self._failures == self._patience.retries:
+        if self._failures == self._retries:
             raise SourceError(f"max retries exceeded: {error}") from error
         delay = self._patience.back_off_s * 2**self._failures
         self._failures += 1
@@ -120,9 +125,10 @@ class Line:
         self._session = session
         self._origin = origin.origin()
         self._resolver = resolver
-        self._rate = rate
-        self._headers = dict(headers)
+        self.rate = rate
+        self._headers = headers
         self._renew = renew
+        self._renewing = asyncio.Lock()
         self.patience = patience
 
     @asynccontextmanager
@@ -144,19 +150,28 @@ class Line:
             response.release()
 
     async def send(
-        self, method: str, url: URL, headers: Mapping[str, str], body: bytes | AsyncIterator[bytes]
+        self, method: str, url: URL, headers: Mapping[str, str], body: Body = None
     ) -> ClientResponse:
-        """One request with a body, not redirected; the answer's own body has been left out.
+        """One request, not redirected, and the head of its answer.
 
         Raises:
-            As `get` does.
+            As `get`; SourceBroke too where the credentials had to be renewed, as the body is gone.
         """
         response = await self._send(method, url, headers, body)
         try:
-            await _check(response)
+            await _check(response, are_redirects_fine=True)
         finally:
             response.release()
         return response
+
+    async def ask(self, url: URL, headers: Mapping[str, str], max_bytes: int) -> bytes:
+        """A small document, in one try and without the line's credentials: for who makes them."""
+        response = await self._exchange(hdrs.METH_GET, url, headers, {})
+        try:
+            await _check(response)
+            return await self._read_all(response, max_bytes)
+        finally:
+            response.release()
 
     async def read(self, response: ClientResponse, max_bytes: int) -> bytes:
         """The next bytes of a body as they come, b"" at its end; no faster than the rate allows.
@@ -165,27 +180,43 @@ class Line:
             SourceBroke: the line was cut, or nothing came for too long.
         """
         try:
-            chunk = await response.content.read(min(self._rate.chunk_bytes, max_bytes))
+            chunk = await response.content.read(min(self.rate.chunk_bytes, max_bytes))
         except (ClientError, TimeoutError, OSError) as error:
             raise _broken(response.url, error) from error
-        await self._rate.take(len(chunk))
+        await self.rate.take(len(chunk))
         return chunk
 
     async def document(
         self, url: URL, max_bytes: int, headers: Mapping[str, str] | None = None
     ) -> bytes:
-        """A small body of which nothing is known but that it is small; tries more than once.
+        """A small body of which nothing is known but that it is small; tries a few times.
 
         Raises:
             SourceError: as `get`; there is more of it than `max_bytes`; all tries failed.
         """
-        back_off = BackOff(self.patience)
+        back_off = BackOff(self.patience, min(self.patience.retries, DOCUMENT_RETRIES))
         while True:
             try:
                 async with self.get(url, headers) as response:
                     return await self._read_all(response, max_bytes)
             except SourceBroke as error:
                 await back_off.wait(error)
+
+    def target(self, url: URL, location: str) -> URL:
+        """Where an answer from `url` sends us, if that is a place to go to.
+
+        Raises:
+            SourceError: it is not.
+        """
+        try:
+            target = url.join(URL(location, encoded=True))  # a signature may depend on its spelling
+        except ValueError as error:
+            raise SourceError(f"{url.host} redirects to something that is no address") from error
+        allowed = {"http", "https"} if url.scheme == "http" else {"https"}
+        if target.scheme not in allowed or target.host is None:
+            raise SourceError(f"{url.host} redirects to an insecure address: {location:.200}")
+        self._resolver.check_literal(target.host)
+        return target
 
     async def _read_all(self, response: ClientResponse, max_bytes: int) -> bytes:
         data = bytearray()
@@ -203,55 +234,54 @@ class Line:
             if response.status not in _REDIRECTS or location is None:
                 return response
             response.release()
-            url = self._redirected(url, location)
+            url = self.target(url, location)
         raise SourceError(f"{self._origin.host} redirects in a loop")
 
-    def _redirected(self, url: URL, location: str) -> URL:
-        try:
-            target = url.join(URL(location, encoded=True))  # a signature may depend on its spelling
-        except ValueError as error:
-            raise SourceError(f"{url.host} redirects to something that is no address") from error
-        allowed = {"http", "https"} if url.scheme == "http" else {"https"}
-        if target.scheme not in allowed or target.host is None:
-            raise SourceError(f"{url.host} redirects to an insecure address: {location:.200}")
-        self._resolver.check_literal(target.host)
-        return target
-
     async def _send(
-        self,
-        method: str,
-        url: URL,
-        headers: Mapping[str, str],
-        body: bytes | AsyncIterator[bytes] | None = None,
+        self, method: str, url: URL, headers: Mapping[str, str], body: Body = None
     ) -> ClientResponse:
         is_home = url.origin() == self._origin
-        response = await self._exchange(method, url, headers, is_home, body)
-        if response.status != 401 or not is_home or self._renew is None or body is not None:
+        used = self._headers if is_home else {}
+        response = await self._exchange(method, url, headers, used, body)
+        if response.status != 401 or not is_home or self._renew is None:
             return response
         challenge = response.headers.get(hdrs.WWW_AUTHENTICATE, "")
         response.release()
-        self._headers.update(await self._renew(challenge))
-        return await self._exchange(method, url, headers, is_home, body)
+        await self._renew_headers(self._renew, used, challenge)
+        if isinstance(body, AsyncIterator):
+            raise SourceBroke(f"{url.host} wanted other credentials in the middle of a transfer")
+        return await self._exchange(method, url, headers, self._headers, body)
+
+    async def _renew_headers(self, renew: Renew, used: Mapping[str, str], challenge: str) -> None:
+        async with self._renewing:
+            if self._headers is used:  # of many who were refused, the first does it for all
+                self._headers = {**used, **await renew(self, challenge)}
 
     async def _exchange(
         self,
         method: str,
         url: URL,
         headers: Mapping[str, str],
-        is_home: bool,
-        body: bytes | AsyncIterator[bytes] | None,
+        credentials: Mapping[str, str],
+        body: Body = None,
     ) -> ClientResponse:
-        credentials = self._headers if is_home else {}
         try:
             return await self._session.request(
                 method, url, headers={**headers, **credentials}, data=body, allow_redirects=False
             )
         except (ClientConnectorCertificateError, ssl.SSLError) as error:
-            raise SourceError(f"cannot trust the certificate of {url.host}: {error}") from error
+            raise SourceError(
+                f"cannot trust the certificate of {url.host}; SSL_CERT_FILE may name a file with "
+                f"its authority's: {error}"
+            ) from error
         except InvalidURL as error:
             raise SourceError(f"cannot use the address {url}: {error}") from error
         except (ClientError, TimeoutError, OSError) as error:
             raise _broken(url, error) from error
+
+
+Renew = Callable[[Line, str], Awaitable[Mapping[str, str]]]
+"""Makes new credentials, as headers, of the challenge in a 401; raises SourceError."""
 
 
 @asynccontextmanager
@@ -273,7 +303,10 @@ async def open_line(
     """
     patience = patience or Patience()
     resolver = GuardedResolver(origin.host or "")
-    connector = TCPConnector(resolver=resolver, limit=2 * patience.num_streams)
+    # aiohttp's own context is as old as the process, and knows only the certificates of then.
+    context = await asyncio.to_thread(ssl.create_default_context)
+    context.set_alpn_protocols(("http/1.1",))
+    connector = TCPConnector(resolver=resolver, limit=2 * patience.num_streams, ssl=context)
     timeout = ClientTimeout(total=None, sock_connect=patience.stall_s, sock_read=patience.stall_s)
     session = ClientSession(
         connector=connector,
@@ -288,14 +321,14 @@ async def open_line(
         yield Line(session, origin, resolver, patience, rate or Rate(), headers or {}, renew)
 
 
-async def _check(response: ClientResponse) -> None:
+async def _check(response: ClientResponse, *, are_redirects_fine: bool = False) -> None:
     if response.status >= 400:
         try:
             body = await response.content.read(MAX_ERROR_BYTES)
         except (ClientError, TimeoutError, OSError) as error:
             raise _broken(response.url, error) from error
         raise _refusal(response, body.decode("utf-8", "replace").strip())
-    if response.status >= 300:
+    if response.status >= 300 and not are_redirects_fine:
         raise SourceError(f"unexpected status code {response.status}")
     encoding = response.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
     if encoding != "identity":

@@ -16,6 +16,9 @@ from olla.registry.digest import Digest
 from olla.registry.manifest import MediaType
 from olla.registry.store import ModelStore
 from olla.sources.catalogue import Distribution, PackagedFile, PackagedModel, Part
+from olla.sources.line import Patience
+from olla.sources.ollama import Registry
+from olla.sources.ollama_auth import Keyring
 
 LICENSE = b"Do as you like.\n"
 BAIT = b"raise SystemExit('the code of the package ran')\n"
@@ -70,6 +73,13 @@ def packaged(tmp_path: Path) -> Packaged:
         parameters={"stop": ["<end>"]},
     )
     return Packaged(model, _recorded(contents))
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """The way to registries, without a login and in a hurry."""
+    keyring = Keyring(tmp_path / "home", tmp_path / "user")
+    return Registry(keyring, Patience(stall_s=0.5, retries=2, back_off_s=0.01))
 
 
 @pytest.fixture

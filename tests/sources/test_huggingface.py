@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,9 @@ from olla.names import ModelName
 from olla.registry.model import Model
 from olla.registry.store import ModelStore
 from olla.requests import Progress
-from olla.sources.hub import HubSource
-from olla.sources.hubs import hub_source
-from olla.sources.line import Patience
-from olla.sources.pull import pull
+from olla.sources.choose import Sources
+from olla.sources.ollama import Registry
+from olla.sources.pull import plan_pull, pull
 from tests.sources.hub_models import (
     LICENSE,
     adapter_files,
@@ -27,7 +25,6 @@ from tests.sources.hub_models import (
 )
 from tests.sources.hub_server import Hub, Repo, commit_of, serving, sha256
 
-IMPATIENT = Patience(back_off_s=0.01, retries=2)
 NEEDED = {
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("chat_template.jinja", "model.safetensors"),
@@ -47,23 +44,27 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield hub
 
 
-def source_of(name: str) -> HubSource:
-    source = hub_source(ModelName.parse(name))
-    assert source is not None
-    return replace(source, patience=IMPATIENT)
+Pulled = Callable[[str], Awaitable[tuple[Model, list[Progress]]]]
 
 
-async def pulled(store: ModelStore, text: str) -> tuple[Model, list[Progress]]:
-    name = ModelName.parse(text)
-    steps = [step async for step in pull(name, store, source_of(text))]
-    return store.resolve(name), steps
+@pytest.fixture
+def pulled(store: ModelStore, registry: Registry) -> Pulled:
+    """Pulls the model of that name; the model in the store, and the steps."""
+
+    async def pull_by_name(text: str) -> tuple[Model, list[Progress]]:
+        name = ModelName.parse(text)
+        source = Sources(registry).source_for(name)
+        steps = [step async for step in pull(name, store, source)]
+        return store.resolve(name), steps
+
+    return pull_by_name
 
 
-async def test_a_repository_of_safetensors(hub: Hub, store: ModelStore) -> None:
+async def test_a_repository_of_safetensors(hub: Hub, pulled: Pulled) -> None:
     files = safetensors_files()
     hub.repos["org/tiny"] = Repo(files)
 
-    model, steps = await pulled(store, "hf.co/org/tiny")
+    model, steps = await pulled("hf.co/org/tiny")
 
     assert {name: path.read_bytes() for name, path in model.files.items()} == {
         name: files[name] for name in NEEDED
@@ -81,10 +82,10 @@ async def test_a_repository_of_safetensors(hub: Hub, store: ModelStore) -> None:
     assert weights[-1].completed_bytes == weights[-1].total_bytes
 
 
-async def test_shards_come_together(hub: Hub, store: ModelStore) -> None:
+async def test_shards_come_together(hub: Hub, pulled: Pulled) -> None:
     hub.repos["org/tiny"] = Repo(sharded_files())
 
-    model, _ = await pulled(store, "huggingface.co/org/tiny")
+    model, _ = await pulled("huggingface.co/org/tiny")
 
     shards = {name for name in model.files if name.endswith(".safetensors")}
     assert shards == {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
@@ -93,61 +94,63 @@ async def test_shards_come_together(hub: Hub, store: ModelStore) -> None:
 @pytest.mark.parametrize(
     ("tag", "expected"), [("", "Q4_K_M"), (":q8_0", "Q8_0"), (":Tiny-Q8_0.gguf", "Q8_0")]
 )
-async def test_a_gguf_file_by_its_tag(hub: Hub, store: ModelStore, tag: str, expected: str) -> None:
+async def test_a_gguf_file_by_its_tag(hub: Hub, pulled: Pulled, tag: str, expected: str) -> None:
     hub.repos["org/tiny"] = Repo(gguf_files("Q2_K", "Q8_0", "Q4_K_M"))
 
-    model, _ = await pulled(store, f"hf.co/org/tiny{tag}")
+    model, _ = await pulled(f"hf.co/org/tiny{tag}")
 
     assert model.files["model.gguf"].read_bytes() == gguf_bytes(expected)
     assert hub.fetched == [f"Tiny-{expected}.gguf"]
 
 
-async def test_what_ollama_reads_beside_a_gguf_file(hub: Hub, store: ModelStore) -> None:
+async def test_what_ollama_reads_beside_a_gguf_file(hub: Hub, pulled: Pulled) -> None:
     overlays = {"template": b"{{ .Prompt }}", "system": b"Be brief.", "params": b'{"top_k": 5}'}
     hub.repos["org/tiny"] = Repo({**gguf_files("Q4_0"), **overlays})
 
-    model, _ = await pulled(store, "hf.co/org/tiny")
+    model, _ = await pulled("hf.co/org/tiny")
 
     assert (model.template, model.system) == ("{{ .Prompt }}", "Be brief.")
     assert model.options.top_k == 5
 
 
 @pytest.mark.parametrize("params", [b"[]", b"no", b'{"top_k": "x"}'])
-async def test_parameters_that_cannot_be_used(hub: Hub, store: ModelStore, params: bytes) -> None:
+async def test_parameters_that_cannot_be_used(
+    hub: Hub, pulled: Pulled, store: ModelStore, params: bytes
+) -> None:
     hub.repos["org/tiny"] = Repo({**gguf_files("Q4_0"), "params": params})
 
     with pytest.raises(OllaError, match=r"params|top_k"):
-        await pulled(store, "hf.co/org/tiny")
+        await pulled("hf.co/org/tiny")
     assert store.list() == ()
 
 
-async def test_a_tag_that_names_no_file_is_a_revision(hub: Hub, store: ModelStore) -> None:
+async def test_a_tag_that_names_no_file_is_a_revision(hub: Hub, pulled: Pulled) -> None:
     old = safetensors_files(**{"config.json": safetensors_files()["config.json"] + b" "})
     hub.repos["org/tiny"] = Repo(safetensors_files(), {"v1.0": old})
 
-    by_name, _ = await pulled(store, "hf.co/org/tiny:v1.0")
-    by_commit, _ = await pulled(store, f"hf.co/org/tiny:{commit_of(old)}")
+    by_name, _ = await pulled("hf.co/org/tiny:v1.0")
+    by_commit, _ = await pulled(f"hf.co/org/tiny:{commit_of(old)}")
 
     assert by_name.files["config.json"].read_bytes() == old["config.json"]
     assert by_name.manifest == by_commit.manifest
 
 
-async def test_a_tag_that_is_neither_tells_what_there_is(hub: Hub, store: ModelStore) -> None:
+async def test_a_tag_that_is_neither_tells_what_there_is(hub: Hub, pulled: Pulled) -> None:
     hub.repos["org/tiny"] = Repo(gguf_files("Q4_0", "Q8_0"))
 
     with pytest.raises(SourceError) as caught:
-        await pulled(store, "hf.co/org/tiny:Q3_K")
+        await pulled("hf.co/org/tiny:Q3_K")
     assert str(caught.value) == (
         "org/tiny has no revision Q3_K, and no such GGUF file; it has Q4_0, Q8_0"
     )
 
 
-async def test_an_adapter_brings_its_base(hub: Hub, store: ModelStore) -> None:
+async def test_an_adapter_brings_its_base(hub: Hub, pulled: Pulled) -> None:
     hub.repos["org/tiny"] = Repo(safetensors_files())
     hub.repos["me/lora"] = Repo(adapter_files("org/tiny"))
 
-    model, _ = await pulled(store, "hf.co/me/lora")
-    base, _ = await pulled(store, "hf.co/org/tiny")
+    model, _ = await pulled("hf.co/me/lora")
+    base, _ = await pulled("hf.co/org/tiny")
 
     assert [set(files) for files in model.adapters] == [
         {"adapter_config.json", "adapter_model.safetensors"}
@@ -158,13 +161,13 @@ async def test_an_adapter_brings_its_base(hub: Hub, store: ModelStore) -> None:
 
 
 async def test_the_base_is_taken_at_the_revision_that_the_adapter_names(
-    hub: Hub, store: ModelStore
+    hub: Hub, pulled: Pulled
 ) -> None:
     old = safetensors_files(**{"tokenizer.json": b'{"old": 1}'})
     hub.repos["org/tiny"] = Repo(safetensors_files(), {"v1.0": old})
     hub.repos["me/lora"] = Repo(adapter_files("org/tiny", revision="v1.0"))
 
-    model, _ = await pulled(store, "hf.co/me/lora")
+    model, _ = await pulled("hf.co/me/lora")
 
     assert model.files["tokenizer.json"].read_bytes() == b'{"old": 1}'
 
@@ -179,17 +182,31 @@ async def test_the_base_is_taken_at_the_revision_that_the_adapter_names(
     ],
 )
 async def test_an_adapter_whose_base_cannot_be_found(
-    hub: Hub, store: ModelStore, base: str | None, reason: str
+    hub: Hub, pulled: Pulled, store: ModelStore, base: str | None, reason: str
 ) -> None:
     hub.repos["me/lora"] = Repo(adapter_files(base))
 
     with pytest.raises(SourceError, match=reason):
-        await pulled(store, "hf.co/me/lora")
+        await pulled("hf.co/me/lora")
     assert store.list() == ()
 
 
+async def test_a_plan_of_an_adapter_has_its_base_too(
+    hub: Hub, store: ModelStore, registry: Registry
+) -> None:
+    hub.repos["org/tiny"] = Repo(safetensors_files())
+    hub.repos["me/lora"] = Repo(adapter_files("org/tiny"))
+    source = Sources(registry).source_for(ModelName.parse("hf.co/me/lora"))
+
+    steps = [step async for step in plan_pull(store, source)]
+
+    planned = {step.status.removeprefix("would pull ") for step in steps[1:-1]}
+    assert planned == {"adapter_config.json", "adapter_model.safetensors", "LICENSE", *NEEDED}
+    assert hub.fetched == ["adapter_config.json"]
+
+
 async def test_what_the_client_has_in_its_cache_is_not_fetched(
-    hub: Hub, store: ModelStore, tmp_path: Path
+    hub: Hub, pulled: Pulled, tmp_path: Path
 ) -> None:
     from huggingface_hub import snapshot_download
 
@@ -197,13 +214,13 @@ async def test_what_the_client_has_in_its_cache_is_not_fetched(
     snapshot_download("org/tiny", endpoint=hub.url, cache_dir=tmp_path / "hf")
     hub.requests.clear()
 
-    model, _ = await pulled(store, "hf.co/org/tiny")
+    model, _ = await pulled("hf.co/org/tiny")
 
     assert "model.safetensors" not in hub.fetched
     assert model.files["model.safetensors"].stat().st_nlink == 2  # tmpfs and ext4 cannot clone
 
 
-async def test_a_broken_cache_is_not_believed(hub: Hub, store: ModelStore, tmp_path: Path) -> None:
+async def test_a_broken_cache_is_not_believed(hub: Hub, pulled: Pulled, tmp_path: Path) -> None:
     files = safetensors_files()
     hub.repos["org/tiny"] = Repo(files)
     weights = files["model.safetensors"]
@@ -211,38 +228,38 @@ async def test_a_broken_cache_is_not_believed(hub: Hub, store: ModelStore, tmp_p
     cached.parent.mkdir(parents=True)
     cached.write_bytes(bytes(len(weights)))
 
-    model, _ = await pulled(store, "hf.co/org/tiny")
+    model, _ = await pulled("hf.co/org/tiny")
 
     assert model.files["model.safetensors"].read_bytes() == weights
     assert cached.read_bytes() == bytes(len(weights))
 
 
-async def test_what_is_in_the_store_is_not_fetched_again(hub: Hub, store: ModelStore) -> None:
+async def test_what_is_in_the_store_is_not_fetched_again(hub: Hub, pulled: Pulled) -> None:
     hub.repos["org/tiny"] = Repo(gguf_files("Q4_0"))
-    await pulled(store, "hf.co/org/tiny")
+    await pulled("hf.co/org/tiny")
     hub.requests.clear()
 
-    await pulled(store, "hf.co/org/tiny:Q4_0")
+    await pulled("hf.co/org/tiny:Q4_0")
 
     assert hub.fetched == []
 
 
 async def test_the_token_goes_to_the_hub_and_not_to_where_it_redirects(
-    hub: Hub, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, pulled: Pulled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.repos["org/tiny"] = Repo(gguf_files("Q4_0"), is_gated=True)
     monkeypatch.setenv("HF_TOKEN", hub.token)
 
-    await pulled(store, "hf.co/org/tiny")
+    await pulled("hf.co/org/tiny")
 
     assert [headers.get("Authorization") for headers in hub.cdn_headers] == [None]
 
 
-async def test_a_gated_repository_says_what_to_do(hub: Hub, store: ModelStore) -> None:
+async def test_a_gated_repository_says_what_to_do(hub: Hub, pulled: Pulled) -> None:
     hub.repos["org/tiny"] = Repo(gguf_files("Q4_0"), is_gated=True)
 
     with pytest.raises(SourceError) as caught:
-        await pulled(store, "hf.co/org/tiny")
+        await pulled("hf.co/org/tiny")
     assert str(caught.value) == (
         f"org/tiny is gated on Hugging Face: accept its terms at {hub.url}/org/tiny, then set "
         "HF_TOKEN to a token of yours from https://huggingface.co/settings/tokens"
@@ -251,45 +268,45 @@ async def test_a_gated_repository_says_what_to_do(hub: Hub, store: ModelStore) -
 
 @pytest.mark.parametrize("repos", [{}, {"org/tiny": Repo(gguf_files("Q4_0"), is_private=True)}])
 async def test_a_repository_that_is_not_there_or_private(
-    hub: Hub, store: ModelStore, repos: dict[str, Repo]
+    hub: Hub, pulled: Pulled, repos: dict[str, Repo]
 ) -> None:
     hub.repos = repos
 
     with pytest.raises(SourceNotFound, match=r"has no repository org/tiny.*set HF_TOKEN"):
-        await pulled(store, "hf.co/org/tiny")
+        await pulled("hf.co/org/tiny")
 
 
 async def test_a_hub_that_cannot_be_reached(
-    store: ModelStore, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    pulled: Pulled, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
 
     with pytest.raises(SourceError, match=r"cannot reach http://127.0.0.1:9"):
-        await pulled(store, "hf.co/org/tiny")
+        await pulled("hf.co/org/tiny")
 
 
-async def test_a_hub_that_stumbles_is_asked_again(hub: Hub, store: ModelStore) -> None:
+async def test_a_hub_that_stumbles_is_asked_again(hub: Hub, pulled: Pulled) -> None:
     hub.repos["org/tiny"] = Repo(gguf_files("Q4_0"))
     hub.failures = 2
 
-    assert await pulled(store, "hf.co/org/tiny")
+    assert await pulled("hf.co/org/tiny")
 
 
-async def test_only_pickles(hub: Hub, store: ModelStore) -> None:
+async def test_only_pickles(hub: Hub, pulled: Pulled) -> None:
     hub.repos["org/tiny"] = Repo({"config.json": b"{}", "pytorch_model.bin": b"pickled"})
 
     with pytest.raises(BadInput, match=r"hf.co/org/tiny: pytorch_model.bin holds pickled objects"):
-        await pulled(store, "hf.co/org/tiny")
+        await pulled("hf.co/org/tiny")
 
 
 @pytest.mark.parametrize(
     "name", ["../../evil.json", "/etc/evil.json", "a/../evil.json", "evil\x00.json", "a\\evil.json"]
 )
-async def test_a_name_that_leads_outside_is_refused(hub: Hub, store: ModelStore, name: str) -> None:
+async def test_a_name_that_leads_outside_is_refused(hub: Hub, pulled: Pulled, name: str) -> None:
     hub.repos["org/tiny"] = Repo({**safetensors_files(), name: b"{}"})
 
     with pytest.raises(SourceError, match="lists a file"):
-        await pulled(store, "hf.co/org/tiny")
+        await pulled("hf.co/org/tiny")
 
 
 @pytest.mark.parametrize(
@@ -303,36 +320,38 @@ async def test_a_name_that_leads_outside_is_refused(hub: Hub, store: ModelStore,
     ],
 )
 async def test_a_list_of_files_that_is_none(
-    hub: Hub, store: ModelStore, lie: dict[str, object]
+    hub: Hub, pulled: Pulled, lie: dict[str, object]
 ) -> None:
     hub.repos["org/tiny"] = Repo(gguf_files("Q4_0"), listed={"Tiny-Q4_0.gguf": lie})
 
     with pytest.raises(SourceError):
-        await pulled(store, "hf.co/org/tiny")
+        await pulled("hf.co/org/tiny")
 
 
-async def test_other_bytes_than_the_digest_promises(hub: Hub, store: ModelStore) -> None:
+async def test_other_bytes_than_the_digest_promises(
+    hub: Hub, pulled: Pulled, store: ModelStore
+) -> None:
     files = gguf_files("Q4_0")
     changed = files["Tiny-Q4_0.gguf"][:-1] + b"\x01"
     hub.repos["org/tiny"] = Repo(files, sent={"Tiny-Q4_0.gguf": changed})
 
     with pytest.raises(BlobCorrupt):
-        await pulled(store, "hf.co/org/tiny")
+        await pulled("hf.co/org/tiny")
     assert store.list() == ()
 
 
 @pytest.mark.parametrize("sent", [b"", b"{} ", b"[]", b"{}" * 1000])
-async def test_a_small_file_that_is_another_one(hub: Hub, store: ModelStore, sent: bytes) -> None:
+async def test_a_small_file_that_is_another_one(hub: Hub, pulled: Pulled, sent: bytes) -> None:
     hub.repos["org/tiny"] = Repo(safetensors_files(), sent={"generation_config.json": sent})
 
     with pytest.raises(SourceError, match=r"generation_config.json|more than 2 bytes"):
-        await pulled(store, "hf.co/org/tiny")
+        await pulled("hf.co/org/tiny")
 
 
-async def test_files_that_do_not_make_a_model(hub: Hub, store: ModelStore) -> None:
+async def test_files_that_do_not_make_a_model(hub: Hub, pulled: Pulled) -> None:
     files = safetensors_files()
     del files["config.json"]
     hub.repos["org/tiny"] = Repo(files)
 
     with pytest.raises(BadInput, match=r"config\.json"):
-        await pulled(store, "hf.co/org/tiny")
+        await pulled("hf.co/org/tiny")

@@ -7,7 +7,7 @@ from yarl import URL
 
 from olla.errors import SourceError
 from olla.sources.addresses import GuardedResolver
-from olla.sources.line import Patience, open_line
+from olla.sources.line import Line, Patience, open_line
 from tests.sources.fault_server import Asked, Connection, FaultServer, fault_server
 
 QUICK = Patience(stall_s=0.5, retries=2, back_off_s=0.001, max_back_off_s=0.01)
@@ -96,7 +96,7 @@ async def test_a_challenge_is_answered_once() -> None:
         else:
             await connection.answer(401, b"", 'WWW-Authenticate: Bearer realm="x"')
 
-    async def renew(challenge: str) -> dict[str, str]:
+    async def renew(line: Line, challenge: str) -> dict[str, str]:
         challenges.append(challenge)
         return {"Authorization": "Bearer new"}
 
