@@ -80,6 +80,7 @@ EXCEPTIONS = {
     "cli.repl": Rule(third_parties=("prompt_toolkit",)),
     "cli.terminal": Rule(third_parties=("rich",)),
     "sources.huggingface": Rule(third_parties=("huggingface_hub",)),
+    "sources.modelscope": Rule(third_parties=("modelscope_hub",)),
 }
 """What single modules may import beyond what their area may."""
 
@@ -87,7 +88,7 @@ LAZY = {
     "cli": ("cli", "client", "server", "rich", "prompt_toolkit"),
     "engine": ("engine", "torch", "transformers", "safetensors", "gguf", "bitsandbytes"),
     "runner.__main__": ("engine",),
-    "sources": ("sources.huggingface",),
+    "sources": ("sources.huggingface", "sources.modelscope"),
 }
 """What an area may import inside functions: for start-up, never to dodge a ring."""
 

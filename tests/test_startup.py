@@ -32,7 +32,7 @@ def loaded_by(module: str) -> set[str]:
             "olla.server.app",
             {
                 *("torch", "numpy", "transformers", "tokenizers", "gguf", "safetensors", "peft"),
-                "huggingface_hub",
+                *("huggingface_hub", "modelscope_hub"),
             },
         ),
         ("olla.runner.__main__", {"transformers", "peft", "aiohttp"}),

@@ -7,6 +7,7 @@ from olla.sources.repository import Lookup, Repository
 _HOSTS = {
     "hf.co": "hf",
     "huggingface.co": "hf",
+    "modelscope.cn": "modelscope",
 }
 
 
@@ -16,7 +17,13 @@ def huggingface(name: str, revision: str) -> Repository:
     return look_up(name, revision)
 
 
-HUBS: dict[str, Lookup] = {"hf": huggingface}
+def modelscope(name: str, revision: str) -> Repository:
+    from olla.sources.modelscope import look_up  # noqa: PLC0415
+
+    return look_up(name, revision)
+
+
+HUBS: dict[str, Lookup] = {"hf": huggingface, "modelscope": modelscope}
 """What OLLA_SOURCES calls each hub, and how to ask it."""
 
 

@@ -27,7 +27,10 @@ def test_what_no_table_knows_is_the_registrys_alone(registry: Registry, text: st
     assert isinstance(source_of(registry, text), OllamaSource)
 
 
-@pytest.mark.parametrize("text", ["hf.co/org/repo", "HF.co/org/repo:q8_0", "huggingface.co/o/r"])
+@pytest.mark.parametrize(
+    "text",
+    ["hf.co/org/repo", "HF.co/org/repo:q8_0", "huggingface.co/o/r", "www.modelscope.cn/o/r:v1"],
+)
 def test_a_hubs_host_is_that_hub_alone(registry: Registry, text: str) -> None:
     assert isinstance(source_of(registry, text), HubSource)
 

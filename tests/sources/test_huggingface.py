@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from olla.errors import BadInput, BlobCorrupt, OllaError, SourceError, SourceNotFound
 from olla.names import ModelName
-from olla.registry.model import Model
 from olla.registry.store import ModelStore
-from olla.requests import Progress
 from olla.sources.choose import Sources
 from olla.sources.ollama import Registry
-from olla.sources.pull import plan_pull, pull
+from olla.sources.pull import plan_pull
 from tests.sources.hub_models import (
     LICENSE,
     adapter_files,
@@ -24,6 +22,7 @@ from tests.sources.hub_models import (
     sharded_files,
 )
 from tests.sources.hub_server import Hub, Repo, commit_of, serving, sha256
+from tests.sources.pulling import Pulled
 
 NEEDED = {
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
@@ -42,22 +41,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield hub
-
-
-Pulled = Callable[[str], Awaitable[tuple[Model, list[Progress]]]]
-
-
-@pytest.fixture
-def pulled(store: ModelStore, registry: Registry) -> Pulled:
-    """Pulls the model of that name; the model in the store, and the steps."""
-
-    async def pull_by_name(text: str) -> tuple[Model, list[Progress]]:
-        name = ModelName.parse(text)
-        source = Sources(registry).source_for(name)
-        steps = [step async for step in pull(name, store, source)]
-        return store.resolve(name), steps
-
-    return pull_by_name
 
 
 async def test_a_repository_of_safetensors(hub: Hub, pulled: Pulled) -> None:
