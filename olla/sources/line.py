@@ -269,10 +269,14 @@ class Line:
             return await self._session.request(
                 method, url, headers={**headers, **credentials}, data=body, allow_redirects=False
             )
-        except (ClientConnectorCertificateError, ssl.SSLError) as error:
+        except ClientConnectorCertificateError as error:
             raise SourceError(
                 f"cannot trust the certificate of {url.host}; SSL_CERT_FILE may name a file with "
                 f"its authority's: {error}"
+            ) from error
+        except ssl.SSLError as error:
+            raise SourceError(
+                f"cannot speak TLS with {url.host}; plain HTTP needs --insecure: {error}"
             ) from error
         except InvalidURL as error:
             raise SourceError(f"cannot use the address {url}: {error}") from error

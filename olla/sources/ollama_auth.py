@@ -82,7 +82,7 @@ def answer_challenges(keyring: Keyring, origin: URL) -> Renew:
     """What a line to `origin` does about a 401."""
 
     async def renew(line: Line, challenge: str) -> Mapping[str, str]:
-        login = await run_to_end(keyring.login, origin.authority)
+        login = await run_to_end(keyring.login, _place(origin))
         scheme, _, rest = challenge.partition(" ")
         if scheme.lower() == "bearer":
             parameters = dict(_PARAMETER.findall(rest))
@@ -117,12 +117,11 @@ def _realm(origin: URL, challenge: Mapping[str, str]) -> URL:
     text = challenge.get("realm", "")
     try:
         realm = URL(text)
-        authority = realm.authority
     except ValueError as error:
         raise SourceError(f"{origin.host} sent a realm that is no address") from error
-    if authority.lower() != origin.authority.lower():
+    if _place(realm) != _place(origin):
         raise SourceError(
-            f'realm host "{authority}" does not match original host "{origin.authority}"'
+            f'realm host "{_place(realm)}" does not match original host "{_place(origin)}"'
         )
     if realm.scheme != origin.scheme:
         raise SourceError(f"{origin.host} wants credentials sent by {realm.scheme}")
@@ -131,6 +130,11 @@ def _realm(origin: URL, challenge: Mapping[str, str]) -> URL:
     pairs += [("ts", str(int(time.time()))), ("nonce", secrets.token_urlsafe(16))]
     separator = "&" if realm.raw_query_string else "?"
     return URL(f"{realm}{separator}{urlencode(pairs)}", encoded=True)
+
+
+def _place(url: URL) -> str:
+    """Host and port; without the port where it is the scheme's own."""
+    return url.host_port_subcomponent or ""
 
 
 def _entry(path: Path, host: str) -> Mapping[str, str]:

@@ -174,6 +174,13 @@ async def test_plain_http_has_to_be_allowed(registry: Registry, store: ModelStor
             await transfer(registry, store, name, TransferOptions())
 
 
+async def test_a_registry_without_tls_has_to_be_allowed(
+    server: DockerRegistry, registry: Registry, store: ModelStore
+) -> None:
+    with pytest.raises(SourceError, match="plain HTTP needs --insecure"):
+        await bring(registry, store, f"{server.host}/me/model", TransferOptions())
+
+
 async def test_behind_a_password(
     tmp_path: Path, registry: Registry, store: ModelStore, other: ModelStore
 ) -> None:
