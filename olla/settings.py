@@ -6,6 +6,7 @@ accepted form, never replaced in silence. The table is spec/cli.md section 8.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ class Settings:
 
     home: Path
     models: Path
+    models_extra: tuple[Path, ...] = ()
     address: Address = Address()
     keep_alive_s: float = 300.0
     load_timeout_s: float = 300.0
@@ -114,6 +116,7 @@ class Settings:
             address=env.read("HOST", Address.parse, Address()),
             home=home,
             models=env.read("MODELS", _path, home / "models"),
+            models_extra=env.read("MODELS_EXTRA", _paths, ()),
             keep_alive_s=env.read("KEEP_ALIVE", _keep_alive, 300.0),
             load_timeout_s=env.read("LOAD_TIMEOUT", _timeout, 300.0),
             context_length=env.read("CONTEXT_LENGTH", _count, 0),
@@ -165,6 +168,10 @@ def _split_port(hostport: str) -> tuple[str, str]:
 
 def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
+
+
+def _paths(text: str) -> tuple[Path, ...]:
+    return tuple(_path(part) for part in text.split(os.pathsep) if part)
 
 
 def _count(text: str) -> int:

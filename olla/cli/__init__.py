@@ -32,6 +32,11 @@ COMMANDS = {
     "bench": CommandPlace("olla.cli.bench:bench", "Measure how fast a model answers"),
     "cp": CommandPlace("olla.cli.models:cp", "Copy a model"),
     "rm": CommandPlace("olla.cli.models:rm", "Remove models"),
+    "du": CommandPlace("olla.cli.store:du", "Show what the models take of the disk"),
+    "verify": CommandPlace("olla.cli.store:verify", "Check that the stored models are whole"),
+    "gc": CommandPlace("olla.cli.store:gc", "Remove files that no model needs"),
+    "export": CommandPlace("olla.cli.archive:export", "Write a model into one file"),
+    "import": CommandPlace("olla.cli.archive:import_file", "Read a model from such a file"),
     "shutdown": CommandPlace("olla.cli.serve:shutdown", "Stop the server"),
     "help": CommandPlace("olla.cli.reference:help_command", "Explain a command"),
 }

@@ -76,6 +76,38 @@ class ShownModel:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelUsage:
+    """`freed_bytes`: what removing this model, and no other, gives back."""
+
+    name: str
+    size_bytes: int
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBlob:
+    digest: str
+    size_bytes: int
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    models: tuple[ModelUsage, ...] = ()
+    shared: tuple[SharedBlob, ...] = ()
+    total_bytes: int = 0
+    unused_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Files that no model needs, by name and size."""
+
+    files: tuple[tuple[str, int], ...] = ()
+    freed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ReplySettings:
     """What generate and chat have in common. None and empty leave it to the daemon."""
 
@@ -162,6 +194,23 @@ def listed_from_json(model: Json) -> ListedModel:
         modified_at=datetime.fromisoformat(model["modified_at"]),
         is_remote=bool(model.get("remote_model")),
     )
+
+
+def usage_from_json(reply: Json) -> Usage:
+    return Usage(
+        models=tuple(ModelUsage(m["model"], m["size"], m["freed"]) for m in reply["models"]),
+        shared=tuple(
+            SharedBlob(blob["digest"], blob["size"], tuple(blob["models"]))
+            for blob in reply["shared"]
+        ),
+        total_bytes=reply["total"],
+        unused_bytes=reply["unused"],
+    )
+
+
+def collected_from_json(reply: Json) -> Collected:
+    files = tuple((file["file"], file["size"]) for file in reply["removed"])
+    return Collected(files, reply["freed"])
 
 
 def running_from_json(model: Json) -> RunningModel:

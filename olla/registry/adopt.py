@@ -10,15 +10,15 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 
 from olla.registry.blobs import BlobStore
 from olla.registry.digest import Digest
-from olla.registry.disk import FILE_MODE, TEMPORARY_PREFIX, disk_errors, sync_directory
+from olla.registry.disk import FILE_MODE, TEMPORARY_PREFIX, disk_errors, sync_directory, try_lock
 
 _FICLONE = 0x40049409  # linux/fs.h
 _CHUNK_BYTES = 1 << 20
@@ -33,25 +33,28 @@ def adopt(blobs: BlobStore, path: Path, digest: Digest) -> Generator[int, None, 
     Raises:
         StoreError: the store refused.
     """
+    own = blobs.directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     with disk_errors(f"cannot write blob {digest}"):
         blobs.directory.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=blobs.directory)
         try:
-            return (yield from _adopt(path, Path(folder, "file"), blobs.path(digest), digest))
+            return (yield from _adopt(path, own, blobs.place(digest), digest))
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            own.unlink(missing_ok=True)
 
 
 def _adopt(path: Path, own: Path, blob: Path, digest: Digest) -> Generator[int, None, bool]:
     try:
         _take(path.resolve(), own)
+        file = own.open("rb")
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
         return False
-    sha256 = hashlib.sha256()
-    hashed_bytes = 0
-    with own.open("rb") as file:
+    with file:
+        if not try_lock(file):  # so that nobody takes it for something that was left behind
+            return False
+        sha256 = hashlib.sha256()
+        hashed_bytes = 0
         while chunk := file.read(_CHUNK_BYTES):
             sha256.update(chunk)
             hashed_bytes += len(chunk)
@@ -59,7 +62,7 @@ def _adopt(path: Path, own: Path, blob: Path, digest: Digest) -> Generator[int, 
         if sha256.hexdigest() != digest.hex:
             return False
         os.fsync(file.fileno())
-    own.replace(blob)
+        own.replace(blob)
     sync_directory(blob.parent)
     return True
 

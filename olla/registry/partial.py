@@ -123,7 +123,7 @@ class PartialBlob:
                 )
             os.fsync(self._file.fileno())  # the long wait; what follows is short
             self._remove_states()
-            publish(self._file, path, self._blobs.path(self._digest))
+            publish(self._file, path, self._blobs.place(self._digest))
 
     def close(self) -> None:
         self._file.close()

@@ -30,6 +30,7 @@ from olla.server.handlers import (
     openai,
     responses,
     share,
+    store,
     transfers,
 )
 from olla.server.logs import log_requests
@@ -65,6 +66,11 @@ ROUTES = (
     web.post("/api/push", transfers.push),
     web.head("/api/blobs/{digest}", blobs.head_blob),
     web.post("/api/blobs/{digest}", blobs.post_blob),
+    web.get("/api/du", store.du, allow_head=False),
+    web.post("/api/verify", store.verify),
+    web.post("/api/gc", store.gc),
+    web.get("/api/export", store.export, allow_head=False),
+    web.post("/api/import", store.import_model),
     web.post("/api/copy", models.copy),
     web.delete("/api/delete", models.delete),
     web.post("/api/shutdown", about.shutdown),

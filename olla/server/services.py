@@ -49,7 +49,9 @@ class Services:
 
     @classmethod
     def start(cls, settings: Settings) -> Services:
-        store = ModelStore(settings.models, settings.prune, settings.go_template)
+        store = ModelStore(
+            settings.models, settings.prune, settings.go_template, settings.models_extra
+        )
         pool = RunnerPool(settings)
         inference = Inference(store, pool, settings)
         registry = Registry(Keyring(settings.home, Path.home()))

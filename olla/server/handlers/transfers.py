@@ -30,7 +30,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
     asked = await read_json(request, pull_from_json)
     name = await asyncio.to_thread(services.store.find, local_name(asked.model))
     transfer = services.pull(name, services.store, asked.options)
-    return await _reply(request, transfer, asked.stream)
+    return await send_progress(request, transfer, asked.stream)
 
 
 async def push(request: web.Request) -> web.StreamResponse:
@@ -39,7 +39,7 @@ async def push(request: web.Request) -> web.StreamResponse:
     asked = await read_json(request, push_from_json)
     name = await asyncio.to_thread(services.store.find, local_name(asked.model))
     transfer = services.push(name, services.store, asked.options)
-    return await _reply(request, transfer, asked.stream)
+    return await send_progress(request, transfer, asked.stream)
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -51,7 +51,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         await asyncio.to_thread(check_template, asked.template)
     base = local_name(asked.base) if asked.base else None
     local = replace(asked, model=name.full, base=base.full if base else "")
-    return await _reply(request, _create(services, local, base), asked.stream)
+    return await send_progress(request, _create(services, local, base), asked.stream)
 
 
 async def _create(services: Services, asked: CreateRequest, base: ModelName | None) -> Transfer:
@@ -64,7 +64,9 @@ async def _create(services: Services, asked: CreateRequest, base: ModelName | No
             yield progress
 
 
-async def _reply(request: web.Request, transfer: Transfer, stream: bool) -> web.StreamResponse:
+async def send_progress(
+    request: web.Request, transfer: Transfer, stream: bool
+) -> web.StreamResponse:
     """A stream of progress; not streamed, only the last of it."""
     async with aclosing(transfer):
         last = await anext(transfer)
