@@ -112,7 +112,7 @@ async def test_what_a_killed_transfer_left_is_not_asked_for_again(blobs: BlobSto
     digest = Digest.of(DATA)
     partial = try_open(blobs, digest, len(DATA))
     assert partial is not None
-    partial.write(partial.parts[0], DATA[:200_000])
+    partial.write(partial.parts[0], [DATA[:200_000]])
     partial.close()
 
     async with fault_server(serving()) as server:
@@ -369,7 +369,7 @@ def test_parts_in_pieces_that_do_not_fit_begin_anew(blobs: BlobStore) -> None:
     partial = try_open(blobs, Digest.of(DATA), len(DATA))
     assert partial is not None
     partial.parts = (Part(0, 0, 10),)
-    partial.write(partial.parts[0], DATA[:10])
+    partial.write(partial.parts[0], [DATA[:10]])
     partial.close()
 
     again = try_open(blobs, Digest.of(DATA), len(DATA))
