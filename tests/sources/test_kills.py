@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,13 +32,20 @@ from tests.registry.models import verify
 from tests.registry.store_worker import Worker
 
 NUM_ROUNDS = 50
-LONGEST_S = 0.15
+LONGEST_S = 0.2
+START_S = 30.0
 CONFIG = b"{}"
 BLOBS = [random.Random(seed).randbytes(400_000) for seed in range(4)]
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Files as they lie; it knows no ranges, so that a pull that goes on has to skip."""
+    """Files, slowly; it knows no ranges, so that a pull that goes on has to skip."""
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        with suppress(ConnectionError):
+            while chunk := source.read(40_000):
+                outputfile.write(chunk)
+                time.sleep(0.005)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -68,9 +77,10 @@ def host(tmp_path: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def work(root: Path, seed: int, host: str) -> None:
+def work(root: Path, seed: int, host: str, ready: Event) -> None:
     """Until killed."""
     worker, chance, store = Worker(root, seed), random.Random(seed), ModelStore(root)
+    ready.set()
     while True:
         if chance.random() < 0.5:
             with suppress(SourceError):
@@ -93,8 +103,10 @@ def test_killed_at_any_moment_the_store_stays_whole(tmp_path: Path, host: str) -
     root = tmp_path / "models"
     partials = 0
     for seed in range(NUM_ROUNDS):
-        process = context.Process(target=work, args=(root, seed, host))
+        ready = context.Event()
+        process = context.Process(target=work, args=(root, seed, host, ready))
         process.start()
+        assert ready.wait(START_S)
         time.sleep(chance.uniform(0, LONGEST_S))  # the moment is what is tried
         process.kill()
         process.join()
