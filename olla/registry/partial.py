@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,10 @@ class PartialBlob:
         return sum(part.completed_bytes for part in self.parts)
 
     @property
+    def missing_bytes(self) -> int:
+        return self._size_bytes - self.completed_bytes
+
+    @property
     def is_hashed(self) -> bool:
         return self._hashed_bytes == self._size_bytes
 
@@ -77,16 +81,22 @@ class PartialBlob:
         """Make one part of all, as far as they are complete without a gap."""
         self.parts = self._start((Part(0, 0, self._size_bytes, self._ready_bytes()),))
 
-    def write(self, part: Part, data: bytes | bytearray) -> None:
+    def write(self, part: Part, chunks: Sequence[bytes]) -> None:
         """Append to a part, and write down how far it is."""
-        assert len(data) <= part.missing_bytes
+        assert sum(map(len, chunks)) <= part.missing_bytes
         with disk_errors(f"cannot write blob {self._digest}"):
-            rest = memoryview(data)
-            while rest:
-                written = os.pwrite(self._file.fileno(), rest, part.position)
-                part.completed_bytes += written
-                rest = rest[written:]
+            for chunk in chunks:
+                rest = memoryview(chunk)
+                while rest:
+                    written = os.pwrite(self._file.fileno(), rest, part.position)
+                    part.completed_bytes += written
+                    rest = rest[written:]
             self._write_state(part)
+
+    def flush(self) -> None:
+        """Bring to the disk what was written."""
+        with disk_errors(f"cannot write blob {self._digest}"):
+            os.fdatasync(self._file.fileno())
 
     def hash_more(self) -> bool:
         """Hash a few megabytes of what is there without a gap; False when there is no more."""

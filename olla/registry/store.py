@@ -167,6 +167,11 @@ class ModelStore:
         """For `with`: blobs added to the hold stay, whoever deletes or prunes meanwhile."""
         return self._locks.hold()
 
+    def claim(self) -> AbstractContextManager[bool]:
+        """For `with`: whether this daemon is the only one on the store. Several get on well, but
+        each has memory of its own for the models that it runs."""
+        return self._locks.claim()
+
     @contextmanager
     def _changing(self, action: str) -> Iterator[None]:
         with disk_errors(action), self._locks.exclusive():

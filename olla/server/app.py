@@ -118,12 +118,14 @@ def serve(settings: Settings) -> None:
         OllaError: the address cannot be listened on, or the store cannot be read.
     """
     configure_logging(settings.debug)
-    with _listen(settings.address) as listener:
-        asyncio.run(_serve(settings, listener))
-
-
-async def _serve(settings: Settings, listener: socket.socket) -> None:
     services = Services.start(settings)
+    with _listen(settings.address) as listener, services.store.claim() as is_alone:
+        if not is_alone:
+            _log.warning("another olla serves the models in %s as well", settings.models)
+        asyncio.run(_serve(settings, services, listener))
+
+
+async def _serve(settings: Settings, services: Services, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(MAX_THREADS))
     for number in (signal.SIGINT, signal.SIGTERM):

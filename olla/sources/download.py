@@ -26,6 +26,8 @@ from olla.sources.line import BackOff, Line
 
 REPORT_S = 0.06
 WRITE_BYTES = 2**20
+FLUSH_EVERY_S = 0.2
+LARGE_BYTES = 64 * 2**20
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.ASCII)
 
@@ -117,6 +119,7 @@ class _Download:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._hash())
+                group.create_task(self._flush())
                 for _ in self._partial.parts[: self._line.patience.num_streams]:
                     group.create_task(self._work(queue))
         except ExceptionGroup as errors:
@@ -177,7 +180,8 @@ class _Download:
         return 0
 
     async def _store(self, response: ClientResponse, part: Part, skipped_bytes: int) -> None:
-        buffer = bytearray()
+        """Write a body to its part, in large pieces; what came before a failure too."""
+        chunks: list[bytes] = []
         try:
             left = skipped_bytes + part.missing_bytes
             while chunk := await self._line.read(response, left + 1):
@@ -185,19 +189,20 @@ class _Download:
                 if left < 0:
                     response.close()
                     raise SourceError(f"{response.url.host} sent more bytes than the blob has")
-                buffer += chunk[skipped_bytes:]
-                skipped_bytes -= min(skipped_bytes, len(chunk))
-                if len(buffer) >= WRITE_BYTES:
-                    full, buffer = buffer, bytearray()
+                if skipped_bytes:
+                    chunk, skipped_bytes = _skip(chunk, skipped_bytes)
+                chunks.append(chunk)
+                if sum(map(len, chunks)) >= WRITE_BYTES:
+                    full, chunks = chunks, []
                     await self._write(part, full)
         finally:
-            if buffer:
-                await self._write(part, buffer)
+            if chunks:
+                await self._write(part, chunks)
         if part.missing_bytes:
             raise SourceBroke(f"{response.url.host} closed the connection early")
 
-    async def _write(self, part: Part, data: bytearray) -> None:
-        await run_to_end(self._partial.write, part, data)
+    async def _write(self, part: Part, chunks: list[bytes]) -> None:
+        await run_to_end(self._partial.write, part, chunks)
         self._has_grown.set()
 
     async def _hash(self) -> None:
@@ -206,6 +211,17 @@ class _Download:
             self._has_grown.clear()
             if not await run_to_end(self._partial.hash_more):
                 await self._has_grown.wait()
+
+    async def _flush(self) -> None:
+        """Keep the disk at work from the start, so that little is left to wait for at the end."""
+        while self._partial.missing_bytes > LARGE_BYTES:
+            await run_to_end(self._partial.flush)
+            await asyncio.sleep(FLUSH_EVERY_S)
+
+
+def _skip(chunk: bytes, num_bytes: int) -> tuple[bytes, int]:
+    """The chunk without its first bytes, and how many there are still to skip."""
+    return chunk[num_bytes:], max(0, num_bytes - len(chunk))
 
 
 def _first(errors: Exception) -> Exception:

@@ -20,7 +20,7 @@ from olla.names import ModelName
 from olla.registry.blobs import BlobStore
 from olla.registry.digest import Digest
 from olla.registry.disk import Hold
-from olla.registry.manifest import MANIFEST_TYPE, Manifest, parse_manifest
+from olla.registry.manifest import MANIFEST_TYPE, Manifest, parse_config, parse_manifest
 from olla.registry.threads import run_to_end
 from olla.requests import Progress, TransferOptions
 from olla.sources.download import Planned, Remote, fetch
@@ -77,6 +77,7 @@ class OllamaSource:
                 async with aclosing(fetch(line, remote, blobs)) as fetching:
                     async for progress in fetching:
                         yield progress
+        await run_to_end(_check_config, blobs, manifest)
         yield data
 
     async def plan(self) -> tuple[Planned, ...]:
@@ -128,3 +129,11 @@ def _parse(data: bytes) -> Manifest:
     if not manifest.layers:
         raise SourceError("pull model manifest: it names no layers, so there is no model")
     return manifest
+
+
+def _check_config(blobs: BlobStore, manifest: Manifest) -> None:
+    """A model whose config cannot be read could not even be listed."""
+    try:
+        parse_config(blobs.read(manifest.config.digest))
+    except StoreError as error:
+        raise SourceError(f"pull model manifest: {error}") from error

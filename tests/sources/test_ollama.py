@@ -149,6 +149,18 @@ def check_empty(store: ModelStore) -> None:
     assert [path.relative_to(root) for path in files] in ([], [Path(".olla/lock")])
 
 
+@pytest.mark.parametrize("config", [b"[]", b"", b"\xff", b'{"model_format": 7}'])
+async def test_a_broken_config_makes_no_model(
+    registry: Registry, store: ModelStore, config: bytes
+) -> None:
+    document = manifest(layer(SYSTEM), config=layer(config))
+    async with fault_server(serving(document, SYSTEM, config)) as server:
+        with pytest.raises(SourceError, match="pull model manifest: broken config"):
+            await bring(registry, store, server)
+
+    assert store.list() == ()
+
+
 async def test_a_million_layers_are_too_many(registry: Registry, store: ModelStore) -> None:
     line = json.dumps(layer(SYSTEM)).encode()
     document = b'{"config":' + line + b',"layers":[' + b",".join([line] * 10**6) + b"]}"
