@@ -36,7 +36,9 @@ COMMANDS = {
     "verify": CommandPlace("olla.cli.store:verify", "Check that the stored models are whole"),
     "gc": CommandPlace("olla.cli.store:gc", "Remove files that no model needs"),
     "export": CommandPlace("olla.cli.archive:export", "Write a model into one file"),
-    "import": CommandPlace("olla.cli.archive:import_file", "Read a model from such a file"),
+    "import": CommandPlace(
+        "olla.cli.archive:import_file", "Read a model from a file that olla export wrote"
+    ),
     "shutdown": CommandPlace("olla.cli.serve:shutdown", "Stop the server"),
     "help": CommandPlace("olla.cli.reference:help_command", "Explain a command"),
 }

@@ -39,7 +39,7 @@ _QUANTIZATION = re.compile(
     r"(?:^|[-._/])((?:UD-)?(?:I?Q\d|TQ\d|BF16|F16|F32|FP16|FP32|MXFP4)(?:_[0-9A-Z]+)*)(?=[-._/]|$)",
     re.IGNORECASE,
 )
-_PART = re.compile(r"(.*)-\d{5}-of-(\d{5})")
+_PART = re.compile(r"(.*)-\d{5}-of-\d{5}")
 _MAX_NAMED = 12
 
 
@@ -134,22 +134,21 @@ def _is_part(file: RemoteFile) -> bool:
 
 
 def _preferred(ggufs: dict[str, list[RemoteFile]]) -> list[RemoteFile]:
+    ggufs = {label: files for label, files in ggufs.items() if len(files) == 1} or ggufs
     for label in PREFERRED_QUANTIZATIONS:
         if label.lower() in ggufs:
             return ggufs[label.lower()]
-    return min(ggufs.values(), key=lambda parts: sum(part.size_bytes for part in parts))
+    return min(ggufs.values(), key=lambda files: sum(file.size_bytes for file in files))
 
 
 def _gguf(files: tuple[RemoteFile, ...], chosen: list[RemoteFile]) -> Choice:
-    _check_parts(chosen)
+    if _is_part(chosen[0]):
+        raise SourceError(
+            f"{chosen[0].base_name} is a part of a split GGUF file, which olla does not load: name "
+            "another quantization as the tag, or pull the repository that has the safetensors"
+        )
     overlays = tuple(file for file in files if file.name in _OVERLAYS)
     return Choice(Kind.GGUF, tuple(chosen), _licenses(files), overlays)
-
-
-def _check_parts(chosen: list[RemoteFile]) -> None:
-    match = _PART.fullmatch(chosen[0].base_name[: -len(".gguf")])
-    if match and len(chosen) != int(match[2]):
-        raise SourceError(f"of {chosen[0].base_name} only {len(chosen)} of its parts are there")
 
 
 def _safetensors(files: Iterable[RemoteFile]) -> list[RemoteFile]:

@@ -121,13 +121,15 @@ def test_eyes_and_statistics_are_no_models() -> None:
     assert chosen("mmproj-t-f16.gguf", "t.imatrix.gguf", "t-Q2_K.gguf") == ["t-Q2_K.gguf"]
 
 
-def test_the_parts_of_a_split_file_belong_together() -> None:
-    parts = [f"Q8_0/t-Q8_0-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+def test_split_files_are_refused_and_whole_ones_win() -> None:
+    parts = [f"Q4_K_M/t-Q4_K_M-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
 
-    assert chosen(*parts, "t-Q4_0.gguf", tag="q8_0") == parts
-    assert chosen(*parts, "t-Q8_0.gguf", tag="q8_0") == ["t-Q8_0.gguf"]
-    with pytest.raises(SourceError, match="only 2 of its parts are there"):
-        chosen(*parts[:2], tag="q8_0")
+    with pytest.raises(SourceError, match=r"t-Q4_K_M-00001-of-00003.gguf is a part of a split"):
+        chosen(*parts)
+    with pytest.raises(SourceError, match="is a part of a split GGUF file"):
+        chosen(*parts, "t-Q8_0.gguf", tag="q4_k_m")
+    assert chosen(*parts, "t-Q8_0.gguf") == ["t-Q8_0.gguf"]
+    assert chosen(*parts, "t-Q4_K_M.gguf", tag="q4_k_m") == ["t-Q4_K_M.gguf"]
 
 
 def test_safetensors_win_unless_the_tag_names_a_gguf_file() -> None:
