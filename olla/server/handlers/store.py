@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from aiohttp import hdrs, web
 
 from olla.api.store_requests import GcRequest, gc_from_json, import_from_json, verify_from_json
-from olla.errors import BadInput, OllaError, StoreError
+from olla.errors import BadInput, BlobNotFound, StoreError
 from olla.names import ModelName
 from olla.registry.archive import Archive, archive_of
 from olla.registry.blobs import STALE_S, Leftover
@@ -137,7 +137,7 @@ def _import(store: ModelStore, name: ModelName, manifest: bytes) -> ModelName:
             hold.add(layer.digest)
         try:
             read_model(stored, manifest, datetime.now(UTC), store.blobs)
-        except (StoreError, OllaError) as error:
+        except (BlobNotFound, StoreError) as error:
             raise BadInput(f"the model cannot be imported: {error}") from error
         store.put(stored, manifest)
     return stored
