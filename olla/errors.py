@@ -11,7 +11,9 @@ OllaError
 │   └── BodyTooLarge                          a request body past the daemon's limit
 ├── NotFound ── ModelNotFound, BlobNotFound   nothing is stored under that name or digest
 ├── StoreError ── BlobCorrupt                 the store on disk refused, or holds broken bytes
-├── SourceError ── SourceNotFound             the far end refused or broke
+├── SourceError                               the far end refused or broke
+│   ├── SourceNotFound, SourceRefused, SourceUnauthorized, SourceBroke
+│   └── RevisionNotFound
 ├── CloudDisabled                             what only Ollama's cloud could answer
 ├── SignInRequired                            an account that olla has no use for
 ├── ServerBusy, NoRoom                        too many requests wait already, or for too long
@@ -121,10 +123,40 @@ class SourceError(OllaError):
 
 
 class SourceNotFound(SourceError):
-    """The source has no such model. Clients match on the sentence."""
+    """The source has no such model. Clients match on the sentence; `reason` is added to it."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(f"pull model manifest: file does not exist{reason and f' ({reason})'}")
+
+
+class RevisionNotFound(SourceError):
+    """A hub has the repository, but no such branch, tag or commit of it."""
+
+    def __init__(self, name: str, revision: str) -> None:
+        super().__init__(f"{name} has no revision {revision}")
+
+
+class SourceRefused(SourceError):
+    """The far end answered with a status that no second try would change."""
+
+    def __init__(self, status: int, body: str) -> None:
+        super().__init__(f"{status}: {body}")
+        self.status = status
+
+
+class SourceUnauthorized(SourceError):
+    """The far end wants credentials that we have not got. Clients match on the sentence."""
 
     def __init__(self) -> None:
-        super().__init__("pull model manifest: file does not exist")
+        super().__init__("unauthorized: access denied")
+
+
+class SourceBroke(SourceError):
+    """The far end or the line to it failed in a way that a later try may not meet."""
+
+    def __init__(self, text: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
 
 
 class CloudDisabled(OllaError):

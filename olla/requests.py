@@ -232,6 +232,21 @@ class ChatChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferOptions:
+    """How a model goes over the network. `insecure`: over plain HTTP, if the name has a host.
+
+    `limit_rate` in bytes a second; 0 is no limit. `dry_run`: only say what would be transferred.
+    """
+
+    insecure: bool = False
+    limit_rate: int = 0
+    dry_run: bool = False
+
+
+PLAIN_TRANSFER = TransferOptions()
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """One report of a pull, a create or a load. `digest` is the layer's, where it is about one."""
 

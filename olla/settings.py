@@ -14,9 +14,9 @@ from typing import Any, Self
 from olla.address import DEFAULT_PORT, Address
 from olla.durations import FOREVER
 from olla.errors import InvalidSetting
-from olla.variables import VARIABLES, Variable
+from olla.variables import DEFAULT_SOURCES, VARIABLES, Variable
 
-__all__ = ["DEFAULT_PORT", "Address", "Settings"]
+__all__ = ["DEFAULT_PORT", "DEFAULT_SOURCES", "Address", "Settings"]
 
 CONFIG_NAME = "config.toml"
 _DEFAULT_ADDRESS = Address()
@@ -28,6 +28,7 @@ class Settings:
 
     home: Path
     models: Path
+    models_extra: tuple[Path, ...] = ()
     address: Address = _DEFAULT_ADDRESS
     keep_alive_s: float = 300.0
     load_timeout_s: float = 300.0
@@ -45,6 +46,8 @@ class Settings:
     request_timeout_s: float = FOREVER
     shutdown_timeout_s: float = 5.0
     prune: bool = True
+    share: bool = False
+    sources: tuple[str, ...] = DEFAULT_SOURCES
     history: bool = True
     autostart: bool = True
     colour: bool = True

@@ -6,6 +6,7 @@ The table of Ollama's variables is spec/cli.md section 8.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from olla.durations import FOREVER, keep_alive, parse_duration
 from olla.errors import InvalidDuration
 from olla.options import QUANTIZATIONS
 
+DEFAULT_SOURCES = ("package", "ollama", "hf", "modelscope")
+"""Where names without a host are looked for, in this order."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOG_FORMATS = ("text", "json")
 
@@ -51,6 +54,17 @@ class Variable:
 
 def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
+
+
+def _paths(text: str) -> tuple[Path, ...]:
+    return tuple(_path(part) for part in text.split(os.pathsep) if part)
+
+
+def _sources(text: str) -> tuple[str, ...]:
+    names = _words(text)
+    if not names or not set(names) <= set(DEFAULT_SOURCES):
+        raise ValueError(f"expected some of {', '.join(DEFAULT_SOURCES)}, with commas between")
+    return tuple(dict.fromkeys(names))
 
 
 def _count(text: str) -> int:
@@ -142,6 +156,9 @@ VARIABLES = (
              "where the daemon listens and where commands find it: `[scheme://]host[:port][/path]`. `:1234` listens on "
              "every address. What other machines can reach needs [keys](operation.md#keys)"),
     Variable("MODELS", "models", _path, "`models` in the home", "the store; may be an existing Ollama store"),
+    Variable("MODELS_EXTRA", "models_extra", _paths, "none",
+             "more stores, with `:` between, that are [only read](sources.md#the-store): a disk that machines share, "
+             "an Ollama store"),
     Variable("KEEP_ALIVE", "keep_alive_s", _keep_alive, "`5m`",
              "how long a model stays loaded after its last request: seconds or a duration such as `1h30m`; `0` unloads "
              "at once, a negative value never"),
@@ -176,6 +193,10 @@ VARIABLES = (
     Variable("SHUTDOWN_TIMEOUT", "shutdown_timeout_s", _patience, "`5s`",
              "how long the daemon waits for running requests when it is told to end; a second signal ends it at once"),
     Variable("NOPRUNE", "prune", _off, "off", "keep blobs that no model uses"),
+    Variable("SHARE", "share", _on, "off",
+             "let other machines [pull the models here](sources.md#from-one-olla-to-another)"),
+    Variable("SOURCES", "sources", _sources, "`package,ollama,hf,modelscope`",
+             "where names without a host are looked for, and [in which order](sources.md#well-known-names)"),
     Variable("NOHISTORY", "history", _off, "off", "do not keep a history of the interactive prompt"),
     Variable("AUTOSTART", "autostart", _on, "on",
              "start the daemon when a command finds none on a loopback address"),
@@ -225,6 +246,10 @@ NOT_READ = (
 READ_ELSEWHERE = (
     ("CUDA_VISIBLE_DEVICES", "the GPUs that torch may use"),
     ("HIP_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES, HSA_OVERRIDE_GFX_VERSION", "the same for AMD's"),
-    ("HTTP_PROXY, HTTPS_PROXY, NO_PROXY", "the way to the network, for pulls; lower case too"),
+    (
+        "HTTP_PROXY, HTTPS_PROXY, NO_PROXY",
+        "the way to the network, for pulls and pushes; lower case too",
+    ),
+    ("SSL_CERT_FILE", "the certificates that pulls and pushes trust"),
 )
 """Variables that libraries read."""

@@ -38,7 +38,7 @@ RULES = {
     "renderers": Rule(("values", "gotemplate", "registry.model"), ("jinja2",)),
     "parsers": Rule(("values", "gotemplate", "registry.model")),
     "modelfile": Rule(("values", "registry", "formats")),
-    "sources": Rule(("values", "registry"), ("aiohttp",)),
+    "sources": Rule(("values", "registry", "modelfile"), ("aiohttp", "cryptography", "yarl")),
     "runner": Rule(("values",), ("msgspec",)),
     "inference": Rule(("values", "registry", "renderers", "parsers", "runner")),
     "api": Rule(("values",), ("msgspec",)),
@@ -84,6 +84,8 @@ EXCEPTIONS = {
     "cli.serve": Rule(("server",)),
     "cli.repl": Rule(third_parties=("prompt_toolkit",)),
     "cli.terminal": Rule(third_parties=("rich",)),
+    "sources.huggingface": Rule(third_parties=("huggingface_hub",)),
+    "sources.modelscope": Rule(third_parties=("modelscope_hub",)),
 }
 """What single modules may import beyond what their area may."""
 
@@ -95,6 +97,7 @@ LAZY = {
     "cli": ("cli", "client", "server", "rich", "prompt_toolkit"),
     "engine": ("engine", "torch", "transformers", "safetensors", "gguf", "bitsandbytes"),
     "runner.__main__": ("engine",),
+    "sources": ("sources.huggingface", "sources.modelscope"),
 }
 """What an area may import inside functions: for start-up, never to dodge a ring."""
 

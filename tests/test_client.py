@@ -16,7 +16,7 @@ from olla.client import Client
 from olla.client.replies import ReplySettings, Tensor
 from olla.errors import ApiError, ClientError, ServerUnreachable
 from olla.messages import Message, ToolCall
-from olla.requests import ChatChunk, CreateRequest, DoneReason, Progress, Timings
+from olla.requests import ChatChunk, CreateRequest, DoneReason, Progress, Timings, TransferOptions
 from olla.settings import Address
 from tests.cli.fake_daemon import (
     SHOW,
@@ -324,10 +324,17 @@ def test_pull_yields_progress(daemon: FakeDaemon, client: Client) -> None:
     layer = {"status": "pulling abc", "digest": "sha256:abc", "total": 10, "completed": 4}
     daemon.script("POST /api/pull", Reply([layer, {"status": "success"}]))
 
-    reports = list(client.pull("m", insecure=True))
+    reports = list(client.pull("m", TransferOptions(insecure=True)))
 
     assert reports == [Progress("pulling abc", "sha256:abc", 10, 4), Progress("success")]
     assert daemon.requests[-1].json == {"model": "m", "insecure": True}
+
+
+def test_push_yields_progress(daemon: FakeDaemon, client: Client) -> None:
+    daemon.script("POST /api/push", Reply([{"status": "success"}]))
+
+    assert list(client.push("m", TransferOptions(limit_rate=7))) == [Progress("success")]
+    assert daemon.requests[-1].json == {"model": "m", "limit_rate": 7}
 
 
 def test_a_transfer_that_ends_without_success_is_an_error(

@@ -285,3 +285,21 @@ def test_the_cache_takes_a_size(text: str, size: int) -> None:
 def test_a_size_that_is_none_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(InvalidSetting, match="expected a size such as"):
         Settings.from_env({"OLLA_KV_CACHE": text})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ("package", "ollama", "hf", "modelscope")),
+        ("modelscope, hf", ("modelscope", "hf")),
+        ("hf,hf", ("hf",)),
+    ],
+)
+def test_sources_are_an_order(text: str, expected: tuple[str, ...]) -> None:
+    assert Settings.from_env({"OLLA_SOURCES": text}).sources == expected
+
+
+@pytest.mark.parametrize("text", ["gitlab", "hf;ollama", ","])
+def test_sources_that_nobody_knows(text: str) -> None:
+    with pytest.raises(InvalidSetting, match="expected some of package, ollama, hf, modelscope"):
+        Settings.from_env({"OLLA_SOURCES": text})

@@ -30,7 +30,10 @@ def loaded_by(module: str) -> set[str]:
         ),
         (
             "olla.server.app",
-            {"torch", "numpy", "transformers", "tokenizers", "gguf", "safetensors", "peft"},
+            {
+                *("torch", "numpy", "transformers", "tokenizers", "gguf", "safetensors", "peft"),
+                *("huggingface_hub", "modelscope_hub"),
+            },
         ),
         ("olla.runner.__main__", {"transformers", "peft", "aiohttp"}),
     ],

@@ -1,7 +1,7 @@
 """Ollama's requests: JSON bodies -> values (spec/api.md sections 3 to 7).
 
 Knows neither HTTP nor the store. Every wrong type is refused here, before anything runs.
-Ignored, as in Ollama: `insecure`, `username`, `password` (pull), `template` (show), and the
+Ignored, as in Ollama: `username`, `password` (pull, push), `template` (show), and the
 `items` of tools. Refused by name, since a reply without them would be a wrong one: `remote_host`,
 `info`, `draft_files`, `draft_quantize`.
 """
@@ -22,7 +22,13 @@ from olla.errors import BadInput, InvalidDigest
 from olla.json_values import depth_of
 from olla.messages import Message, Tool, ToolCall
 from olla.options import Options
-from olla.requests import AdapterChoice, ChatRequest, CreateRequest, GenerateRequest
+from olla.requests import (
+    AdapterChoice,
+    ChatRequest,
+    CreateRequest,
+    GenerateRequest,
+    TransferOptions,
+)
 
 MAX_TOP_LOGPROBS = 20
 MAX_ADAPTERS = 16
@@ -52,8 +58,11 @@ class CopyRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class PullRequest:
+class TransferRequest:
+    """A pull or a push."""
+
     model: str
+    options: TransferOptions
     stream: bool = True
 
 
@@ -119,9 +128,24 @@ def copy_from_json(body: bytes) -> CopyRequest:
     return CopyRequest(source=fields.text("source"), destination=fields.text("destination"))
 
 
-def pull_from_json(body: bytes) -> PullRequest:
-    fields = parse_fields(body, "PullRequest")
-    return PullRequest(model=_model(fields), stream=fields.flag("stream", default=True))
+def pull_from_json(body: bytes) -> TransferRequest:
+    """`limit_rate` (bytes a second) and `dry_run` are olla's own."""
+    return _transfer(parse_fields(body, "PullRequest"))
+
+
+def push_from_json(body: bytes) -> TransferRequest:
+    request = _transfer(parse_fields(body, "PushRequest"))
+    if not request.model:
+        raise BadInput("model is required")
+    return request
+
+
+def _transfer(fields: Fields) -> TransferRequest:
+    limit_rate = fields.integer("limit_rate")
+    if limit_rate < 0:
+        raise BadInput("limit_rate must be 0 or more bytes a second")
+    options = TransferOptions(fields.flag("insecure"), limit_rate, fields.flag("dry_run"))
+    return TransferRequest(_model(fields), options, fields.flag("stream", default=True))
 
 
 def delete_from_json(body: bytes) -> str:

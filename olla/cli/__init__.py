@@ -26,6 +26,7 @@ COMMANDS = {
     "run": CommandPlace("olla.cli.run:run", "Run a model"),
     "stop": CommandPlace("olla.cli.models:stop", "Take a running model out of memory"),
     "pull": CommandPlace("olla.cli.transfers:pull", "Download a model"),
+    "push": CommandPlace("olla.cli.transfers:push", "Upload a model"),
     "list": CommandPlace("olla.cli.models:list_models", "List the models"),
     "ps": CommandPlace("olla.cli.models:ps", "List the running models"),
     "bench": CommandPlace("olla.cli.bench:bench", "Measure how fast a model answers"),
@@ -33,6 +34,12 @@ COMMANDS = {
     "cp": CommandPlace("olla.cli.models:cp", "Copy a model"),
     "rm": CommandPlace("olla.cli.models:rm", "Remove models"),
     "key": CommandPlace("olla.cli.keys:key", "Make, list and revoke the keys that let clients in"),
+    "du": CommandPlace("olla.cli.store:du", "Show what the models take of the disk"),
+    "verify": CommandPlace("olla.cli.store:verify", "Check that the stored models are whole"),
+    "gc": CommandPlace("olla.cli.store:gc", "Remove files that no model needs"),
+    "import": CommandPlace(
+        "olla.cli.archive:import_file", "Read a model from a file that olla export wrote"
+    ),
     "shutdown": CommandPlace("olla.cli.serve:shutdown", "Stop the server"),
     "help": CommandPlace("olla.cli.reference:help_command", "Explain a command"),
 }

@@ -38,6 +38,9 @@ ENVIRONMENT: Mapping[str, str] = {
     "OLLA_MAX_QUEUE": "Most requests that may wait (default 512)",
     "OLLA_ORIGINS": "Origins, beside those on this machine, whose web pages may ask",
     "OLLA_NOPRUNE": "1: do not remove unused files when the server starts",
+    "OLLA_MODELS_EXTRA": "More folders of models, which are only read",
+    "OLLA_SOURCES": "Where to look for names, in order: package,ollama,hf,modelscope",
+    "OLLA_SHARE": "1: let other machines pull the models here",
     "OLLA_DTYPE": "Precision of the computation: auto, float32, bfloat16, float16",
     "OLLA_QUANTIZE": "Precision of the weights: auto, none, int8, int4, nf4",
     "OLLA_DEVICE": 'Device that models run on, such as "cpu" or "cuda:0"',
@@ -79,6 +82,10 @@ def at_least(count: int) -> Arity:
 
 def at_most(count: int) -> Arity:
     return Arity(least=0, most=count)
+
+
+def between(least: int, most: int) -> Arity:
+    return Arity(least, most)
 
 
 class Command(click.Command):

@@ -21,6 +21,7 @@ from olla.client import Client
 from olla.client.replies import THINK_LEVELS, EmbedSettings, ReplySettings, ShownModel
 from olla.durations import parse_duration
 from olla.errors import ApiError
+from olla.requests import TransferOptions
 from olla.settings import Settings
 
 _ENVIRONMENT = (*CLIENT_ENVIRONMENT, "OLLA_NOHISTORY", "NO_COLOR")
@@ -117,7 +118,7 @@ def _show_or_pull(client: Client, model: str, *, insecure: bool) -> ShownModel:
     except ApiError as error:
         if error.status != 404:
             raise
-    pull_with_bars(client, model, insecure=insecure)
+    pull_with_bars(client, model, TransferOptions(insecure=insecure))
     return client.show(model)
 
 

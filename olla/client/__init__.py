@@ -13,9 +13,12 @@ from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from itertools import count
 from pathlib import Path
+from typing import IO
+from urllib.parse import quote
 
 from olla import __version__
 from olla.client.replies import (
+    Collected,
     EmbedSettings,
     Json,
     ListedModel,
@@ -23,8 +26,10 @@ from olla.client.replies import (
     ReplySettings,
     RunningModel,
     ShownModel,
+    Usage,
     Versions,
     chunk_from_json,
+    collected_from_json,
     create_to_json,
     images_to_json,
     listed_from_json,
@@ -34,10 +39,12 @@ from olla.client.replies import (
     queued_from_json,
     running_from_json,
     shown_from_json,
+    transfer_to_json,
+    usage_from_json,
 )
 from olla.errors import ApiError, ClientError, ServerUnreachable
 from olla.messages import Message
-from olla.requests import ChatChunk, CreateRequest, Progress
+from olla.requests import PLAIN_TRANSFER, ChatChunk, CreateRequest, Progress, TransferOptions
 from olla.settings import Address
 
 CONNECT_TIMEOUT_S = 10.0
@@ -131,9 +138,15 @@ class Client:
         body = settings.to_json() | {"messages": [message_to_json(turn) for turn in messages]}
         return _until_done(self._stream("/api/chat", body))
 
-    def pull(self, model: str, *, insecure: bool = False) -> Iterator[Progress]:
-        body = {"model": model} | ({"insecure": True} if insecure else {})
-        return _until_success(self._stream("/api/pull", body))
+    def pull(
+        self, model: str, options: TransferOptions = PLAIN_TRANSFER
+    ) -> Generator[Progress, None, None]:
+        return _until_success(self._stream("/api/pull", transfer_to_json(model, options)))
+
+    def push(
+        self, model: str, options: TransferOptions = PLAIN_TRANSFER
+    ) -> Generator[Progress, None, None]:
+        return _until_success(self._stream("/api/push", transfer_to_json(model, options)))
 
     def create(self, request: CreateRequest) -> Iterator[Progress]:
         """Make a model of blobs that are uploaded already."""
@@ -147,12 +160,50 @@ class Client:
         """Send the file unless the daemon has it. `on_progress` is told the bytes sent so far."""
         if self.has_blob(digest):
             return
-        size_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            self.send_blob(digest, file, path.stat().st_size, on_progress)
+
+    def send_blob(
+        self, digest: str, file: IO[bytes], size_bytes: int, on_progress: Callable[[int], None]
+    ) -> None:
+        """Send so many bytes of an open file."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)}
-        chunks = _read_chunks(path, size_bytes, on_progress)
+        chunks = _read_chunks(file, size_bytes, on_progress)
         with self._exchange("POST", f"/api/blobs/{digest}", chunks, headers) as response:
             if response.status >= 400:
                 raise ApiError(_error_text(response), response.status)
+
+    def usage(self) -> Usage:
+        """What the stored models take of the disk."""
+        return usage_from_json(self._call("GET", "/api/du"))
+
+    def verify(self, models: Sequence[str]) -> Iterator[Progress]:
+        """Hash what is stored again; ends in an ApiError if a model is broken."""
+        return _until_success(self._stream("/api/verify", {"models": list(models)}))
+
+    def collect(self, *, dry_run: bool, everything: bool) -> Collected:
+        """Remove the files that no model needs, or only say which they are."""
+        body = {"dry_run": dry_run, "all": everything}
+        return collected_from_json(self._call("POST", "/api/gc", body))
+
+    def export_model(
+        self, model: str, file: IO[bytes], on_progress: Callable[[int, int], None]
+    ) -> None:
+        """Write the model's archive. `on_progress` is told the bytes written and all of them."""
+        with self._exchange("GET", f"/api/export?model={quote(model, safe='')}") as response:
+            self._check(response)
+            total_bytes, written_bytes = response.length or 0, 0
+            while chunk := response.read(UPLOAD_CHUNK_BYTES):
+                file.write(chunk)
+                written_bytes += len(chunk)
+                on_progress(written_bytes, total_bytes)
+        if written_bytes != total_bytes:
+            raise ClientError("the olla server ended the archive early")
+
+    def import_model(self, model: str, manifest: str) -> str:
+        """Make a model of blobs that are uploaded already; its name."""
+        reply = self._call("POST", "/api/import", {"model": model, "manifest": manifest})
+        return str(reply.get("model", model))
 
     def lines(self, path: str, body: Json) -> Generator[bytes, None, None]:
         """The lines of a streamed reply, as they stand and as soon as they come."""
@@ -253,17 +304,16 @@ def _error_text(response: HTTPResponse) -> str:
 
 
 def _read_chunks(
-    path: Path, size_bytes: int, on_progress: Callable[[int], None]
+    file: IO[bytes], size_bytes: int, on_progress: Callable[[int], None]
 ) -> Iterator[bytes]:
     sent_bytes = 0
-    with path.open("rb") as file:
-        while sent_bytes < size_bytes:
-            chunk = file.read(min(UPLOAD_CHUNK_BYTES, size_bytes - sent_bytes))
-            if not chunk:
-                raise ClientError(f"{path} became shorter while it was uploaded")
-            yield chunk
-            sent_bytes += len(chunk)
-            on_progress(sent_bytes)
+    while sent_bytes < size_bytes:
+        chunk = file.read(min(UPLOAD_CHUNK_BYTES, size_bytes - sent_bytes))
+        if not chunk:
+            raise ClientError(f"{file.name} became shorter while it was uploaded")
+        yield chunk
+        sent_bytes += len(chunk)
+        on_progress(sent_bytes)
 
 
 def _until_done(replies: Generator[Json, None, None]) -> Generator[ChatChunk, None, None]:
@@ -276,7 +326,9 @@ def _until_done(replies: Generator[Json, None, None]) -> Generator[ChatChunk, No
     raise ClientError("the olla server ended the reply early")
 
 
-def _until_success(replies: Generator[Json, None, None]) -> Iterator[Progress]:
+def _until_success(
+    replies: Generator[Json, None, None],
+) -> Generator[Progress, None, None]:
     """Reports up to the end; a transfer whose last word is not "success" was cut off."""
     status = ""
     with closing(replies):

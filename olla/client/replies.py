@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from olla.messages import Message, ToolCall
-from olla.requests import ChatChunk, CreateRequest, DoneReason, Progress, Timings
+from olla.requests import ChatChunk, CreateRequest, DoneReason, Progress, Timings, TransferOptions
 
 Json = Mapping[str, Any]
 
@@ -90,6 +90,38 @@ class ShownModel:
     @property
     def sees(self) -> bool:
         return "vision" in self.capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUsage:
+    """`freed_bytes`: what removing this model, and no other, gives back."""
+
+    name: str
+    size_bytes: int
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBlob:
+    digest: str
+    size_bytes: int
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    models: tuple[ModelUsage, ...] = ()
+    shared: tuple[SharedBlob, ...] = ()
+    total_bytes: int = 0
+    unused_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Files that no model needs, by name and size."""
+
+    files: tuple[tuple[str, int], ...] = ()
+    freed_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +218,23 @@ def listed_from_json(model: Json) -> ListedModel:
     )
 
 
+def usage_from_json(reply: Json) -> Usage:
+    return Usage(
+        models=tuple(ModelUsage(m["model"], m["size"], m["freed"]) for m in reply["models"]),
+        shared=tuple(
+            SharedBlob(blob["digest"], blob["size"], tuple(blob["models"]))
+            for blob in reply["shared"]
+        ),
+        total_bytes=reply["total"],
+        unused_bytes=reply["unused"],
+    )
+
+
+def collected_from_json(reply: Json) -> Collected:
+    files = tuple((file["file"], file["size"]) for file in reply["removed"])
+    return Collected(files, reply["freed"])
+
+
 def running_from_json(model: Json) -> RunningModel:
     return RunningModel(
         name=model["name"],
@@ -253,3 +302,9 @@ def create_to_json(request: CreateRequest) -> Json:
         "messages": [message_to_json(message) for message in request.messages],
     }
     return {name: value for name, value in values.items() if value}
+
+
+def transfer_to_json(model: str, options: TransferOptions) -> Json:
+    """The body of a pull or a push; what is not asked for is not there."""
+    wanted = asdict(options)
+    return {"model": model, **{key: value for key, value in wanted.items() if value}}

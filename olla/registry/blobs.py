@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -25,17 +26,35 @@ from olla.registry.disk import TEMPORARY_PREFIX, disk_errors, publish, try_lock
 
 MAX_SMALL_BLOB_BYTES = 64 * 1024 * 1024
 STALE_S = 3600.0
+_BLOCK_BYTES = 512  # of st_blocks, whatever the file system
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A file that nothing needs, and what it takes of the disk."""
+
+    file_name: str
+    size_bytes: int
+
+
 class BlobStore:
-    def __init__(self, root: Path) -> None:
-        """`root` is the store's; the blobs lie in `root/blobs`."""
+    def __init__(self, root: Path, extra: tuple[Path, ...] = ()) -> None:
+        """`root` is the store's; the blobs lie in `root/blobs`. `extra` ones are only read."""
         self.directory = root / "blobs"
+        self._extra = tuple(path / "blobs" for path in extra)
 
     def path(self, digest: Digest) -> Path:
         """Where the blob is, or would be."""
+        own = self.place(digest)
+        if own.is_file():
+            return own
+        others = (directory / digest.file_name for directory in self._extra)
+        return next((path for path in others if path.is_file()), own)
+
+    def place(self, digest: Digest) -> Path:
+        """Where the blob is written to and removed from, wherever else it may be."""
         return self.directory / digest.file_name
 
     def has(self, digest: Digest) -> bool:
@@ -80,28 +99,33 @@ class BlobStore:
 
     def remove(self, digest: Digest) -> None:
         with disk_errors(f"cannot remove blob {digest}"):
-            self.path(digest).unlink(missing_ok=True)
+            self.place(digest).unlink(missing_ok=True)
 
     def rename_old_names(self) -> None:
         """Old stores name blobs `sha256:<hex>`, which Windows forbids."""
         for path in self._files():
             if path.name.startswith("sha256:"):
                 with suppress(InvalidDigest):
-                    path.rename(self.path(Digest.parse(path.name)))
+                    path.rename(self.place(Digest.parse(path.name)))
 
-    def remove_stale(self, needed: Collection[Digest]) -> int:
-        """Remove what is old, not needed and not being written; return how many files.
+    def remove_stale(
+        self, needed: Collection[Digest], min_age_s: float = STALE_S, dry_run: bool = False
+    ) -> tuple[Leftover, ...]:
+        """Remove what is old, not needed and not being written; return what that was.
 
         Files that are no blobs, such as what broken transfers left, go when they are as old. A
         download of a blob that is needed has that blob's name at its front, and stays.
         """
         names = {digest.file_name for digest in needed}
-        removed = 0
-        for path in self._files():
-            if path.name[: len("sha256-") + 64] not in names and _remove_if_stale(path):
-                _log.info("removed stale blob file=%s", path.name)
-                removed += 1
-        return removed
+        unneeded = (p for p in self._files() if p.name[: len("sha256-") + 64] not in names)
+        found = (_remove_if_stale(path, min_age_s, dry_run) for path in unneeded)
+        return tuple(leftover for leftover in found if leftover)
+
+    def disk_bytes(self, besides: Collection[Digest]) -> int:
+        """What the other files of the directory take: unused blobs, partial ones, leftovers."""
+        names = {digest.file_name for digest in besides}
+        with disk_errors("cannot read the model store"):
+            return sum(_taken(path) for path in self._files() if path.name not in names)
 
     def _files(self) -> list[Path]:
         if not self.directory.is_dir():
@@ -143,7 +167,7 @@ class BlobWriter:
         if self._expected is not None and digest != self._expected:
             raise DigestMismatch(str(self._expected), str(digest))
         with disk_errors(f"cannot write blob {digest}"):
-            publish(self._file, self._path, self._store.path(digest))
+            publish(self._file, self._path, self._store.place(digest))
         return digest
 
     def __exit__(
@@ -157,11 +181,24 @@ class BlobWriter:
             self._file.close()
 
 
-def _remove_if_stale(path: Path) -> bool:
+def _remove_if_stale(path: Path, min_age_s: float, dry_run: bool) -> Leftover | None:
     # In a tree shared with Ollama, files of another user stay.
     with suppress(FileNotFoundError, PermissionError), path.open("rb") as file:
-        age_s = time.time() - os.fstat(file.fileno()).st_mtime
-        if age_s > STALE_S and try_lock(file):
-            path.unlink()
-            return True
-    return False
+        status = os.fstat(file.fileno())
+        if time.time() - status.st_mtime >= min_age_s and try_lock(file):
+            if not dry_run:
+                path.unlink()
+                _log.info("removed stale blob file=%s", path.name)
+            return Leftover(path.name, _taken_bytes(status))
+    return None
+
+
+def _taken(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        return _taken_bytes(path.stat())
+    return 0
+
+
+def _taken_bytes(status: os.stat_result) -> int:
+    """A download's file is as long as the blob from the start, but mostly a hole."""
+    return min(status.st_size, status.st_blocks * _BLOCK_BYTES)

@@ -92,6 +92,7 @@ class StoreLocks:
     def __init__(self, root: Path) -> None:
         self._lock = root / ".olla" / "lock"
         self._holds = root / ".olla" / "holds"
+        self._claim = root / ".olla" / "daemon"
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -118,6 +119,15 @@ class StoreLocks:
         finally:
             Path(name).unlink(missing_ok=True)
             file.close()
+
+    @contextmanager
+    def claim(self) -> Iterator[bool]:
+        """Whether nobody else claims the store meanwhile."""
+        with disk_errors("cannot write to the model store"):
+            self._claim.parent.mkdir(parents=True, exist_ok=True)
+            file = self._claim.open("ab")
+        with file:
+            yield try_lock(file)
 
     def held(self) -> frozenset[Digest]:
         """What live holds keep. To be called with the store's lock; clears away dead holds."""

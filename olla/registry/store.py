@@ -11,17 +11,16 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
-from olla.errors import BlobNotFound, InvalidName, ModelNotFound, StoreError
+from olla.errors import BlobNotFound, ModelNotFound, StoreError
 from olla.names import ModelName
-from olla.registry.blobs import BlobStore
+from olla.registry.blobs import STALE_S, BlobStore, Leftover
 from olla.registry.digest import Digest
 from olla.registry.disk import (
-    TEMPORARY_PREFIX,
     Hold,
     StoreLocks,
     disk_errors,
@@ -30,22 +29,31 @@ from olla.registry.disk import (
 )
 from olla.registry.manifest import parse_manifest
 from olla.registry.model import Model, read_model
+from olla.registry.tree import ManifestTree
 from olla.registry.weights import WeightsHeaders
 
-_NAME_PARTS = 4
 _DIGESTS = re.compile(rb"sha256[:-]([0-9a-fA-F]{64})")
 
 _log = logging.getLogger(__name__)
 
 
 class ModelStore:
-    def __init__(self, root: Path, prune: bool = True, go_template: bool | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        prune: bool = True,
+        go_template: bool | None = None,
+        extra: tuple[Path, ...] = (),
+    ) -> None:
         """`root` need not exist. Without `prune`, blobs go only when a model is deleted.
 
-        `go_template` is what Models are told of their templates.
+        Args:
+            go_template: what Models are told of their templates.
+            extra: stores that are only read, for what `root` has not got.
         """
-        self.blobs = BlobStore(root)
-        self._manifests = root / "manifests"
+        self.blobs = BlobStore(root, extra)
+        self._own = ManifestTree(root)
+        self._trees = (self._own, *(ManifestTree(path) for path in extra))
         self._locks = StoreLocks(root)
         self._headers = WeightsHeaders()
         self._prune = prune
@@ -72,14 +80,32 @@ class ModelStore:
             models = [model for name in self._names() if (model := self._read_or_warn(name))]
         return tuple(sorted(models, key=lambda model: -int(model.modified_at.timestamp())))
 
-    def put(self, name: ModelName, manifest: bytes) -> None:
+    def read_manifest(self, name: ModelName) -> bytes:
+        """The bytes of a model's manifest, whose SHA-256 is the model's digest.
+
+        Raises:
+            ModelNotFound: there is none of that name.
+        """
+        with disk_errors(f"cannot read model {name}"):
+            found = self._find(name)
+            return self._tree_of(found).read(found)
+
+    def names(self) -> tuple[ModelName, ...]:
+        """The name of every model, whether it can be read or not."""
+        with disk_errors("cannot read the model store"):
+            return tuple(self._names())
+
+    def put(self, name: ModelName, manifest: bytes) -> int:
         """Make `name` stand for this manifest, whose blobs are all in the store.
+
+        Returns:
+            How many blobs of what `name` stood for before went, as nothing else needs them.
 
         Raises:
             StoreError: it is no manifest, or one of its blobs is not there.
         """
         with self._changing(f"cannot write model {name}"):
-            self._put(self._find(name), manifest)
+            return self._put(self._find(name), manifest)
 
     def copy(self, source: ModelName, destination: ModelName) -> None:
         """Let `destination` stand for what `source` does.
@@ -89,7 +115,7 @@ class ModelStore:
         """
         with self._changing(f"cannot copy model {source}"):
             found = self._find(source)
-            manifest = self._manifest(found)
+            manifest = self._tree_of(found).read(found)
             target = self._find(destination)
             if target != found:
                 self._put(target, manifest)
@@ -101,12 +127,13 @@ class ModelStore:
             ModelNotFound: there is none of that name.
         """
         with self._changing(f"cannot delete model {name}"):
-            path = self._path(self._find(name))
-            removed = _digests(self._manifest(name, path))
+            found = self._find(name)
+            path = self._own.path(found)
+            removed = _digests(self._own_manifest(found, name))
             needed = self._needed(besides=path)
             path.unlink()
             sync_directory(path.parent)
-            self._remove_empty(path.parent)
+            self._own.remove_empty(path.parent)
             self._remove_blobs(removed - needed)
 
     def prune(self) -> int:
@@ -116,14 +143,34 @@ class ModelStore:
         """
         with self._changing("cannot prune the model store"):
             self.blobs.rename_old_names()
-            if not self._prune or self._has_broken_manifest():
+            if not self._prune or self._broken_manifest():
                 return 0
-            self._remove_leftovers()
-            return self.blobs.remove_stale(self._needed())
+            self._own.remove_leftovers()
+            return len(self.blobs.remove_stale(self._needed()))
+
+    def collect(self, min_age_s: float = STALE_S, dry_run: bool = False) -> tuple[Leftover, ...]:
+        """Remove the files of the blobs' directory that nothing needs; what they were.
+
+        Raises:
+            StoreError: a manifest is broken, so that nobody knows what it needs.
+        """
+        with self._changing("cannot clean up the model store"):
+            broken = self._broken_manifest()
+            if broken:
+                raise StoreError(
+                    f"nothing was removed, since the manifest of {broken} is broken and nobody "
+                    f"knows which blobs it needs: olla rm {broken} removes it"
+                )
+            return self.blobs.remove_stale(self._needed(), min_age_s, dry_run)
 
     def hold(self) -> AbstractContextManager[Hold]:
         """For `with`: blobs added to the hold stay, whoever deletes or prunes meanwhile."""
         return self._locks.hold()
+
+    def claim(self) -> AbstractContextManager[bool]:
+        """For `with`: whether this daemon is the only one on the store. Several get on well, but
+        each has memory of its own for the models that it runs."""
+        return self._locks.claim()
 
     @contextmanager
     def _changing(self, action: str) -> Iterator[None]:
@@ -131,7 +178,7 @@ class ModelStore:
             yield
 
     def _find(self, name: ModelName) -> ModelName:
-        if self._path(name).is_file():
+        if any(tree.has(name) for tree in self._trees):
             return name
         closest = max(self._names(), key=lambda stored: _likeness(stored, name), default=name)
         same, _ = _likeness(closest, name)
@@ -139,36 +186,23 @@ class ModelStore:
         return replace(ModelName.from_path(PurePosixPath(*parts)), scheme=name.scheme)
 
     def _names(self) -> Iterator[ModelName]:
-        for path in self._paths():
-            try:
-                yield ModelName.from_path(PurePosixPath(path.relative_to(self._manifests)))
-            except InvalidName:
-                _log.warning("not a model name file=%s", path)
+        yield from dict.fromkeys(name for tree in self._trees for name in tree.names())
 
-    def _paths(self) -> tuple[Path, ...]:
-        """Every file where a manifest may be. Directories may vanish while we look."""
-        paths: tuple[Path, ...] = (self._manifests,)
-        for _ in range(_NAME_PARTS):
-            paths = tuple(entry for path in paths for entry in _entries(path))
-        # A temporary file is a manifest that is being written, or a leftover for `prune`.
-        return tuple(
-            path for path in paths if path.is_file() and not path.name.startswith(TEMPORARY_PREFIX)
-        )
-
-    def _path(self, name: ModelName) -> Path:
-        return self._manifests / name.path
+    def _tree_of(self, name: ModelName) -> ManifestTree:
+        return next((tree for tree in self._trees if tree.has(name)), self._own)
 
     def _read(self, name: ModelName) -> Model:
-        path = self._path(name)
         while True:
-            data = self._manifest(name, path)
+            tree = self._tree_of(name)
+            data = tree.read(name)
             try:
-                changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).astimezone()
+                modified = tree.path(name).stat().st_mtime
+                changed = datetime.fromtimestamp(modified, UTC).astimezone()
                 return read_model(name, data, changed, self.blobs, self._headers, self._go_template)
             except FileNotFoundError:
                 continue  # deleted since we read it: the next look says so
             except BlobNotFound as error:
-                if self._manifest(name, path) == data:
+                if tree.read(name) == data:
                     raise StoreError(f"model {name} is broken: {error}") from error
 
     def _read_or_warn(self, name: ModelName) -> Model | None:
@@ -180,21 +214,26 @@ class ModelStore:
             _log.warning("skipped model name=%s error=%s", name.full, error)
             return None
 
-    def _manifest(self, name: ModelName, path: Path | None = None) -> bytes:
+    def _own_manifest(self, found: ModelName, name: ModelName) -> bytes:
+        """The manifest of a model that may be changed here, `found` for `name`."""
+        tree = self._tree_of(found)
+        if tree is not self._own:
+            raise StoreError(f"{found} lies in {tree.root}, where models are only read")
         try:
-            return (path or self._path(name)).read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
+            return tree.read(found)
+        except ModelNotFound as error:
             raise ModelNotFound(name.short) from error
 
-    def _put(self, name: ModelName, manifest: bytes) -> None:
+    def _put(self, name: ModelName, manifest: bytes) -> int:
         for layer in parse_manifest(manifest).blobs:
             self._check_blob(layer.digest, layer.size_bytes)
-        path = self._path(name)
+        path = self._own.path(name)
         unused: frozenset[Digest] = frozenset()
         if self._prune and path.is_file():
             unused = _digests(path.read_bytes()) - self._needed(besides=path) - _digests(manifest)
         write_atomically(path, manifest)
         self._remove_blobs(unused)
+        return len(unused)
 
     def _check_blob(self, digest: Digest, size_bytes: int) -> None:
         try:
@@ -209,7 +248,7 @@ class ModelStore:
     def _needed(self, besides: Path | None = None) -> frozenset[Digest]:
         """Blobs that a manifest names, broken ones too as far as they go, or that are held."""
         needed: set[Digest] = set(self._locks.held())
-        for path in self._paths():
+        for path in self._own.paths():
             if path != besides:
                 needed |= _digests(path.read_bytes())
         return frozenset(needed)
@@ -218,29 +257,15 @@ class ModelStore:
         for digest in digests:
             self.blobs.remove(digest)
 
-    def _has_broken_manifest(self) -> bool:
-        for name in self._names():
+    def _broken_manifest(self) -> str:
+        """The name of a manifest that cannot be read, "" if all can be."""
+        for name in self._own.names():
             try:
-                parse_manifest(self._manifest(name))
+                parse_manifest(self._own.read(name))
             except (StoreError, ModelNotFound) as error:
                 _log.warning("nothing is pruned name=%s error=%s", name.full, error)
-                return True
-        return False
-
-    def _remove_leftovers(self) -> None:
-        """What a process that died while it wrote left among the manifests."""
-        for path in sorted(self._manifests.rglob("*"), reverse=True):
-            if path.name.startswith(TEMPORARY_PREFIX):
-                path.unlink()
-            elif path.is_dir():
-                self._remove_empty(path)
-
-    def _remove_empty(self, directory: Path) -> None:
-        """Remove a directory and those it lies in, up to `manifests`, as far as they are empty."""
-        with suppress(OSError):  # ENOTEMPTY: where this ends
-            while directory != self._manifests:
-                directory.rmdir()
-                directory = directory.parent
+                return name.short
+        return ""
 
 
 def _likeness(stored: ModelName, name: ModelName) -> tuple[int, int]:
@@ -249,12 +274,6 @@ def _likeness(stored: ModelName, name: ModelName) -> tuple[int, int]:
     folded = [left.lower() == right.lower() for left, right in pairs]
     same = folded.index(False) if False in folded else len(folded)
     return same, sum(left == right for left, right in pairs[:same])
-
-
-def _entries(directory: Path) -> tuple[Path, ...]:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        return tuple(sorted(directory.iterdir()))
-    return ()
 
 
 def _digests(manifest: bytes) -> frozenset[Digest]:

@@ -33,6 +33,8 @@ from olla.server.handlers import (
     models,
     openai,
     responses,
+    share,
+    store,
     transfers,
 )
 from olla.server.limits import TimeGuard
@@ -73,8 +75,14 @@ ROUTES = (
     web.post("/v1/rerank", embed.rerank),
     web.post("/api/create", transfers.create),
     web.post("/api/pull", transfers.pull),
+    web.post("/api/push", transfers.push),
     web.head("/api/blobs/{digest}", blobs.head_blob),
     web.post("/api/blobs/{digest}", blobs.post_blob),
+    web.get("/api/du", store.du, allow_head=False),
+    web.post("/api/verify", store.verify),
+    web.post("/api/gc", store.gc),
+    web.get("/api/export", store.export, allow_head=False),
+    web.post("/api/import", store.import_model),
     web.post("/api/copy", models.copy),
     web.delete("/api/delete", models.delete),
     web.post("/api/shutdown", about.shutdown),
@@ -90,6 +98,9 @@ ROUTES = (
     web.delete("/v1/responses/{id}", responses.delete),
     web.post("/v1/messages", anthropic.messages),
     web.post("/v1/messages/count_tokens", anthropic.count_tokens),
+    web.get("/v2/", share.base),
+    web.get(share.MANIFEST_PATH, share.manifest),
+    web.get(share.BLOB_PATH, share.blob),
 )
 
 ERROR_GUARD = web.AppKey("error_guard", ErrorGuard)
@@ -141,7 +152,11 @@ def serve(settings: Settings) -> None:
         if not is_loopback(settings.address.host):
             keys = KeyRing(settings.keys_path)
             check_exposure(_name_of(listener), keys, insecure=settings.insecure)
-        asyncio.run(_serve(settings, listener))
+        services = Services.start(settings)
+        with services.store.claim() as is_alone:
+            if not is_alone:
+                _log.warning("another olla serves the models in %s as well", settings.models)
+            asyncio.run(_serve(settings, services, listener))
 
 
 def _needs_key(settings: Settings) -> bool:
@@ -149,8 +164,7 @@ def _needs_key(settings: Settings) -> bool:
     return not (is_loopback(settings.address.host) or settings.insecure)
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> None:
-    services = Services.start(settings)
+async def _serve(settings: Settings, services: Services, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(MAX_THREADS))
     if settings.prune:

@@ -10,11 +10,11 @@ from typing import Protocol
 from olla.errors import InvalidName
 from olla.names import ModelName
 from olla.registry.store import ModelStore
-from olla.requests import ChatChunk, ChatRequest, GenerateRequest, Progress
+from olla.requests import ChatChunk, ChatRequest, GenerateRequest, Progress, TransferOptions
 from olla.server.metrics import OTHER, Metrics
 
 Chunks = AsyncGenerator[ChatChunk, None]
-Pull = Callable[[ModelName, ModelStore], AsyncGenerator[Progress, None]]
+Transfer = Callable[[ModelName, ModelStore, TransferOptions], AsyncGenerator[Progress, None]]
 
 
 class Answers(Protocol):
@@ -54,14 +54,16 @@ class MeteredAnswers:
                 yield chunk
 
 
-def metered_pull(pull: Pull, metrics: Metrics) -> Pull:
+def metered_pull(pull: Transfer, metrics: Metrics) -> Transfer:
     """Count the bytes of each blob as they come; those that were there already do not."""
 
-    async def counted(name: ModelName, store: ModelStore) -> AsyncGenerator[Progress, None]:
+    async def counted(
+        name: ModelName, store: ModelStore, options: TransferOptions
+    ) -> AsyncGenerator[Progress, None]:
         done: dict[str, int] = {}
-        async with aclosing(pull(name, store)) as steps:
+        async with aclosing(pull(name, store, options)) as steps:
             async for step in steps:
-                if step.digest:
+                if step.digest and not options.dry_run:
                     is_here = step.digest not in done and step.completed_bytes == step.total_bytes
                     before = step.completed_bytes if is_here else done.get(step.digest, 0)
                     metrics.pulled(step.completed_bytes - before)

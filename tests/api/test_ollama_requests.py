@@ -9,21 +9,28 @@ import pytest
 
 from olla.api.ollama_requests import (
     CopyRequest,
-    PullRequest,
     ShowRequest,
+    TransferRequest,
     chat_from_json,
     copy_from_json,
     create_from_json,
     delete_from_json,
     generate_from_json,
     pull_from_json,
+    push_from_json,
     show_from_json,
 )
 from olla.durations import FOREVER
 from olla.errors import BadInput, OllaError
 from olla.messages import Message, Tool, ToolCall
 from olla.options import Options
-from olla.requests import AdapterChoice, ChatRequest, CreateRequest, GenerateRequest
+from olla.requests import (
+    AdapterChoice,
+    ChatRequest,
+    CreateRequest,
+    GenerateRequest,
+    TransferOptions,
+)
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -277,7 +284,23 @@ def test_model_stands_before_its_old_name() -> None:
 
 def test_copy_and_pull() -> None:
     assert copy_from_json(body(source="a", destination="b")) == CopyRequest("a", "b")
-    assert pull_from_json(body(name="m", insecure=True)) == PullRequest("m", stream=True)
+    assert pull_from_json(body(name="m", insecure=True, limit_rate=5)) == TransferRequest(
+        "m", TransferOptions(insecure=True, limit_rate=5)
+    )
+    assert pull_from_json(body(model="m", dry_run=True, stream=False)) == TransferRequest(
+        "m", TransferOptions(dry_run=True), stream=False
+    )
+
+
+def test_a_push_names_a_model() -> None:
+    assert push_from_json(body(name="m")) == TransferRequest("m", TransferOptions())
+    with pytest.raises(BadInput, match=r"^model is required$"):
+        push_from_json(body())
+
+
+def test_a_rate_below_nothing_is_refused() -> None:
+    with pytest.raises(BadInput, match="limit_rate must be 0 or more"):
+        pull_from_json(body(model="m", limit_rate=-1))
 
 
 def test_adapters_of_a_request() -> None:

@@ -35,10 +35,11 @@ def test_a_gguf_model_is_exported_as_it_is(settings: Settings, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("tiny", "models"), "models exists already: name a place that does not"),
-        (("tiny", "x", "--format", "zip"), "unknown format 'zip': it is one of hf, gguf"),
-        (("none", "x"), "model 'none:latest' not found"),
-        (("tiny", "x", "-q", "q8_0"), "--quantize is for GGUF"),
+        (("tiny", "models", "--format", "hf"), "models exists already: name a place that does not"),
+        (("tiny", "x", "--format", "zip"), "unknown format 'zip': it is one of archive, hf, gguf"),
+        (("none", "x", "--format", "hf"), "model 'none:latest' not found"),
+        (("tiny", "x", "--format", "hf", "-q", "q8_0"), "--quantize is for GGUF"),
+        (("tiny", "x", "--merge"), "--merge and --quantize are for --format hf and gguf"),
     ],
 )
 def test_what_cannot_be_exported_leaves_nothing(

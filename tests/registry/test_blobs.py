@@ -146,9 +146,11 @@ def test_stale_files_go_and_young_or_needed_ones_stay(root: Path, blobs: BlobSto
     for path in (root / "blobs").iterdir():
         age(path, STALE_S + 10 if path.name != young.file_name else STALE_S - 10)
 
+    would_go = blobs.remove_stale({needed}, dry_run=True)
     removed = blobs.remove_stale({needed})
 
-    assert removed == 3
+    assert len(removed) == 3
+    assert would_go == removed
     assert blob_names(root) == {
         needed.file_name, f"{needed.file_name}-partial", young.file_name
     }  # fmt: skip
@@ -160,7 +162,7 @@ def test_a_blob_that_is_being_written_is_not_stale(root: Path, blobs: BlobStore)
         (temporary,) = (root / "blobs").iterdir()
         age(temporary, 2 * STALE_S)
 
-        assert blobs.remove_stale(set()) == 0
+        assert len(blobs.remove_stale(set())) == 0
         writer.commit()
 
     assert blobs.has(DIGEST)
@@ -184,5 +186,5 @@ def test_what_a_killed_writer_left_becomes_stale(root: Path, blobs: BlobStore) -
 
     age(temporary, STALE_S + 10)
 
-    assert blobs.remove_stale(set()) == 1
+    assert len(blobs.remove_stale(set())) == 1
     assert blob_names(root) == set()

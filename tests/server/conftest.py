@@ -28,7 +28,7 @@ from olla.registry.manifest import (
     format_manifest,
 )
 from olla.registry.store import ModelStore
-from olla.requests import ChatChunk, InferenceRequest, Progress
+from olla.requests import ChatChunk, InferenceRequest, Progress, TransferOptions
 from olla.runner.pool import LoadedModel, LoadingModel, RunnerPool, Waiting
 from olla.server.app import create_app
 from olla.server.services import Services
@@ -105,8 +105,12 @@ class FakeSource:
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     hangs: asyncio.Event = field(default_factory=asyncio.Event)
     never_ends: bool = False
+    options: list[TransferOptions] = field(default_factory=list)
 
-    async def pull(self, name: ModelName, store: ModelStore) -> AsyncGenerator[Progress, None]:
+    async def pull(
+        self, name: ModelName, store: ModelStore, options: TransferOptions
+    ) -> AsyncGenerator[Progress, None]:
+        self.options.append(options)
         try:
             yield Progress("pulling manifest")
             if self.never_ends:
@@ -118,6 +122,14 @@ class FakeSource:
             yield Progress("success")
         finally:
             self.closed.set()
+
+    async def push(
+        self, name: ModelName, store: ModelStore, options: TransferOptions
+    ) -> AsyncGenerator[Progress, None]:
+        self.options.append(options)
+        yield Progress("retrieving manifest")
+        store.read_manifest(name)
+        yield Progress("success")
 
 
 @pytest.fixture
@@ -154,7 +166,12 @@ def services(
     source: FakeSource,
 ) -> Services:
     return Services(
-        settings, store, cast(RunnerPool, pool), cast(Inference, inference), source.pull
+        settings,
+        store,
+        cast(RunnerPool, pool),
+        cast(Inference, inference),
+        source.pull,
+        source.push,
     )
 
 

@@ -11,7 +11,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from olla.caller import Caller
 from olla.names import ModelName
 from olla.registry.store import ModelStore
-from olla.requests import ChatChunk, DoneReason, Progress, Timings
+from olla.requests import (
+    PLAIN_TRANSFER,
+    ChatChunk,
+    DoneReason,
+    Progress,
+    Timings,
+    TransferOptions,
+)
 from olla.runner.pool import LoadedModel, RunnerPool, Waiting
 from olla.runner.protocol import Stepped
 from olla.runner.slots import WaitState
@@ -86,14 +93,16 @@ async def test_replies_are_counted_as_they_pass(
 
 
 async def test_a_pull_counts_what_it_brought(store: ModelStore) -> None:
-    async def pull(name: ModelName, store: ModelStore) -> AsyncGenerator[Progress, None]:
+    async def pull(
+        name: ModelName, store: ModelStore, options: TransferOptions
+    ) -> AsyncGenerator[Progress, None]:
         yield Progress("pulling manifest")
         yield Progress("pulling a", "a", 10, 10)  # it was there
         for done in (0, 40, 100):
             yield Progress("pulling b", "b", 100, done)
 
     metrics = Metrics()
-    _ = [step async for step in metered_pull(pull, metrics)(M, store)]
+    _ = [step async for step in metered_pull(pull, metrics)(M, store, PLAIN_TRANSFER)]
 
     assert value(metrics, "olla_pulled_bytes_total") == 100
 

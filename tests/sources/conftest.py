@@ -12,10 +12,19 @@ import gguf
 import numpy as np
 import pytest
 
+from olla.names import ModelName
 from olla.registry.digest import Digest
 from olla.registry.manifest import MediaType
+from olla.registry.model import Model
 from olla.registry.store import ModelStore
+from olla.requests import Progress
 from olla.sources.catalogue import Distribution, PackagedFile, PackagedModel, Part
+from olla.sources.choose import Sources
+from olla.sources.line import Patience
+from olla.sources.ollama import Registry
+from olla.sources.ollama_auth import Keyring
+from olla.sources.pull import pull
+from tests.sources.pulling import Pulled
 
 LICENSE = b"Do as you like.\n"
 BAIT = b"raise SystemExit('the code of the package ran')\n"
@@ -73,8 +82,28 @@ def packaged(tmp_path: Path) -> Packaged:
 
 
 @pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """The way to registries, without a login and in a hurry."""
+    keyring = Keyring(tmp_path / "home", tmp_path / "user")
+    return Registry(keyring, Patience(stall_s=0.5, retries=2, back_off_s=0.01))
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path / "store")
+
+
+@pytest.fixture
+def pulled(store: ModelStore, registry: Registry) -> Pulled:
+    """Pulls the model of that name; the model in the store, and the steps."""
+
+    async def pull_by_name(text: str) -> tuple[Model, list[Progress]]:
+        name = ModelName.parse(text)
+        source = Sources(registry).source_for(name)
+        steps = [step async for step in pull(name, store, source)]
+        return store.resolve(name), steps
+
+    return pull_by_name
 
 
 def _packaged_file(media_type: MediaType, pattern: str, data: bytes) -> PackagedFile:

@@ -1,41 +1,24 @@
-"""Which names have a source, and the embedded default from the installed package."""
+"""The embedded default from the installed package."""
 
 from __future__ import annotations
 
 import pytest
 
-from olla.errors import SourceNotFound
 from olla.names import ModelName
 from olla.registry.store import ModelStore
 from olla.requests import Progress
-from olla.sources.base import source_for
-from olla.sources.package import PackageSource
-from olla.sources.pull import pull
-
-
-@pytest.mark.parametrize("text", ["smollm2", "smollm2:latest", "smollm2:135m", "SmolLM2:135M"])
-def test_well_known_names(text: str) -> None:
-    assert isinstance(source_for(ModelName.parse(text)), PackageSource)
-
-
-@pytest.mark.parametrize(
-    "text", ["smollm3", "smollm2:360m", "me/smollm2:135m", "example.com/library/smollm2:135m"]
-)
-async def test_other_names_have_no_source(text: str, store: ModelStore) -> None:
-    steps = pull(ModelName.parse(text), store)
-    assert await anext(steps) == Progress("pulling manifest")
-
-    with pytest.raises(SourceNotFound) as caught:
-        await anext(steps)
-
-    assert str(caught.value) == "pull model manifest: file does not exist"
+from olla.sources.choose import Sources
+from olla.sources.ollama import Registry
+from olla.sources.pull import plan_pull, pull
 
 
 @pytest.mark.weights
-async def test_the_embedded_default(store: ModelStore) -> None:
+async def test_the_embedded_default(store: ModelStore, registry: Registry) -> None:
     name = ModelName.parse("smollm2:135m")
+    source = Sources(registry).source_for(name)
+    before = [step async for step in plan_pull(store, source)]
 
-    steps = [step async for step in pull(name, store)]
+    steps = [step async for step in pull(name, store, source)]
 
     assert steps[-1] == Progress("success")
     model = store.resolve(name)
@@ -44,3 +27,6 @@ async def test_the_embedded_default(store: ModelStore) -> None:
     assert "<|im_start|>" in model.chat_template
     assert model.options.stop == ("<|im_start|>", "<|im_end|>")
     assert "Apache License" in model.licenses[0]
+    after = [step async for step in plan_pull(store, source)]
+    assert {step.status.rpartition(" ")[0] for step in before[1:-1]} == {"would pull"}
+    assert {step.status.rpartition(" ")[0] for step in after[1:-1]} == {"have"}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from aiohttp import web
 
 from olla import __version__
 from olla.errors import CloudDisabled, SignInRequired
 from olla.server.metrics import CONTENT_TYPE
+from olla.server.origins import is_local
 from olla.server.services import SERVICES
 from olla.server.streaming import json_reply
 
@@ -66,16 +65,7 @@ async def web_fetch(request: web.Request) -> web.Response:
 
 async def shutdown(request: web.Request) -> web.Response:
     """POST /api/shutdown, olla's own: end the daemon, for callers on this machine."""
-    if not _is_loopback(request.remote or ""):
+    if not is_local(request):
         return web.Response(status=403)
     request.app[SERVICES].stopping.set()
     return json_reply({})
-
-
-def _is_loopback(remote: str) -> bool:
-    if not remote:
-        return False
-    address = ipaddress.ip_address(remote)
-    if address.version == 6 and address.ipv4_mapped:  # how a dual-stack socket sees IPv4
-        address = address.ipv4_mapped
-    return address.is_loopback

@@ -1,4 +1,4 @@
-"""/api/pull and /api/create: models that come into the store, with their progress."""
+"""/api/pull, /api/push and /api/create: models that come and go, with their progress."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from aiohttp import web
 
 from olla.api.ollama_replies import progress_to_json
-from olla.api.ollama_requests import create_from_json, pull_from_json
+from olla.api.ollama_requests import create_from_json, pull_from_json, push_from_json
 from olla.errors import ModelNotFound
 from olla.modelfile.build import build_model
 from olla.names import ModelName
 from olla.registry.store import ModelStore
 from olla.renderers.base import check_template
-from olla.requests import CreateRequest, Progress
+from olla.requests import PLAIN_TRANSFER, CreateRequest, Progress
 from olla.runner.conversion import Conversion, convert
 from olla.server.references import local_name
 from olla.server.services import SERVICES, Services
@@ -31,7 +31,17 @@ async def pull(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     asked = await read_json(request, pull_from_json)
     name = await asyncio.to_thread(services.store.find, local_name(asked.model))
-    return await _reply(request, services.pull(name, services.store), asked.stream)
+    transfer = services.pull(name, services.store, asked.options)
+    return await send_progress(request, transfer, asked.stream)
+
+
+async def push(request: web.Request) -> web.StreamResponse:
+    """POST /api/push: a model to the registry in its name."""
+    services = request.app[SERVICES]
+    asked = await read_json(request, push_from_json)
+    name = await asyncio.to_thread(services.store.find, local_name(asked.model))
+    transfer = services.push(name, services.store, asked.options)
+    return await send_progress(request, transfer, asked.stream)
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -43,12 +53,12 @@ async def create(request: web.Request) -> web.StreamResponse:
         await asyncio.to_thread(check_template, asked.template)
     base = local_name(asked.base) if asked.base else None
     local = replace(asked, model=name.full, base=base.full if base else "")
-    return await _reply(request, _create(services, local, base), asked.stream)
+    return await send_progress(request, _create(services, local, base), asked.stream)
 
 
 async def _create(services: Services, asked: CreateRequest, base: ModelName | None) -> Transfer:
     if base and not await asyncio.to_thread(_is_stored, services.store, base):
-        async with aclosing(services.pull(base, services.store)) as pulling:
+        async with aclosing(services.pull(base, services.store, PLAIN_TRANSFER)) as pulling:
             async for progress in pulling:
                 yield progress
     async with aclosing(steps_in_thread(build_model(asked, services.store, _quantize))) as building:
@@ -68,7 +78,9 @@ def _quantize(
     return convert(job, "quantizing")
 
 
-async def _reply(request: web.Request, transfer: Transfer, stream: bool) -> web.StreamResponse:
+async def send_progress(
+    request: web.Request, transfer: Transfer, stream: bool
+) -> web.StreamResponse:
     """A stream of progress; not streamed, only the last of it."""
     async with aclosing(transfer):
         last = await anext(transfer)

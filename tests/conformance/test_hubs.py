@@ -1,0 +1,95 @@
+"""Models from hubs, by the real commands: a daemon whose hubs are servers on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import transformers
+
+from tests.conformance.daemon import Daemon, running_daemon
+from tests.gguf_model import write_gguf
+from tests.sources.hub_server import Hub, Repo, serving
+from tests.sources.modelscope_server import ModelScope
+from tests.tiny_model import save_tiny_model
+
+WELL_KNOWN = "Qwen/Qwen3-4B-GGUF"
+TEMPLATE = b"{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+class Hubs(NamedTuple):
+    daemon: Daemon
+    huggingface: Hub
+    modelscope: ModelScope
+
+    def generate(self, model: str) -> str:
+        options = {"temperature": 0, "num_predict": 8}
+        body = {"model": model, "prompt": "hello", "raw": True, "stream": False}
+        reply = self.daemon.ask("POST", "/api/generate", {**body, "options": options})
+        return str(reply.json["response"])
+
+
+@pytest.fixture(scope="module")
+def hubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubs]:
+    home = tmp_path_factory.mktemp("home")
+    repos = tiny_repositories(tmp_path_factory.mktemp("tiny"))
+    huggingface, modelscope = Hub(repos), ModelScope({"org/tiny": repos["org/tiny"]})
+    with (
+        serving(huggingface.app()) as huggingface.url,
+        serving(modelscope.app()) as modelscope.url,
+        running_daemon(
+            home,
+            HF_ENDPOINT=huggingface.url,
+            HF_HOME=str(home / "hf"),
+            MODELSCOPE_ENDPOINT=modelscope.url,
+            MODELSCOPE_CACHE=str(home / "ms"),
+            MODELSCOPE_HOME=str(home / "ms"),
+            OLLA_SOURCES="modelscope,hf",
+        ) as daemon,
+    ):
+        yield Hubs(daemon, huggingface, modelscope)
+
+
+def tiny_repositories(folder: Path) -> dict[str, Repo]:
+    """One random model, as safetensors and as GGUF."""
+    files = {name: Path(path).read_bytes() for name, path in save_tiny_model(folder).items()}
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    gguf = write_gguf(folder / "tiny-F32.gguf", model, "llama").read_bytes()
+    return {
+        "org/tiny": Repo({**files, "chat_template.jinja": TEMPLATE, "README.md": b"Tiny"}),
+        WELL_KNOWN: Repo({"tiny-Q4_K_M.gguf": gguf, "params": b'{"num_predict": 8}'}),
+        "org/tiny-gguf": Repo({"tiny-F32.gguf": gguf, "params": b'{"num_predict": 8}'}),
+    }
+
+
+def test_run_pulls_a_model_from_hugging_face_and_answers(hubs: Hubs) -> None:
+    done = hubs.daemon.run("run", "hf.co/org/tiny-gguf:f32", "hello")
+
+    assert (done.returncode, done.stdout.strip() != "") == (0, True), done.stderr
+
+
+def test_run_finds_a_well_known_name_where_another_hub_has_it(hubs: Hubs) -> None:
+    done = hubs.daemon.run("run", "qwen3:4b", "hello")
+
+    assert (done.returncode, done.stdout.strip() != "") == (0, True), done.stderr
+    assert "modelscope refused, trying hf" in done.stderr
+
+
+def test_the_same_model_from_anywhere_answers_alike(hubs: Hubs) -> None:
+    names = ("hf.co/org/tiny", "hf.co/org/tiny-gguf", "modelscope.cn/org/tiny")
+    pulls = [hubs.daemon.run("pull", name) for name in names]
+
+    replies = [hubs.generate(name) for name in names]
+
+    assert [done.returncode for done in pulls] == [0, 0, 0], pulls
+    assert hubs.modelscope.fetched == []  # the store has these bytes from the other hub
+    assert replies[0] == replies[1] == replies[2] != ""
+
+
+def test_a_repository_that_is_not_there_is_one_line(hubs: Hubs) -> None:
+    done = hubs.daemon.run("pull", "hf.co/org/gone")
+
+    assert done.returncode == 1
+    assert "Hugging Face has no repository org/gone" in done.stderr
