@@ -11,6 +11,7 @@ import math
 from typing import Any, NoReturn, TypeGuard, TypeVar
 
 from olla.errors import BadInput
+from olla.json_values import without_surrogates
 
 _T = TypeVar("_T")
 _WHITESPACE = " \t\r\n"
@@ -131,7 +132,7 @@ def _decode(text: str, start: int) -> tuple[Any, int]:
     decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_float)
     try:
         value, end = decoder.raw_decode(text, start)
-        return _without_surrogates(value) if "\\u" in text[start:end] else value, end
+        return without_surrogates(value) if "\\u" in text[start:end] else value, end
     except json.JSONDecodeError as error:
         raise BadInput(_syntax_error(text, error)) from error
     except ValueError as error:  # Python reads no integer of more than 4300 digits
@@ -166,17 +167,6 @@ def _is_kind(value: Any, kind: type[_T]) -> TypeGuard[_T]:
     if kind is int:
         return isinstance(value, int) and -(2**63) <= value < 2**63
     return isinstance(value, kind)
-
-
-def _without_surrogates(value: Any) -> Any:
-    """A lone half of a surrogate pair cannot be written as UTF-8; Go reads it as U+FFFD."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    return value
 
 
 def _kind(value: Any) -> str:

@@ -19,7 +19,6 @@ from typing import Any
 from olla.api.json_fields import Fields, parse_fields
 from olla.durations import parse_keep_alive
 from olla.errors import BadInput, InvalidDigest
-from olla.json_values import depth_of
 from olla.messages import Message, Tool, ToolCall
 from olla.options import Options
 from olla.requests import (
@@ -33,8 +32,6 @@ from olla.requests import (
 MAX_TOP_LOGPROBS = 20
 MAX_ADAPTERS = 16
 MAX_SCALE = 100
-MAX_SCHEMA_CHARS = 2**20
-MAX_SCHEMA_DEPTH = 64
 
 _THINK_LEVELS = ("high", "medium", "low", "max")
 _LEVELS = ", ".join(f'"{level}"' for level in _THINK_LEVELS)
@@ -209,7 +206,7 @@ def _refuse(fields: Fields, names: Iterable[str]) -> None:
 
 
 def _format(value: object) -> dict[str, Any] | None:
-    """The schema that the reply must match. How long and deep it may be bounds its compilation."""
+    """The schema that the reply must match."""
     if value is None or value == "":
         return None
     if value == "json":
@@ -217,10 +214,6 @@ def _format(value: object) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raw = json.dumps(value, ensure_ascii=False)
         raise BadInput(f'invalid format: {raw}; expected "json" or a valid JSON Schema object')
-    if depth_of(value) > MAX_SCHEMA_DEPTH:
-        raise BadInput(f"the format is nested more than {MAX_SCHEMA_DEPTH} deep; flatten it")
-    if len(json.dumps(value, ensure_ascii=False)) > MAX_SCHEMA_CHARS:
-        raise BadInput(f"the format is longer than {MAX_SCHEMA_CHARS} characters; shorten it")
     return value
 
 

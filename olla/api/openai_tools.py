@@ -1,6 +1,6 @@
 """The tools of a chat completion, and which of them the reply may or must call.
 
-Of a tool's fields, `strict` is ignored: a call's arguments are not held to its schema.
+Of a tool's fields, `strict` is ignored: calls are held to the schema wherever they can be.
 """
 
 from __future__ import annotations

@@ -63,9 +63,7 @@ class Engine:
             model.record,
         )
         self._token_bytes = TokenBytes(model.tokenizer)
-        self._grammars = Grammars(
-            model.tokenizer, self._vocab_size, model.special_tokens.end_ids, self._token_bytes
-        )
+        self._grammars = Grammars(model.tokenizer, self._vocab_size, model.special_tokens.end_ids)
         self._device = model.device
         self._adapters = AdapterTable(model.network, keeps_read=model.device.type != "cpu")
         self._scheduler = Scheduler(self._blocks, max_running, tokens_per_step)
@@ -99,7 +97,8 @@ class Engine:
         self._adapters.prepare(request.adapters)
 
     def constrain(self, grammar: Grammar | None) -> Constraint | None:
-        """What `add` wants for a grammar. For one thread, which may be another than steps.
+        """What `add` wants for a grammar; None where there is none, or an optional one that cannot
+        be used. For one thread, which may be another than steps.
 
         Raises:
             BadInput: the grammar cannot be used.
@@ -125,7 +124,6 @@ class Engine:
             PromptTooLong: it does not fit and may not be shortened.
             FormatError: the adapter is broken or does not fit.
         """
-        assert (constraint is None) == (request.grammar is None)
         check_request(request, tokens, self._vocab_size)
         sequence = self._sequence(request, tokens, images)
         num_truncated = len(tokens) - len(sequence.tokens)

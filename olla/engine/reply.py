@@ -88,14 +88,22 @@ class Reply:
     def sampling_row(self, vocab_size: int) -> SamplingRow:
         """What the next token is drawn by; `failure` is set if there can be none."""
         mask = None
-        if self.constraint is not None and self.constraint.is_active:
+        if self.constraint is not None:
             try:
                 mask = self.constraint.mask(vocab_size)
             except NoTokenAllowed as error:
-                self.failure = error
+                self._give_up_constraint(error)
         sequence = self.sequence
         uniform = sequence.random.random()
         return SamplingRow(sequence.sampling, sequence.tokens, uniform, self.bias, mask)
+
+    def _give_up_constraint(self, error: NoTokenAllowed) -> None:
+        """The reply goes on without, where that is allowed."""
+        grammar = self.request.grammar
+        if grammar is not None and grammar.is_optional:
+            self.constraint = None
+        else:
+            self.failure = error
 
     def score_prompt(self, first: int, logprobs: list[TokenLogprob]) -> None:
         """Note the logprobs of the prompt's tokens from `first` + 1 on."""

@@ -18,7 +18,7 @@ from olla.inference.adapters import choose_adapters
 from olla.inference.prompt import Fitted, Prompt, fit, prompt_of
 from olla.inference.reply import Asked, chunks_of
 from olla.inference.resolve import resolve
-from olla.inference.work import Work, chat_work, generate_work, requires_call, to_runner
+from olla.inference.work import Work, chat_work, generate_work, to_runner, tool_choice
 from olla.parsers.choose import VERBATIM, Choice, ReplyContext, read_go_tags
 from olla.parsers.choose import choose as choose_parser
 from olla.registry.model import Model
@@ -145,7 +145,7 @@ class Inference:
         fitted = await self._fit(work, renderer, runner)
         template = work.template or model.prompt_template
         context = ReplyContext(
-            fitted.prompt.text, template, work.tools, work.think, requires_call=requires_call(work)
+            fitted.prompt.text, template, work.tools, work.think, tool_choice(work)
         )
         choice = choose_parser(model, context, self._go_tags(template))
         message = to_runner(
@@ -156,7 +156,7 @@ class Inference:
     async def _fit(self, work: Work, renderer: Renderer, runner: Runner) -> Fitted:
         conversation = Conversation(
             work.messages,
-            work.tools,
+            work.shown_tools,
             work.think,
             work.suffix,
             bos_token=runner.loaded.bos_token,

@@ -16,15 +16,23 @@ from olla.errors import BadInput, CapabilityMissing
 from olla.inference.estimate import needed_bytes
 from olla.inference.images import check_images
 from olla.inference.prompt import Prompt
+from olla.inference.tool_text import with_tools_described
 from olla.messages import Message, Tool
 from olla.options import Options
 from olla.parsers.choose import VERBATIM, Choice
-from olla.parsers.required import call_grammar
+from olla.parsers.reply_grammar import reply_grammar
 from olla.registry.model import Capability, Model
-from olla.requests import ChatRequest, GenerateRequest, InferenceRequest, ToolMode
+from olla.requests import (
+    ChatRequest,
+    GenerateRequest,
+    InferenceRequest,
+    ToolChoice,
+    ToolMode,
+)
 from olla.runner.devices import may_have_gpu
 from olla.runner.pool import RunnableModel
-from olla.runner.protocol import Adapter, Files, Generate, Grammar, GrammarKind
+from olla.runner.protocol import Adapter, Files, Generate, Grammar, Schema
+from olla.schemas import check_schemas
 from olla.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -42,6 +50,7 @@ class Work:
 
     `raw` and `tokens` are prompts that are used as they are, `template` replaces the model's.
     With a `suffix`, the only message is the text before it. `adapters` None are the model's own.
+    `shown_tools` are those of the tools on offer that the template is given.
     """
 
     request: InferenceRequest
@@ -52,6 +61,7 @@ class Work:
     think: bool | str | None
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
+    shown_tools: tuple[Tool, ...] = ()
     suffix: str = ""
     template: str = ""
     raw: str = ""
@@ -84,16 +94,23 @@ class Work:
 def chat_work(model: Model, request: ChatRequest, settings: Settings) -> Work:
     """
     Raises:
-        CapabilityMissing: the model cannot chat, think, see, or call tools, and is asked to.
+        BadInput: a schema that is too large or makes no sense.
+        CapabilityMissing: the model cannot chat, think, see, or call tools, and is asked to. A
+            call that is required needs no such model: its tools are described in a system message.
         InvalidOption: a parameter stored with the model has the wrong type.
     """
     think = _think(model, request)
     _require_completion(model, f'"{request.model}" does not support chat')
     tools = () if request.tool_choice.mode is ToolMode.NONE else request.tools
-    if tools and Capability.TOOLS not in model.capabilities:
+    check_schemas(request.format, tools)
+    shows_tools = Capability.TOOLS in model.capabilities
+    if tools and not shows_tools and request.tool_choice.mode is not ToolMode.REQUIRED:
         raise _missing(model, Capability.TOOLS)
     check_images(model, [image for message in request.messages for image in message.images])
     options = model.options.merge(request.options)
+    messages = _chat_messages(model, request) if request.messages else ()
+    if tools and messages and not shows_tools:
+        messages = with_tools_described(messages, tools)
     return Work(
         request=request,
         model=model,
@@ -101,8 +118,9 @@ def chat_work(model: Model, request: ChatRequest, settings: Settings) -> Work:
         settings=settings,
         num_ctx=window(model, options, settings, _least(model)),
         think=think,
-        messages=_chat_messages(model, request) if request.messages else (),
+        messages=messages,
         tools=tools,
+        shown_tools=tools if shows_tools else (),
     )
 
 
@@ -115,6 +133,7 @@ def generate_work(model: Model, request: GenerateRequest, settings: Settings) ->
     """
     if request.raw and (request.template or request.system or request.context):
         raise BadInput("raw mode does not support template, system, or context")
+    check_schemas(request.format)
     think = _think(model, request)
     _require_completion(model, f'"{request.model}" does not support generate')
     if request.suffix and Capability.INSERT not in model.capabilities:
@@ -176,21 +195,17 @@ def own_adapters(model: Model, scale: float = 1.0) -> tuple[Adapter, ...]:
     return tuple(Adapter(_paths(files), own * scale) for files, own in pairs)
 
 
-def requires_call(work: Work) -> bool:
-    """Whether the reply has to be a call of a tool."""
-    request = work.request
-    return isinstance(request, ChatRequest) and request.tool_choice.mode is ToolMode.REQUIRED
+def tool_choice(work: Work) -> ToolChoice:
+    return work.request.tool_choice if isinstance(work.request, ChatRequest) else ToolChoice()
 
 
 def _grammar(work: Work, choice: Choice) -> Grammar | None:
-    """The call that is required, or the reply's format; it holds where the answer begins."""
-    if isinstance(work.request, ChatRequest) and requires_call(work):
-        calls = call_grammar(work.tools, work.request.tool_choice.name)
-        return Grammar(GrammarKind.LARK, calls, after=choice.thinking_close)
-    if work.request.format is None:
+    """What the reply is held to."""
+    found = reply_grammar(choice.shape, work.request.format, work.tools, tool_choice(work))
+    if found is None:
         return None
-    source = json.dumps(work.request.format, ensure_ascii=False)
-    return Grammar(GrammarKind.JSON_SCHEMA, source, after=choice.thinking_close)
+    schemas = tuple(Schema(name, json.dumps(schema)) for name, schema in found.schemas)
+    return Grammar(found.source, schemas, found.tags, found.is_optional)
 
 
 def runnable(model: Model, options: Options, num_ctx: int, settings: Settings) -> RunnableModel:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import string
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -114,6 +114,25 @@ class Chain:
 
     def _pass_on(self, split: Delta) -> Delta:
         return Delta(thinking=split.thinking) + self._calls.push(split.content)
+
+
+class FirstCall:
+    """Whatever a model writes, the reply has one call at most; further ones are dropped."""
+
+    def __init__(self, parser: OutputParser) -> None:
+        self._parser = parser
+        self._has_called = False
+
+    def push(self, text: str) -> Delta:
+        return self._first(self._parser.push(text))
+
+    def finish(self) -> Delta:
+        return self._first(self._parser.finish())
+
+    def _first(self, delta: Delta) -> Delta:
+        allowed = 0 if self._has_called else 1
+        self._has_called |= bool(delta.tool_calls)
+        return replace(delta, tool_calls=delta.tool_calls[:allowed])
 
 
 class Trimmer:

@@ -9,17 +9,19 @@ thinking, whatever was asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from olla.errors import BadInput
 from olla.gotemplate.analysis import thinking_tags, tool_tag
-from olla.parsers.base import Chain, OutputParser, ToolCallFormat, Tools, Verbatim
+from olla.parsers.base import Chain, FirstCall, OutputParser, Tools, Verbatim
 from olla.parsers.formats import ARCHITECTURES, BY_TEMPLATE, PARSERS, ReplyFormat, detect
 from olla.parsers.generic import GenericCalls
-from olla.parsers.harmony import FINAL, HARMONY_TAGS, HarmonyParser
+from olla.parsers.harmony import HARMONY_TAGS, HarmonyParser, is_in_message
+from olla.parsers.reply_grammar import ReplyShape
 from olla.parsers.required import RequiredCall
 from olla.parsers.thinking import ThinkingParser, ThinkingTags
 from olla.registry.model import Model, is_go_template
+from olla.requests import ToolChoice, ToolMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,11 @@ class ReplyContext:
     template: str
     tools: Tools = ()
     think: bool | str | None = None
-    requires_call: bool = False
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+
+    @property
+    def requires_call(self) -> bool:
+        return self.tool_choice.mode is ToolMode.REQUIRED
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +51,12 @@ class GoTags:
 class Choice:
     """A parser for one reply.
 
-    `thinking_close`: the text behind which the answer begins; "" if it begins at once.
-    `tool_call_format`: None if calls are not read, or written in no way known.
+    `shape`: how the model may write this reply, for who wants to hold it to something.
     `special_tokens`: texts that may be special tokens of the model, and have to reach the parser.
     """
 
     parser: OutputParser
-    thinking_close: str = ""
-    tool_call_format: ToolCallFormat | None = None
+    shape: ReplyShape = field(default_factory=ReplyShape)
     special_tokens: tuple[str, ...] = ()
 
 
@@ -71,6 +75,13 @@ def choose(model: Model, context: ReplyContext, go_tags: GoTags | None = None) -
     Raises:
         BadInput: the model names a parser that does not exist.
     """
+    choice = _choose(model, context, go_tags)
+    if context.tool_choice.parallel or not context.tools:
+        return choice
+    return replace(choice, parser=FirstCall(choice.parser))
+
+
+def _choose(model: Model, context: ReplyContext, go_tags: GoTags | None) -> Choice:
     named = _named(model)
     if named is not None:
         return _choice(replace(named, always=True), context)
@@ -83,7 +94,15 @@ def choose(model: Model, context: ReplyContext, go_tags: GoTags | None = None) -
 def _required(thinking: ThinkingTags | None, context: ReplyContext) -> Choice:
     """A grammar writes the call, so the model's own way of writing one does not come up."""
     parser = _chain(thinking, RequiredCall(), context)
-    return Choice(parser, _close(thinking, context), None, _tokens(thinking))
+    return Choice(parser, _shape(thinking, context), _tokens(thinking))
+
+
+def _harmony(context: ReplyContext) -> Choice:
+    is_open = is_in_message(context.prompt)
+    if context.requires_call and is_open:
+        raise BadInput("this prompt has begun the reply, which cannot become a call any more")
+    shape = ReplyShape(is_open=is_open, is_harmony=True)
+    return Choice(HarmonyParser(context.tools, context.prompt), shape, HARMONY_TAGS)
 
 
 def _named(model: Model) -> ReplyFormat | None:
@@ -98,15 +117,12 @@ def _named(model: Model) -> ReplyFormat | None:
 
 
 def _choice(reply: ReplyFormat, context: ReplyContext) -> Choice:
-    if context.requires_call and not reply.is_harmony:
-        return _required(_thinking(reply.thinking, context, always=reply.always), context)
     if reply.is_harmony:
-        if context.requires_call:
-            raise BadInput("this model's replies cannot be held to a call; use tool_choice auto")
-        parser = HarmonyParser(context.tools, context.prompt)
-        return Choice(parser, FINAL, None, HARMONY_TAGS)
-    calls = reply.calls if reply.always or context.tools else None
+        return _harmony(context)
     thinking = _thinking(reply.thinking, context, always=reply.always)
+    if context.requires_call:
+        return _required(thinking, context)
+    calls = reply.calls if reply.always or context.tools else None
     ends = calls.ends_thinking if calls else ()
     return Choice(
         _chain(
@@ -114,14 +130,12 @@ def _choice(reply: ReplyFormat, context: ReplyContext) -> Choice:
             calls.parser(context.tools) if calls else None,
             context,
         ),
-        _close(thinking, context),
-        calls.format if calls else None,
+        replace(_shape(thinking, context), calls=calls.format if calls else None),
         (*_tokens(thinking), *(calls.special_tokens if calls else ())),
     )
 
 
 def _generic(tags: GoTags, context: ReplyContext) -> Choice:
-    """Its calls follow rules too loose to hold a model to."""
     written = ThinkingTags(*tags.thinking) if tags.thinking else None
     thinking = _thinking(written, context, always=False)
     if context.requires_call:
@@ -130,8 +144,7 @@ def _generic(tags: GoTags, context: ReplyContext) -> Choice:
     tool_tokens = (tags.tool,) if calls else ()
     return Choice(
         _chain(thinking, calls, context),
-        _close(thinking, context),
-        None,
+        replace(_shape(thinking, context), generic_tag=tags.tool if calls else ""),
         (*_tokens(thinking), *tool_tokens),
     )
 
@@ -157,15 +170,11 @@ def _is_open(tags: ThinkingTags, context: ReplyContext) -> bool:
     return context.prompt.rstrip().endswith(tags.opening)
 
 
-def _close(tags: ThinkingTags | None, context: ReplyContext) -> str:
-    if tags is None or not (context.think or _is_open(tags, context)):
-        return ""
-    return tags.closing
+def _shape(tags: ThinkingTags | None, context: ReplyContext) -> ReplyShape:
+    """Of a model that was not to think, the answer begins at once."""
+    is_open = tags is not None and _is_open(tags, context)
+    return ReplyShape(tags if context.think or is_open else None, is_open)
 
 
 def _tokens(tags: ThinkingTags | None) -> tuple[str, ...]:
-    """Of "<|channel>thought" only the start is a token."""
-    if tags is None:
-        return ()
-    opening = tags.opening
-    return (opening[: opening.find(">") + 1] or opening, tags.closing)
+    return (tags.opening_token, tags.closing) if tags else ()

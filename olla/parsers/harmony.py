@@ -13,15 +13,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from olla.messages import Tool
 from olla.parsers.base import Delta, NotACall, Tools, new_call
 from olla.parsers.bodies import BracketBody
 from olla.parsers.json_calls import read_json_object
 from olla.parsers.tags import Tags, TagScanner, tags_of
 
 START, CHANNEL, MESSAGE, CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
-ENDS = ("<|end|>", "<|call|>", "<|return|>")
+END = "<|end|>"
+ENDS = (END, "<|call|>", "<|return|>")
 HARMONY_TAGS = (START, CHANNEL, MESSAGE, CONSTRAIN, *ENDS)
-FINAL = f"{CHANNEL}final{MESSAGE}"
 
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
 _CHANNEL_NAME = re.compile(re.escape(CHANNEL) + r"\s*(\w+)")
@@ -128,6 +129,17 @@ class HarmonyParser:
             return Delta(tool_calls=(new_call(self._function, read_json_object(body.text)),))
         except NotACall:
             return Delta(content=body.text)
+
+
+def identifier_of(tool: Tool, tools: Tools) -> str:
+    """What the model may call one of `tools`."""
+    return next(key for key, name in _identifiers(tools).items() if name == tool.name)
+
+
+def is_in_message(prompt: str) -> bool:
+    """Whether the prompt ends within a message, which the reply goes on with."""
+    _, start, last = prompt.rpartition(START)
+    return bool(start) and MESSAGE in last and not any(end in last for end in ENDS)
 
 
 def _identifiers(tools: Tools) -> dict[str, str]:

@@ -27,6 +27,15 @@ class ThinkingTags:
     is_anywhere: bool = False
     ended_by: tuple[str, ...] = ()
 
+    @property
+    def opening_token(self) -> str:
+        """The part of the opening tag that may be a token: of "<|channel>thought", the first."""
+        return self.opening[: self.opening.find(">") + 1] or self.opening
+
+    @property
+    def opening_rest(self) -> str:
+        return self.opening.removeprefix(self.opening_token)
+
 
 class _Place(Enum):
     START = auto()

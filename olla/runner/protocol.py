@@ -76,20 +76,26 @@ class Detokenize(msgspec.Struct, tag=True, frozen=True):
     tokens: list[int]
 
 
-class GrammarKind(StrEnum):
-    JSON_SCHEMA = "json_schema"
-    LARK = "lark"
+class Schema(msgspec.Struct, frozen=True):
+    """A JSON schema, as JSON; `name` is what errors call it."""
+
+    name: str
+    source: str
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """What a reply has to match: a JSON schema, or a grammar in llguidance's Lark dialect.
+    """What a reply has to match, in llguidance's Lark dialect.
 
-    It holds from the text `after` on, such as "</think>"; "" is from the start.
+    The source may refer to rules that the runner adds, by place in their lists: `schema_0` is
+    JSON that the schema allows; `tag_0` the tag, which may be a special token of the model;
+    `upto_0` text that ends with the tag, the first there is; `without_0` text without it. Where an
+    optional grammar cannot be used, the reply is free.
     """
 
-    kind: GrammarKind
     source: str
-    after: str = ""
+    schemas: tuple[Schema, ...] = ()
+    tags: tuple[str, ...] = ()
+    is_optional: bool = False
 
 
 class Generate(msgspec.Struct, tag=True, frozen=True):

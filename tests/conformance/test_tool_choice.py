@@ -109,7 +109,9 @@ def test_a_tool_whose_schema_cannot_be_compiled_is_refused(daemon: Daemon, model
     client = openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none")
     broken = {"type": "object", "properties": {"a": {"type": "no such type"}}}
 
-    with pytest.raises(openai.BadRequestError, match="the schemas of the tools cannot be used"):
+    with pytest.raises(
+        openai.BadRequestError, match='the parameters of the tool "f" cannot be used'
+    ):
         client.chat.completions.create(  # type: ignore[call-overload]
             model=model,
             messages=QUESTION,

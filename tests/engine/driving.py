@@ -9,7 +9,7 @@ import msgspec
 from olla.engine.engine import Engine
 from olla.options import SamplingParams
 from olla.requests import TokenLogprob
-from olla.runner.protocol import Failed, Finished, FromRunner, Generate, Grammar, GrammarKind, Piece
+from olla.runner.protocol import Failed, Finished, FromRunner, Generate, Grammar, Piece, Schema
 
 GREEDY = SamplingParams(temperature=0.0)
 SAMPLED = SamplingParams(temperature=1.5, top_k=0, top_p=1.0, seed=7)
@@ -22,12 +22,12 @@ def ask(number: int, prompt: str = "hello", **settings: Any) -> Generate:
     return msgspec.structs.replace(request, **settings)
 
 
-def schema(source: str, after: str = "") -> Grammar:
-    return Grammar(GrammarKind.JSON_SCHEMA, source, after)
+def schema(source: str) -> Grammar:
+    return Grammar("start: schema_0", (Schema("the format", source),))
 
 
-def lark(source: str, after: str = "") -> Grammar:
-    return Grammar(GrammarKind.LARK, source, after)
+def lark(source: str, *tags: str) -> Grammar:
+    return Grammar(source, tags=tags)
 
 
 def add(engine: Engine, request: Generate) -> None:

@@ -25,7 +25,7 @@ from olla.registry.manifest import ModelConfig
 from olla.registry.model import Capability
 from olla.requests import ChatChunk, ChatRequest, DoneReason, GenerateRequest
 from olla.runner.pool import RunnerPool
-from olla.runner.protocol import Grammar, GrammarKind
+from olla.runner.protocol import Schema
 from tests.fakes import FakeSpawn
 from tests.inference.conftest import TEMPLATE, FakeModel, FakeStore, collect
 
@@ -493,10 +493,10 @@ async def test_generate_gives_calls_in_its_last_chunk(
 
 
 @pytest.mark.parametrize(
-    ("think", "raw", "after"), [(True, False, "</think>"), (False, False, ""), (True, True, "")]
+    ("think", "raw", "thinks"), [(True, False, True), (False, False, False), (True, True, False)]
 )
 async def test_a_format_holds_behind_the_thinking(
-    inference: Inference, store: FakeStore, spawn: FakeSpawn, think: bool, raw: bool, after: str
+    inference: Inference, store: FakeStore, spawn: FakeSpawn, think: bool, raw: bool, thinks: bool
 ) -> None:
     store.model = CAPABLE
     request = replace(GENERATE, think=think, raw=raw, format={"type": "object"})
@@ -504,7 +504,9 @@ async def test_a_format_holds_behind_the_thinking(
     await collect(inference.generate(request))
 
     (sent,) = spawn.runners[0].requests
-    assert sent.grammar == Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}', after)
+    assert sent.grammar is not None
+    assert sent.grammar.schemas == (Schema("the format", '{"type": "object"}'),)
+    assert sent.grammar.tags == (("</think>",) if thinks else ())
 
 
 async def test_an_unknown_parser_is_told(inference: Inference, store: FakeStore) -> None:

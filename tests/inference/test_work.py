@@ -20,7 +20,7 @@ from olla.parsers.choose import Choice
 from olla.registry.model import Capability, Model
 from olla.requests import ChatRequest, GenerateRequest
 from olla.runner.devices import may_have_gpu
-from olla.runner.protocol import Adapter, Generate, Grammar, GrammarKind
+from olla.runner.protocol import Adapter, Generate, Schema
 from tests.inference.conftest import SETTINGS, FakeModel
 
 HI = (Message("user", "Hi"),)
@@ -315,13 +315,14 @@ def test_the_prompt_comes_back_when_asked_for() -> None:
 
 
 def test_what_sampling_and_the_reply_need_is_passed_on() -> None:
-    choice = Choice(Verbatim(), thinking_close="</think>", special_tokens=("[TOOL_CALLS]",))
+    choice = Choice(Verbatim(), special_tokens=("[TOOL_CALLS]",))
     work = _chat(FakeModel(), logprobs=True, top_logprobs=3, logit_bias={7: -1.5}, format={"é": {}})
 
     sent = to_runner(work, Prompt("p"), choice, add_special_tokens=False)
 
     assert (sent.logprobs, sent.top_logprobs, sent.logit_bias) == (True, 3, {7: -1.5})
-    assert sent.grammar == Grammar(GrammarKind.JSON_SCHEMA, '{"é": {}}', after="</think>")
+    assert sent.grammar is not None
+    assert sent.grammar.schemas == (Schema("the format", '{"\\u00e9": {}}'),)
     assert sent.shown_tokens == ["[TOOL_CALLS]"]
     assert _sent(_chat(FakeModel())).grammar is None
 

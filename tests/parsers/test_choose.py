@@ -13,8 +13,10 @@ from olla.parsers.choose import Choice, GoTags, ReplyContext, choose
 from olla.parsers.formats import BY_TEMPLATE, PARSERS
 from olla.registry.manifest import ModelConfig
 from olla.registry.model import Model
+from olla.requests import ToolChoice, ToolMode
 from tests.parsers.cutting import TOOLS, calls, run
 
+REQUIRED = ToolChoice(ToolMode.REQUIRED)
 QWEN = "<think></think> <tool_call>"
 CALL = '<tool_call>{"name":"get","arguments":{}}</tool_call>'
 THOUGHT = "<think>a</think>b"
@@ -87,27 +89,62 @@ def test_an_unknown_parser_is_refused_with_those_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("context", "close"),
+    ("context", "closing", "is_open"),
     [
-        ({"template": QWEN, "think": True}, "</think>"),
-        ({"template": QWEN, "prompt": "<think>"}, "</think>"),
-        ({"template": QWEN, "think": False}, ""),
-        ({"parser": "qwen3"}, ""),
-        ({"parser": "harmony"}, "<|channel|>final<|message|>"),
-        ({}, ""),
+        ({"template": QWEN, "think": True}, "</think>", False),
+        ({"template": QWEN, "prompt": "<think>"}, "</think>", True),
+        ({"template": QWEN, "think": False}, "", False),
+        ({"parser": "qwen3"}, "", False),
+        ({"parser": "qwen3", "tool_choice": REQUIRED, "think": True}, "</think>", False),
+        ({}, "", False),
     ],
 )
-def test_the_answer_begins_behind_the_thinking(context: dict[str, Any], close: str) -> None:
-    assert _choose(**context).thinking_close == close
+def test_it_is_told_what_comes_before_the_answer(
+    context: dict[str, Any], closing: str, is_open: bool
+) -> None:
+    shape = _choose(**context).shape
+
+    assert (shape.thinking.closing if shape.thinking else "", shape.is_open) == (closing, is_open)
 
 
-def test_the_format_of_calls_is_told_where_they_are_read() -> None:
-    format_ = _choose(template=QWEN, tools=TOOLS).tool_call_format
+def test_how_calls_are_written_is_told_where_they_are_read() -> None:
+    calls = _choose(template=QWEN, tools=TOOLS).shape.calls
 
-    assert format_ is not None
-    assert format_.style is CallStyle.JSON_ARGUMENTS
-    assert _choose(template=QWEN).tool_call_format is None
-    assert _choose(go_tags=GoTags(tool="{"), tools=TOOLS).tool_call_format is None
+    assert calls is not None
+    assert calls.style is CallStyle.JSON_ARGUMENTS
+    assert _choose(template=QWEN).shape.calls is None
+    assert _choose(go_tags=GoTags(tool="<c>"), tools=TOOLS).shape.generic_tag == "<c>"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_open"),
+    [
+        ("", False),
+        ("<|start|>assistant", False),
+        ("<|start|>assistant<|channel|>final<|message|>", True),
+        ("<|start|>assistant<|channel|>final<|message|>a<|end|>", False),
+    ],
+)
+def test_a_harmony_reply_may_go_on_with_a_message(prompt: str, is_open: bool) -> None:
+    shape = _choose("harmony", prompt=prompt).shape
+
+    assert (shape.is_harmony, shape.is_open) == (True, is_open)
+
+
+def test_a_message_that_is_begun_cannot_become_a_call() -> None:
+    with pytest.raises(BadInput, match="cannot become a call any more"):
+        _choose("harmony", prompt="<|start|>assistant<|message|>", tool_choice=REQUIRED)
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_without_parallel_calls_the_first_is_the_only_one(parallel: bool) -> None:
+    choice = ToolChoice(parallel=parallel)
+    parser = _choose("qwen3", tools=TOOLS, tool_choice=choice).parser
+
+    found = run(parser, [f"a{CALL}{CALL}b"])
+
+    assert len(found.tool_calls) == (2 if parallel else 1)
+    assert found.content == "ab"
 
 
 def test_the_tags_that_the_parser_reads_are_told() -> None:

@@ -24,12 +24,12 @@ from olla.runner.protocol import (
     FromRunner,
     Generate,
     Grammar,
-    GrammarKind,
     Load,
     Loaded,
     LoadProgress,
     Piece,
     Rerank,
+    Schema,
     Scores,
     Stepped,
     Text,
@@ -119,7 +119,7 @@ def ask(number: int, prompt: str = "hello", num_predict: int = 8, **settings: An
 
 
 def schema(source: str) -> Grammar:
-    return Grammar(GrammarKind.JSON_SCHEMA, source)
+    return Grammar("start: schema_0", (Schema("the format", source),))
 
 
 def test_loading_tells_what_was_loaded(child: Child, files: dict[str, str]) -> None:
