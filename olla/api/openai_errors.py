@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from olla.api.ollama_replies import Json
 from olla.api.sse import event
-from olla.errors import KeyMissing, OllaError, PromptTooLong
+from olla.errors import KeyMissing, KeyRefused, OllaError, PromptTooLong
 
-_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
+_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
+_TYPES_OF_KEYS: dict[type[OllaError], str] = {
+    KeyMissing: "authentication_error",
+    KeyRefused: "permission_error",
 }
 _CODES: dict[type[OllaError], str] = {
     PromptTooLong: "context_length_exceeded",
@@ -23,7 +22,7 @@ _CODES: dict[type[OllaError], str] = {
 
 def error_to_json(error: OllaError, status: int) -> Json:
     code = _CODES.get(type(error))
-    kind = _TYPES.get(status, "api_error")
+    kind = _TYPES_OF_KEYS.get(type(error)) or _TYPES.get(status, "api_error")
     return {"error": {"message": str(error), "type": kind, "param": None, "code": code}}
 
 

@@ -93,15 +93,13 @@ class Runner(Protocol):
 class RunnerProcess:
     """Made by `start`; ended by `close`, or when the child ends by itself."""
 
-    def __init__(
-        self, process: Process, on_stepped: Callable[[Stepped], None] | None = None
-    ) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
         self._ids = count(_LOAD_ID + 1)
         self._queues: dict[int, _Queue] = {_LOAD_ID: asyncio.Queue()}
         self._is_dead = False
         self._loaded: Loaded | None = None
-        self._on_stepped = on_stepped
+        self._on_stepped: Callable[[Stepped], None] | None = None
         self._reader = asyncio.create_task(self._read(), name=f"runner-{process.pid}")
 
     @classmethod
@@ -127,7 +125,8 @@ class RunnerProcess:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, start_new_session=True, env=_environment()
         )
-        runner = cls(process, on_stepped)
+        runner = cls(process)
+        runner._on_stepped = on_stepped
         try:
             await runner._load(load, load_timeout_s, on_progress)
         finally:

@@ -184,6 +184,7 @@ def test_what_runs_may_end_and_what_comes_is_refused(start: Callable[..., Daemon
         eventually(lambda: not can_connect(daemon), "the listener is closed")
         kept.request("GET", "/readyz")
         assert kept.getresponse().status == 503
+        kept.close()
         last = list(replies)[-1]
 
     assert (last["done_reason"], last["eval_count"]) == ("length", 150)

@@ -254,7 +254,7 @@ async def test_leaving_ends_the_reply(
         (CHAT, b'{"model": "m"}', (400, "invalid_request_error",
          "[] is too short - 'messages'")),
         (CHAT, b'{"model": "m:cloud", "messages": [{"content": "a"}]}',
-         (403, "permission_error", "ollama cloud is disabled: remote model is unavailable")),
+         (403, "api_error", "ollama cloud is disabled: remote model is unavailable")),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_answered(
