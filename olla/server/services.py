@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
+from olla.errors import SourceNotFound
 from olla.inference.embedding import Embedding
 from olla.inference.service import Inference
 from olla.names import ModelName
@@ -63,11 +65,18 @@ class Services:
 
 
 def _pull(sources: Sources) -> Transfer:
-    def start(
+    async def start(
         name: ModelName, store: ModelStore, options: TransferOptions
     ) -> AsyncGenerator[Progress, None]:
-        source = sources.source_for(name, options)
-        return plan_pull(store, source) if options.dry_run else pull(name, store, source)
+        try:
+            source = sources.source_for(name, options)
+        except SourceNotFound:
+            yield Progress("pulling manifest")  # clients look for the error behind it
+            raise
+        steps = plan_pull(store, source) if options.dry_run else pull(name, store, source)
+        async with aclosing(steps):
+            async for step in steps:
+                yield step
 
     return start
 

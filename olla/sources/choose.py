@@ -49,7 +49,7 @@ class Sources:
             label: maker for label in self.order if (maker := self._maker(label, name, options))
         }
         if not makers:
-            raise SourceNotFound(f"none of {', '.join(self.order)} knows it; see OLLA_SOURCES")
+            raise SourceNotFound(f"asked {', '.join(self.order)}; see OLLA_SOURCES")
         *earlier, last = makers
         impatient = replace(self.registry.patience, retries=_NUM_RETRIES)
         sources = {label: makers[label](impatient) for label in earlier}

@@ -261,9 +261,9 @@ def test_a_hostile_template_is_refused(daemon: Daemon, template: str, error: str
         ("DELETE", "delete", {"model": "gone"}, 404, "model 'gone' not found"),
         ("DELETE", "delete", {}, 400, "model is required"),
         ("POST", "pull", {"model": "gone", "stream": False}, 500,
-         "pull model manifest: file does not exist"),
+         "pull model manifest: file does not exist (asked package; see OLLA_SOURCES)"),
         ("POST", "create", {"model": "bad", "from": "gone", "stream": False}, 500,
-         "pull model manifest: file does not exist"),
+         "pull model manifest: file does not exist (asked package; see OLLA_SOURCES)"),
     ],
 )  # fmt: skip
 def test_a_model_that_is_not_there_is_told_in_each_routes_words(

@@ -39,7 +39,8 @@ ROLES = 'message role must be one of "system", "user", or "assistant"'
         (f"FROM {MODEL}\nPARAMETER temperature nan\n", "invalid float value [nan]"),
         (f"FROM {MODEL}\nPARAMETER use_mmap maybe\n", "invalid bool value [maybe]"),
         (f"FROM {MODEL}\nREQUIRES tomorrow\n", "requires must be a valid semver (e.g. 0.14.0)"),
-        ("FROM no-such-model\n", "pull model manifest: file does not exist"),
+        ("FROM no-such-model\n",
+         "pull model manifest: file does not exist (asked package; see OLLA_SOURCES)"),
         ("FROM not/a//name\n", "400 Bad Request: invalid model name"),
     ],
 )  # fmt: skip

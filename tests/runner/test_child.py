@@ -14,6 +14,7 @@ import pytest
 from olla.options import SamplingParams
 from olla.requests import TokenLogprob
 from olla.runner.protocol import (
+    Adapter,
     Cancel,
     Detokenize,
     Embed,
@@ -181,7 +182,7 @@ def test_nothing_comes_for_a_cancelled_request(loaded: Child) -> None:
         (ask(1, "x" * 600), FailureKind.PROMPT_TOO_LONG, "longer than the context"),
         (ask(1, ""), FailureKind.BAD_INPUT, "the prompt is empty"),
         (ask(1, context=[9999]), FailureKind.BAD_INPUT, "not in the vocabulary"),
-        (ask(1, adapters=[{}]), FailureKind.BAD_INPUT, "no adapter_config"),
+        (ask(1, adapters=[Adapter({})]), FailureKind.BAD_INPUT, "no adapter_config"),
         (ask(1, grammar=schema('{"type": 1}')), FailureKind.BAD_INPUT, "the format cannot be used"),
         (ask(1, top_logprobs=21), FailureKind.BAD_INPUT, "between 0 and 20"),
         (ask(1, logit_bias={9999: 1.0}), FailureKind.BAD_INPUT, "token 9999"),

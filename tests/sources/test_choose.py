@@ -58,5 +58,5 @@ def test_the_order_is_the_settings(
 
 
 def test_a_name_that_nothing_in_the_order_knows(registry: Registry) -> None:
-    with pytest.raises(SourceNotFound, match="none of package, hf knows it; see OLLA_SOURCES"):
+    with pytest.raises(SourceNotFound, match="asked package, hf; see OLLA_SOURCES"):
         source_of(registry, "smollm3", "package", "hf")
