@@ -37,7 +37,7 @@ ARCHIVE = "archive"
 def export(
     settings: Settings, model: str, path: str, kind: str, merge: bool, quantize: str
 ) -> None:
-    """Write a model to PATH.
+    """Write a model to files.
 
     An archive is one file, for machines without a line to others: olla import reads it there.
     hf is a folder that transformers and peft load; gguf is a file that llama.cpp and Ollama load.

@@ -33,7 +33,7 @@ UNREACHABLE = "Error: could not connect to olla server, run 'olla serve' to star
         (["help", "nope"], 'unknown command "nope" for "olla"'),
         (["--nope"], "unknown flag: --nope"),
         (["run", "m", "--nope"], "unknown flag: --nope"),
-        (["create", "m", "-q", "q4_0"], "unknown shorthand flag: 'q' in -q"),
+        (["create", "m", "-z"], "unknown shorthand flag: 'z' in -z"),
         (["create", "m", "-f"], "flag needs an argument: 'f' in -f"),
         (["run", "m", "--keepalive"], "flag needs an argument: --keepalive"),
         (["run", "m", "--verbose=x"], "flag takes no value: --verbose"),

@@ -131,7 +131,8 @@ def test_a_model_whose_metadata_are_absurd_is_refused_when_it_is_loaded(
     assert shown.status == 200
     assert answer.status == 400
     assert error in answer.error
-    assert daemon.runner_pids() == before
+    # Others may have had to go, since it says that it is large.
+    assert set(daemon.runner_pids()) <= set(before)
     assert daemon.ask("DELETE", "/api/delete", {"model": "bad"}).status == 200
 
 
