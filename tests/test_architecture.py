@@ -97,7 +97,7 @@ LAZY = {
     "cli": ("cli", "client", "server", "rich", "prompt_toolkit"),
     "engine": ("engine", "torch", "transformers", "safetensors", "gguf", "bitsandbytes"),
     "runner.__main__": ("engine",),
-    "sources": ("sources.huggingface", "sources.modelscope"),
+    "sources": ("sources.huggingface", "sources.key_pair", "sources.modelscope"),
 }
 """What an area may import inside functions: for start-up, never to dodge a ring."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 import re
 import secrets
 import time
@@ -21,9 +20,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from yarl import URL
 
 from olla.errors import SourceError, SourceUnauthorized
@@ -64,18 +60,10 @@ class Keyring:
         Raises:
             SourceError: the key cannot be read or made.
         """
-        key = self._key()
-        public = key.public_key().public_bytes(
-            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-        )
-        signature = base64.b64encode(key.sign(text.encode())).decode()
-        return f"{public.split()[1].decode()}:{signature}"
+        # Imported when a registry asks for it: it would take a tenth of the daemon's start.
+        from olla.sources.key_pair import sign  # noqa: PLC0415
 
-    def _key(self) -> Ed25519PrivateKey:
-        for path in self._keys:
-            with suppress(FileNotFoundError):
-                return _read_key(path)
-        return _make_key(self._keys[-1])
+        return sign(self._keys, text)
 
 
 def answer_challenges(keyring: Keyring, origin: URL) -> Renew:
@@ -148,38 +136,3 @@ def _entry(path: Path, host: str) -> Mapping[str, str]:
     except (OSError, ValueError, AttributeError, TypeError, binascii.Error) as error:
         raise SourceError(f"cannot read the logins in {path}: {error}") from error
     return {key: entry[key] for key in ("registrytoken", "auth") if is_good and entry.get(key)}
-
-
-def _read_key(path: Path) -> Ed25519PrivateKey:
-    try:
-        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SourceError(f"cannot read the key {path}: {error}") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise SourceError(f"the key {path} is not of the kind ed25519")
-    return key
-
-
-def _make_key(path: Path) -> Ed25519PrivateKey:
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.OpenSSH,
-        serialization.NoEncryption(),
-    )
-    public = key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(private)
-        path.with_suffix(".pub").write_bytes(public + b"\n")
-    except FileExistsError:  # another request was faster
-        return _read_key(path)
-    except OSError as error:
-        raise SourceError(f"cannot make the key {path}: {error}") from error
-    return key
