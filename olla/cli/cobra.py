@@ -20,6 +20,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "OLLA_MODELS": "Folder of the models (default $OLLA_HOME/models)",
     "OLLA_AUTOSTART": "0: never start the server in the background",
     "OLLA_NOHISTORY": "1: do not keep what is typed at the prompt",
+    "OLLA_EDITOR": "Editor that Ctrl-G opens at the prompt (default VISUAL, EDITOR or vi)",
     "OLLA_KEEP_ALIVE": 'How long models stay loaded (default "5m")',
     "OLLA_LOAD_TIMEOUT": 'How long loading a model may take (default "5m")',
     "OLLA_CONTEXT_LENGTH": "Context length unless a model or request says otherwise",

@@ -25,10 +25,8 @@ def list_models(settings: Settings, prefix: str | None) -> None:
 
     With PREFIX, only those whose name starts with it. Also: olla ls.
     """
-    wanted = (prefix or "").lower()
-    models = connect(settings).list()
-    rows = [_list_row(model) for model in models if model.name.lower().startswith(wanted)]
-    _show_table(("NAME", "ID", "SIZE", "MODIFIED"), rows)
+    for line in list_lines(connect(settings), prefix or ""):
+        click.echo(line)
 
 
 @command("ps", at_most(1))
@@ -93,6 +91,13 @@ def _unload_quietly(client: Client, model: str) -> None:
     except ApiError as error:
         if error.status != 404:
             click.echo(f"Warning: unable to stop model '{model}'", err=True)
+
+
+def list_lines(client: Client, prefix: str) -> list[str]:
+    """The table of the models whose names start with `prefix`."""
+    wanted = prefix.lower()
+    rows = [_list_row(model) for model in client.list() if model.name.lower().startswith(wanted)]
+    return format_columns([("NAME", "ID", "SIZE", "MODIFIED"), *rows])
 
 
 def _list_row(model: ListedModel) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from olla.errors import ApiError
 from olla.requests import TransferOptions
 from olla.settings import Settings
 
-_ENVIRONMENT = (*CLIENT_ENVIRONMENT, "OLLA_NOHISTORY", "NO_COLOR")
+_ENVIRONMENT = (*CLIENT_ENVIRONMENT, "OLLA_NOHISTORY", "OLLA_EDITOR", "NO_COLOR")
 
 
 @command("run", at_least(1), _ENVIRONMENT, bare={"--think": "true"})
