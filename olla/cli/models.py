@@ -9,6 +9,7 @@ import click
 
 from olla.cli.cobra import at_least, at_most, command, exactly
 from olla.cli.daemon import connect
+from olla.cli.model_names import complete_models
 from olla.cli.terminal import waiting
 from olla.cli.text import format_columns, format_size, format_time
 from olla.client import Client
@@ -49,7 +50,7 @@ def ps(settings: Settings, prefix: str | None) -> None:
 
 
 @command("stop", exactly(1))
-@click.argument("model", metavar="MODEL", required=False)
+@click.argument("model", metavar="MODEL", required=False, shell_complete=complete_models)
 @click.pass_obj
 def stop(settings: Settings, model: str) -> None:
     """Take a running model out of memory."""
@@ -64,7 +65,7 @@ def stop(settings: Settings, model: str) -> None:
 
 
 @command("cp", exactly(2))
-@click.argument("source", metavar="SOURCE", required=False)
+@click.argument("source", metavar="SOURCE", required=False, shell_complete=complete_models)
 @click.argument("destination", metavar="DESTINATION", required=False)
 @click.pass_obj
 def cp(settings: Settings, source: str, destination: str) -> None:
@@ -74,7 +75,7 @@ def cp(settings: Settings, source: str, destination: str) -> None:
 
 
 @command("rm", at_least(1))
-@click.argument("models", nargs=-1, metavar="MODEL...")
+@click.argument("models", nargs=-1, metavar="MODEL...", shell_complete=complete_models)
 @click.pass_obj
 def rm(settings: Settings, models: tuple[str, ...]) -> None:
     """Remove models."""
