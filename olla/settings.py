@@ -49,6 +49,7 @@ class Settings:
     share: bool = False
     sources: tuple[str, ...] = DEFAULT_SOURCES
     history: bool = True
+    editor: str = "vi"
     autostart: bool = True
     colour: bool = True
     log: str = "text"

@@ -33,7 +33,8 @@ _SIZE_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 class Variable:
     """`names` are its variables, the first of which wins; `default` and `meaning` are for people.
 
-    `key` is its name in config.toml, "" where it cannot be set there.
+    `also` are variables of the system that count where ours are not set. `key` is its name in
+    config.toml, "" where it cannot be set there.
     """
 
     name: str
@@ -42,10 +43,12 @@ class Variable:
     default: str
     meaning: str
     is_ours: bool = True
+    also: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (f"OLLA_{self.name}", f"OLLAMA_{self.name}") if self.is_ours else (self.name,)
+        own = (f"OLLA_{self.name}", f"OLLAMA_{self.name}") if self.is_ours else (self.name,)
+        return (*own, *self.also)
 
     @property
     def key(self) -> str:
@@ -198,6 +201,8 @@ VARIABLES = (
     Variable("SOURCES", "sources", _sources, "`package,ollama,hf,modelscope`",
              "where names without a host are looked for, and [in which order](sources.md#well-known-names)"),
     Variable("NOHISTORY", "history", _off, "off", "do not keep a history of the interactive prompt"),
+    Variable("EDITOR", "editor", str, "`vi`", "the editor that Ctrl-G opens at the prompt",
+             also=("VISUAL", "EDITOR")),
     Variable("AUTOSTART", "autostart", _on, "on",
              "start the daemon when a command finds none on a loopback address"),
     Variable("NO_COLOR", "colour", _never, "not set", "any text: print without colours", is_ours=False),
@@ -228,7 +233,6 @@ VARIABLES = (
 )  # fmt: skip
 
 NOT_READ = (
-    ("OLLAMA_EDITOR", "the prompt opens `VISUAL` or `EDITOR`"),
     ("OLLAMA_MAX_TRANSFER_STREAMS", "transfers have no such setting"),
     ("OLLAMA_FLASH_ATTENTION", "attention is chosen by the device"),
     ("OLLAMA_KV_CACHE_TYPE", "keys and values are kept in the format that the model computes in"),

@@ -303,3 +303,16 @@ def test_sources_are_an_order(text: str, expected: tuple[str, ...]) -> None:
 def test_sources_that_nobody_knows(text: str) -> None:
     with pytest.raises(InvalidSetting, match="expected some of package, ollama, hf, modelscope"):
         Settings.from_env({"OLLA_SOURCES": text})
+
+
+@pytest.mark.parametrize(
+    ("environ", "editor"),
+    [
+        ({}, "vi"),
+        ({"EDITOR": "ed"}, "ed"),
+        ({"EDITOR": "ed", "VISUAL": "code -w"}, "code -w"),
+        ({"VISUAL": "code -w", "OLLAMA_EDITOR": "nano"}, "nano"),
+    ],
+)
+def test_the_editor_is_the_first_that_is_named(environ: dict[str, str], editor: str) -> None:
+    assert Settings.from_env(environ).editor == editor

@@ -40,6 +40,15 @@ COMMANDS = {
     "import": CommandPlace(
         "olla.cli.archive:import_file", "Read a model from a file that olla export wrote"
     ),
+    "doctor": CommandPlace("olla.cli.doctor:doctor", "Check what olla needs"),
+    "completion": CommandPlace(
+        "olla.cli.completion:completion",
+        "Write the script that completes olla's commands in a shell",
+    ),
+    "signin": CommandPlace("olla.cli.account:signin", "Say that there is no cloud to sign in to"),
+    "signout": CommandPlace(
+        "olla.cli.account:signout", "Say that there is no cloud to sign out of"
+    ),
     "shutdown": CommandPlace("olla.cli.serve:shutdown", "Stop the server"),
     "help": CommandPlace("olla.cli.reference:help_command", "Explain a command"),
 }

@@ -15,6 +15,7 @@ import click
 from olla.cli.cobra import CLIENT_ENVIRONMENT, command, exactly
 from olla.cli.daemon import connect
 from olla.cli.figures import Round, figure_of, format_figure, prompt_of, round_of
+from olla.cli.model_names import complete_models
 from olla.cli.terminal import show_table, waiting
 from olla.cli.text import format_columns
 from olla.client import Client
@@ -66,7 +67,7 @@ class _Streams(click.ParamType[tuple[int, ...]]):
 
 
 @command("bench", exactly(1), CLIENT_ENVIRONMENT)
-@click.argument("model", metavar="MODEL", required=False)
+@click.argument("model", metavar="MODEL", required=False, shell_complete=complete_models)
 @click.option("--host", metavar="URL", help="Another server than olla's own.")
 @click.option(
     "--api",

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 # How each command's help explains the environment; olla/settings.py reads it.
 ENVIRONMENT: Mapping[str, str] = {
@@ -20,6 +21,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "OLLA_MODELS": "Folder of the models (default $OLLA_HOME/models)",
     "OLLA_AUTOSTART": "0: never start the server in the background",
     "OLLA_NOHISTORY": "1: do not keep what is typed at the prompt",
+    "OLLA_EDITOR": "Editor that Ctrl-G opens at the prompt (default VISUAL, EDITOR or vi)",
     "OLLA_KEEP_ALIVE": 'How long models stay loaded (default "5m")',
     "OLLA_LOAD_TIMEOUT": 'How long loading a model may take (default "5m")',
     "OLLA_CONTEXT_LENGTH": "Context length unless a model or request says otherwise",
@@ -116,7 +118,7 @@ class Command(click.Command):
             if isinstance(param, click.Argument) and param.name
         )
         complaint = self._arity.complaint(given)
-        if complaint:
+        if complaint and not ctx.resilient_parsing:  # a shell completes half a line
             raise click.UsageError(complaint, ctx)
         return rest
 
@@ -177,9 +179,18 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if self.get_command(ctx, args[0]) is None:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
             raise click.UsageError(f'unknown command "{args[0]}" for "{ctx.info_name}"', ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """click would import every command for its summary."""
+        names = [
+            CompletionItem(name, help=place.summary)
+            for name, place in self._places.items()
+            if name.startswith(incomplete)
+        ]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

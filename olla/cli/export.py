@@ -16,6 +16,7 @@ import click
 from olla.cli.archive import write_archive
 from olla.cli.cobra import command, exactly
 from olla.cli.daemon import connect
+from olla.cli.model_names import complete_models
 from olla.cli.terminal import progress_bars
 from olla.errors import BadInput
 from olla.requests import Progress
@@ -26,7 +27,7 @@ ARCHIVE = "archive"
 
 
 @command("export", exactly(2), ("OLLA_MODELS", "OLLA_HOME"))
-@click.argument("model", metavar="MODEL", required=False)
+@click.argument("model", metavar="MODEL", required=False, shell_complete=complete_models)
 @click.argument("path", metavar="PATH", required=False)
 @click.option(
     "--format", "kind", metavar="FORMAT", default=ARCHIVE, help="archive (default), hf or gguf."

@@ -9,6 +9,7 @@ import click
 
 from olla.cli.cobra import at_least, at_most, command, exactly
 from olla.cli.daemon import connect
+from olla.cli.model_names import complete_models
 from olla.cli.terminal import waiting
 from olla.cli.text import format_columns, format_size, format_time
 from olla.client import Client
@@ -25,10 +26,8 @@ def list_models(settings: Settings, prefix: str | None) -> None:
 
     With PREFIX, only those whose name starts with it. Also: olla ls.
     """
-    wanted = (prefix or "").lower()
-    models = connect(settings).list()
-    rows = [_list_row(model) for model in models if model.name.lower().startswith(wanted)]
-    _show_table(("NAME", "ID", "SIZE", "MODIFIED"), rows)
+    for line in list_lines(connect(settings), prefix or ""):
+        click.echo(line)
 
 
 @command("ps", at_most(1))
@@ -51,7 +50,7 @@ def ps(settings: Settings, prefix: str | None) -> None:
 
 
 @command("stop", exactly(1))
-@click.argument("model", metavar="MODEL", required=False)
+@click.argument("model", metavar="MODEL", required=False, shell_complete=complete_models)
 @click.pass_obj
 def stop(settings: Settings, model: str) -> None:
     """Take a running model out of memory."""
@@ -66,7 +65,7 @@ def stop(settings: Settings, model: str) -> None:
 
 
 @command("cp", exactly(2))
-@click.argument("source", metavar="SOURCE", required=False)
+@click.argument("source", metavar="SOURCE", required=False, shell_complete=complete_models)
 @click.argument("destination", metavar="DESTINATION", required=False)
 @click.pass_obj
 def cp(settings: Settings, source: str, destination: str) -> None:
@@ -76,7 +75,7 @@ def cp(settings: Settings, source: str, destination: str) -> None:
 
 
 @command("rm", at_least(1))
-@click.argument("models", nargs=-1, metavar="MODEL...")
+@click.argument("models", nargs=-1, metavar="MODEL...", shell_complete=complete_models)
 @click.pass_obj
 def rm(settings: Settings, models: tuple[str, ...]) -> None:
     """Remove models."""
@@ -93,6 +92,13 @@ def _unload_quietly(client: Client, model: str) -> None:
     except ApiError as error:
         if error.status != 404:
             click.echo(f"Warning: unable to stop model '{model}'", err=True)
+
+
+def list_lines(client: Client, prefix: str) -> list[str]:
+    """The table of the models whose names start with `prefix`."""
+    wanted = prefix.lower()
+    rows = [_list_row(model) for model in client.list() if model.name.lower().startswith(wanted)]
+    return format_columns([("NAME", "ID", "SIZE", "MODIFIED"), *rows])
 
 
 def _list_row(model: ListedModel) -> tuple[str, ...]:

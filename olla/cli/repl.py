@@ -13,13 +13,21 @@ from pathlib import Path
 
 import click
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import run_in_terminal
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
 from prompt_toolkit.history import History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.key_binding.bindings.completion import display_completions_like_readline
 
 from olla.cli.attachments import Attached, attach, begins_with_file
+from olla.cli.conversation import Conversation
+from olla.cli.editor import edit
 from olla.cli.loading import load_status
 from olla.cli.reply import View, show_reply
-from olla.cli.slash import TRIPLE_QUOTE, Conversation, run_slash
+from olla.cli.slash import TRIPLE_QUOTE, run_slash
+from olla.cli.slash_help import words_after
+from olla.cli.slash_models import show_stored
 from olla.cli.terminal import waiting
 from olla.cli.window import AT_THE_PROMPT, warn_if_cut
 from olla.client import Client
@@ -42,11 +50,17 @@ def converse(
     """Load the model and talk until the person leaves."""
     with waiting(load_status(client, reply.model)):
         client.load(reply)
-    _show_stored(shown)
+    show_stored(shown.messages)
     conversation = Conversation(
-        client, reply, view, keeps_history=settings.history, sees=shown.sees
+        client,
+        reply,
+        view,
+        keeps_history=settings.history,
+        sees=shown.sees,
+        stored=shown.messages,
     )
-    reader = EntryReader(settings.home / "history", lambda: conversation.keeps_history)
+    history = SavedHistory(settings.home / "history", lambda: conversation.keeps_history)
+    reader = EntryReader(history, SlashCompleter(client), settings.editor)
     while (entry := reader.read()) is not None:
         if not entry.startswith("/") or (conversation.sees and begins_with_file(entry)):
             _ask(conversation, entry)
@@ -54,18 +68,14 @@ def converse(
             return
 
 
-def _show_stored(shown: ShownModel) -> None:
-    for message in shown.messages:
-        mark = _PROMPT if message.role == "user" else ""
-        click.echo(f"{mark}{message.content}" + ("" if mark else "\n"))
-
-
 def _obey(conversation: Conversation, entry: str) -> bool:
     try:
         return run_slash(conversation, entry)
+    except KeyboardInterrupt:
+        click.echo()
     except ClientError as error:
         click.echo(f"error: {error}", err=True)
-        return True
+    return True
 
 
 def _ask(conversation: Conversation, text: str) -> None:
@@ -93,9 +103,13 @@ def _warn_once(conversation: Conversation, timings: Timings) -> None:
 class EntryReader:
     """Reads entries: a line, or the lines between triple quotes."""
 
-    def __init__(self, history: Path, is_kept: Callable[[], bool]) -> None:
+    def __init__(self, history: History, completer: Completer, editor: str) -> None:
         self._session: PromptSession[str] = PromptSession(
-            history=SavedHistory(history, is_kept), key_bindings=_keys()
+            history=history,
+            completer=completer,
+            complete_while_typing=False,
+            key_bindings=_keys(editor),
+            prompt_continuation=_CONTINUATION,
         )
 
     def read(self) -> str | None:
@@ -127,15 +141,48 @@ class EntryReader:
         return self._session.prompt(prompt, placeholder=[(_GREY, placeholder)])
 
 
-def _keys() -> KeyBindings:
-    """What prompt_toolkit does not do of itself."""
+def _keys(editor: str) -> KeyBindings:
+    """What prompt_toolkit does not do of itself, or does otherwise."""
     keys = KeyBindings()
 
     @keys.add("tab")
-    def indent(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text(_TAB)
+    def complete_or_indent(event: KeyPressEvent) -> None:
+        if event.current_buffer.document.text_before_cursor.startswith("/"):
+            display_completions_like_readline(event)
+        else:
+            event.current_buffer.insert_text(_TAB)
+
+    @keys.add("c-j")
+    def break_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("c-g")
+    async def write_in_editor(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        text = await run_in_terminal(lambda: edit(buffer.text, editor), in_executor=True)
+        buffer.document = Document(text, len(text))
 
     return keys
+
+
+class SlashCompleter(Completer):
+    """The words that go on with a slash command; the names of models behind /load."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def get_completions(self, document: Document, _event: CompleteEvent) -> Iterable[Completion]:
+        start, _, begun = document.text_before_cursor.rpartition(" ")
+        words = self._models() if start == "/load" else words_after(start)
+        for word in words:
+            if word.startswith(begun):
+                yield Completion(word, start_position=-len(begun))
+
+    def _models(self) -> Iterable[str]:
+        try:
+            return [model.name for model in self._client.list()]
+        except ClientError:
+            return ()
 
 
 def _split_quoted(line: str) -> tuple[str, str | None]:

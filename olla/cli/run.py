@@ -13,6 +13,7 @@ from olla.cli.attachments import Attached, attach
 from olla.cli.cobra import CLIENT_ENVIRONMENT, at_least, command
 from olla.cli.daemon import connect
 from olla.cli.loading import load_status
+from olla.cli.model_names import complete_models
 from olla.cli.reply import View, show_reply
 from olla.cli.terminal import waiting
 from olla.cli.transfers import pull_with_bars
@@ -24,11 +25,11 @@ from olla.errors import ApiError
 from olla.requests import TransferOptions
 from olla.settings import Settings
 
-_ENVIRONMENT = (*CLIENT_ENVIRONMENT, "OLLA_NOHISTORY", "NO_COLOR")
+_ENVIRONMENT = (*CLIENT_ENVIRONMENT, "OLLA_NOHISTORY", "OLLA_EDITOR", "NO_COLOR")
 
 
 @command("run", at_least(1), _ENVIRONMENT, bare={"--think": "true"})
-@click.argument("model", metavar="MODEL", required=False)
+@click.argument("model", metavar="MODEL", required=False, shell_complete=complete_models)
 @click.argument("prompt", nargs=-1, metavar="[PROMPT]...")
 @click.option("--keepalive", metavar="DURATION", help='How long the model stays loaded ("5m").')
 @click.option("--verbose", is_flag=True, help="Show the timings of the reply.")

@@ -9,6 +9,7 @@ import click
 
 from olla.cli.cobra import command, exactly
 from olla.cli.daemon import connect
+from olla.cli.model_names import complete_models
 from olla.cli.text import format_block, format_count
 from olla.client.replies import ShownModel
 from olla.settings import Settings
@@ -20,7 +21,7 @@ Rows = list[tuple[str, ...]]
 
 
 @command("show", exactly(1))
-@click.argument("model", metavar="MODEL", required=False)
+@click.argument("model", metavar="MODEL", required=False, shell_complete=complete_models)
 @click.option("--license", is_flag=True, help="Show the license.")
 @click.option("--modelfile", is_flag=True, help="Show the Modelfile.")
 @click.option("--parameters", is_flag=True, help="Show the parameters.")

@@ -1,4 +1,4 @@
-"""The commands of the prompt that begin with a slash, and the conversation that they change.
+"""The commands of the prompt that begin with a slash.
 
 Knows nothing about keys and lines: a whole entry comes in, text goes to stdout or stderr. The
 texts are spec/cli.md section 5.1.
@@ -8,103 +8,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import click
 
-from olla.cli.reply import View
+from olla.cli.conversation import Conversation
 from olla.cli.show import format_info
-from olla.client import Client
-from olla.client.replies import THINK_LEVELS, ReplySettings, ShownModel
+from olla.cli.slash_help import HELP, HELP_SET, HELP_SHOW, HELPS, SHOWN_PARTS
+from olla.cli.slash_models import list_stored, load, save
+from olla.client.replies import THINK_LEVELS, ShownModel
 from olla.errors import InvalidOption
-from olla.messages import Message
 from olla.options import OPTION_SPECS, Kind, parse_parameter
 
 TRIPLE_QUOTE = '"""'
 
-_HELP = """\
-Available Commands:
-  /set            Set session variables
-  /show           Show model information
-  /clear          Clear session context
-  /bye            Exit
-  /?, /help       Help for a command
-  /? shortcuts    Help for keyboard shortcuts
-
-Use \""" to begin a multi-line message.
-"""
-_HELP_SET = """\
-Available Commands:
-  /set parameter ...     Set a parameter
-  /set system <string>   Set system message
-  /set history           Enable history
-  /set nohistory         Disable history
-  /set wordwrap          Enable wordwrap
-  /set nowordwrap        Disable wordwrap
-  /set format json       Enable JSON mode
-  /set noformat          Disable formatting
-  /set verbose           Show LLM stats
-  /set quiet             Disable LLM stats
-  /set think [level]     Think first: high, medium, low, max
-  /set nothink           Do not think first
-"""
-_HELP_SHOW = """\
-Available Commands:
-  /show info         Show details for this model
-  /show license      Show model license
-  /show modelfile    Show Modelfile for this model
-  /show parameters   Show parameters for this model
-  /show system       Show system message
-  /show template     Show prompt template
-"""
-_HELP_SHORTCUTS = """\
-Available keyboard shortcuts:
-  Ctrl + a            Move to the beginning of the line (Home)
-  Ctrl + e            Move to the end of the line (End)
-  Alt + b, Alt + f    Move back or forward by one word
-  Ctrl + k            Delete from the cursor to the end of the line
-  Ctrl + u            Delete from the cursor to the beginning of the line
-  Ctrl + w            Delete the word before the cursor
-  Ctrl + l            Clear the screen
-  Ctrl + c            Stop the model from responding
-  Ctrl + d            Exit (/bye)
-"""
-_HELPS = {"set": _HELP_SET, "show": _HELP_SHOW, "shortcuts": _HELP_SHORTCUTS}
 _NO_PARAMETERS = "No additional parameters were specified for this model."
 _EMPTY_PARTS = {
     "license": "No license was specified for this model.",
     "system": "No system message was specified for this model.",
     "template": "No prompt template was specified for this model.",
 }
-
-
-@dataclass(slots=True)
-class Conversation:
-    """What was said, and what was set, at one prompt.
-
-    `sees`: the model looks at images. `was_warned`: the person knows that the conversation has
-    outgrown the window.
-    """
-
-    client: Client
-    settings: ReplySettings
-    view: View
-    keeps_history: bool = True
-    sees: bool = False
-    system: str = ""
-    messages: list[Message] = field(default_factory=list)
-    was_warned: bool = False
-
-    def set_system(self, text: str) -> None:
-        """A system message directly before is replaced, so the last of several counts."""
-        self.system = text
-        if self.messages and self.messages[-1].role == "system":
-            self.messages.pop()
-        self.messages.append(Message("system", text))
-
-    def clear(self) -> None:
-        self.was_warned = False
-        self.messages = [Message("system", self.system)] if self.system else []
 
 
 def run_slash(conversation: Conversation, entry: str) -> bool:
@@ -121,7 +44,7 @@ def run_slash(conversation: Conversation, entry: str) -> bool:
 
 
 def _help(_conversation: Conversation, args: list[str], _entry: str) -> None:
-    _tell(_HELPS.get(args[0] if args else "", _HELP))
+    _tell(HELPS.get(args[0] if args else "", HELP))
 
 
 def _clear(conversation: Conversation, _args: list[str], _entry: str) -> None:
@@ -132,7 +55,7 @@ def _clear(conversation: Conversation, _args: list[str], _entry: str) -> None:
 def _set(conversation: Conversation, args: list[str], entry: str) -> None:
     match args:
         case []:
-            _tell(_HELP_SET)
+            _tell(HELP_SET)
         case ["parameter", name, *values] if values:
             _set_parameter(conversation, name, values)
         case ["parameter", *_]:
@@ -178,7 +101,7 @@ def _set_parameter(conversation: Conversation, name: str, values: list[str]) -> 
 def _set_system(conversation: Conversation, entry: str) -> None:
     text = entry.partition("system")[2].strip()
     if not text:
-        _tell(_HELP_SET)
+        _tell(HELP_SET)
         return
     if text.startswith(TRIPLE_QUOTE):
         text = text.removeprefix(TRIPLE_QUOTE).removesuffix(TRIPLE_QUOTE)
@@ -215,8 +138,8 @@ def _set_think(conversation: Conversation, mode: str, levels: list[str]) -> None
 
 def _show(conversation: Conversation, args: list[str], _entry: str) -> None:
     part = args[0] if args else ""
-    if part not in {"info", "modelfile", "parameters", *_EMPTY_PARTS}:
-        _unknown(f"/show {part}") if part else _tell(_HELP_SHOW)
+    if part not in SHOWN_PARTS:
+        _unknown(f"/show {part}") if part else _tell(HELP_SHOW)
         return
     shown = conversation.client.show(conversation.settings.model)
     if part == "info":
@@ -272,6 +195,9 @@ _COMMANDS: dict[str, Callable[[Conversation, list[str], str], None]] = {
     "/?": _help,
     "/help": _help,
     "/clear": _clear,
+    "/list": list_stored,
+    "/load": load,
+    "/save": save,
     "/set": _set,
     "/show": _show,
 }

@@ -8,6 +8,7 @@ import click
 
 from olla.cli.cobra import at_least, command, exactly
 from olla.cli.daemon import connect
+from olla.cli.model_names import complete_models
 from olla.cli.terminal import progress_bars, waiting
 from olla.cli.text import format_columns, format_size
 from olla.client.replies import SharedBlob
@@ -34,7 +35,7 @@ def du(settings: Settings) -> None:
 
 
 @command("verify", at_least(0))
-@click.argument("models", nargs=-1, metavar="[MODEL...]")
+@click.argument("models", nargs=-1, metavar="[MODEL...]", shell_complete=complete_models)
 @click.pass_obj
 def verify(settings: Settings, models: tuple[str, ...]) -> None:
     """Check that the stored models are whole.

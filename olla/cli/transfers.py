@@ -9,6 +9,7 @@ import click
 
 from olla.cli.cobra import command, exactly
 from olla.cli.daemon import connect
+from olla.cli.model_names import complete_models
 from olla.cli.terminal import progress_bars
 from olla.cli.text import format_columns, format_size
 from olla.client import Client
@@ -47,7 +48,7 @@ _LIMIT_RATE = click.option(
 
 
 @command("pull", exactly(1))
-@click.argument("model", metavar="MODEL", required=False)
+@click.argument("model", metavar="MODEL", required=False, shell_complete=complete_models)
 @_INSECURE
 @_LIMIT_RATE
 @click.option("--dry-run", is_flag=True, help="Only say what would be transferred.")
@@ -68,7 +69,7 @@ def pull(
 
 
 @command("push", exactly(1))
-@click.argument("model", metavar="MODEL", required=False)
+@click.argument("model", metavar="MODEL", required=False, shell_complete=complete_models)
 @_INSECURE
 @_LIMIT_RATE
 @click.pass_obj

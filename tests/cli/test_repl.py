@@ -53,6 +53,7 @@ def prompt(daemon: FakeDaemon, terminal: Terminal) -> Terminal:
     """A terminal where `olla run m` waits for the first message."""
     daemon.script("POST /api/generate", generated(done_reason="load"))
     daemon.script("POST /api/chat", chatted("Hello", " there"))
+    terminal.environment["OLLAMA_EDITOR"] = "sed -i s/$/!/"
     terminal.start("run", "m")
     terminal.wait_for(PLACEHOLDER)
     return terminal
@@ -159,6 +160,76 @@ def test_tab_is_eight_spaces(typed: Typed, daemon: FakeDaemon) -> None:
     typed("a\tb")
 
     assert chats(daemon) == [[user("a        b")]]
+
+
+def test_tab_completes_commands_and_what_follows_them(typed: Typed, daemon: FakeDaemon) -> None:
+    typed("/se\t para\t top_k\t 7", "/set f\tjson", "/set format j\t", "/nothing\t", "hi")
+
+    request = daemon.sent("POST /api/chat")[0].json
+    assert (request["options"], request["format"]) == ({"top_k": 7}, "json")
+
+
+def test_tab_completes_the_names_of_models(typed: Typed, daemon: FakeDaemon) -> None:
+    typed("/load smol\t", "hi")
+
+    assert daemon.sent("POST /api/chat")[0].json["model"] == "smollm2:135m"
+
+
+def test_tab_shows_what_could_follow(prompt: Terminal) -> None:
+    prompt.type("/show ", "Tab")
+
+    screen = prompt.wait_for("modelfile")
+    assert all(part in screen for part in ("info", "license", "parameters", "template"))
+
+
+def test_ctrl_j_begins_a_new_line(typed: Typed, daemon: FakeDaemon) -> None:
+    typed("one\ntwo", '"""three\nfour"""')
+
+    assert [messages[-1] for messages in chats(daemon)] == [user("one\ntwo"), user("three\nfour")]
+
+
+def test_a_large_paste_is_one_entry(prompt: Terminal, daemon: FakeDaemon, tmp_path: Path) -> None:
+    text = "\n".join(["word " * 19 + "end"] * 500)
+
+    prompt.paste(text, tmp_path / "paste")
+    prompt.type("Enter")
+    prompt.wait_for("Hello there")
+
+    assert chats(daemon) == [[user(text)]]
+
+
+def test_ctrl_g_writes_the_entry_in_an_editor(
+    prompt: Terminal, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    prompt.type("draft", "C-g")
+    prompt.wait_for("draft!")
+    prompt.type(" more", "Enter")
+    prompt.wait_for("Hello there")
+
+    assert chats(daemon) == [[user("draft! more")]]
+
+
+def test_ctrl_c_while_another_model_is_loaded_keeps_the_prompt(
+    prompt: Terminal, daemon: FakeDaemon
+) -> None:
+    arrived, going_on = threading.Event(), threading.Event()
+
+    def on_arrival() -> None:
+        arrived.set()
+        going_on.wait(timeout=20)
+
+    slow = Reply([{"response": "", "done": True}], on_arrival=on_arrival)
+    daemon.script("POST /api/generate", slow)
+    prompt.enter("/load other")
+    assert arrived.wait(timeout=20)
+
+    prompt.type("C-c")
+    prompt.wait_for(PLACEHOLDER)
+    going_on.set()
+    prompt.enter("hi")
+    prompt.wait_for("Hello there")
+
+    assert daemon.sent("POST /api/chat")[0].json["model"] == "m"
 
 
 def test_blank_entries_are_skipped(typed: Typed, daemon: FakeDaemon) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from olla.cli.conversation import Conversation
 from olla.cli.reply import View
-from olla.cli.slash import Conversation, run_slash
+from olla.cli.slash import run_slash
 from olla.client import Client
 from olla.client.replies import ReplySettings
 from olla.messages import Message
@@ -50,6 +51,11 @@ def test_these_end_the_conversation(conversation: Conversation, entry: str) -> N
         ("/set parameter seed x", 'Couldn\'t set parameter: "invalid int value [x]"'),
         ("/set system Be kind.", "Set system message."),
         ("/clear", "Cleared session context"),
+        ("/load", "Usage:\n  /load <modelname>"),
+        ("/load a b", "Usage:\n  /load <modelname>"),
+        ("/save", "Usage:\n  /save <modelname>"),
+        ("/save a b", "Usage:\n  /save <modelname>"),
+        ("/save a//b", "error: The model name 'a//b' is invalid"),
         ("/show system", "Be brief."),
         ("/show template", "{{ .Prompt }}"),
         ("/show modelfile", "# Modelfile\nFROM x"),

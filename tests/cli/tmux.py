@@ -34,6 +34,12 @@ class Terminal:
         self._tmux(["send-keys", "-l", text])
         self.type("Enter")
 
+    def paste(self, text: str, file: Path) -> None:
+        """Paste as terminals do, between marks; tmux reads the text from `file`."""
+        file.write_text(text)
+        self._tmux(["load-buffer", str(file)])
+        self._tmux(["paste-buffer", "-p"])
+
     def screen(self, *, escapes: bool = False) -> str:
         """What stands on the screen and above it, without blank lines at the end."""
         flags = ["-e"] if escapes else []

@@ -1,0 +1,59 @@
+"""What the engine finds on this machine, as a line of JSON: `python -m olla.engine.survey`.
+
+`olla doctor` runs it in a process of its own, since no command imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from olla.engine.memory import available_bytes
+from olla.engine.native.library import Core, find_library
+
+
+def survey() -> dict[str, Any]:
+    """`core` is the compiled core's name, "" if none was built; `core_error` why it fails."""
+    core, core_error = _core()
+    return {
+        "torch": torch.__version__,
+        "platform": _platform(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
+        "core": core,
+        "core_error": core_error,
+        "available_bytes": available_bytes(torch.device("cpu")),
+        "has_bitsandbytes": find_spec("bitsandbytes") is not None,
+    }
+
+
+def _platform() -> str:
+    """What this build of torch can use beside the CPU; "" if nothing."""
+    if torch.version.hip:
+        return f"ROCm {torch.version.hip}"
+    return f"CUDA {torch.version.cuda}" if torch.version.cuda else ""
+
+
+def _gpu(index: int) -> dict[str, Any]:
+    free_bytes, total_bytes = torch.cuda.mem_get_info(index)
+    name = torch.cuda.get_device_name(index)
+    return {"name": name, "free_bytes": free_bytes, "total_bytes": total_bytes}
+
+
+def _core() -> tuple[str, str]:
+    path = find_library()
+    if path is None:
+        return "", ""
+    try:
+        return Core(path, num_threads=1).name, ""
+    except OSError as error:
+        return path.stem, str(error)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(survey()) + "\n")
