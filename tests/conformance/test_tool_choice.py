@@ -74,6 +74,23 @@ def test_openai(daemon: Daemon, model: str, choice: object, stream: bool) -> Non
     assert (content, reason) == ("", "tool_calls")
 
 
+def test_a_model_that_knows_no_tools_calls_when_it_has_to(
+    daemon: Daemon, client: ollama.Client
+) -> None:
+    """Its template shows none, so they are described in words; left the choice, it is refused."""
+    api = openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none")
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}]
+    asked = {"model": MODEL, "messages": QUESTION, "tools": tools}
+
+    (answer,) = api.chat.completions.create(**asked, tool_choice="required").choices  # type: ignore[call-overload]
+
+    (call,) = answer.message.tool_calls
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments)["unit"] in UNITS
+    with pytest.raises(openai.BadRequestError, match="does not support tools"):
+        api.chat.completions.create(**asked)  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
 def test_anthropic(daemon: Daemon, model: str, choice: dict[str, str]) -> None:
     client = anthropic.Anthropic(base_url=daemon.url, api_key="none")
