@@ -105,14 +105,21 @@ def _harmony(context: ReplyContext) -> Choice:
     return Choice(HarmonyParser(context.tools, context.prompt), shape, HARMONY_TAGS)
 
 
+def check_parser(name: str) -> None:
+    """
+    Raises:
+        BadInput: no parser has that name.
+    """
+    if name not in PARSERS and name not in BY_TEMPLATE:
+        known = ", ".join(sorted(PARSERS))
+        raise BadInput(f'unknown parser "{name}"; PARSER may be one of: {known}')
+
+
 def _named(model: Model) -> ReplyFormat | None:
     name = model.config.parser
     if name and name not in BY_TEMPLATE:
-        try:
-            return PARSERS[name]
-        except KeyError:
-            known = ", ".join(sorted(PARSERS))
-            raise BadInput(f'unknown parser "{name}"; PARSER may be one of: {known}') from None
+        check_parser(name)
+        return PARSERS[name]
     return ARCHITECTURES.get(model.architecture) or ARCHITECTURES.get(model.config.model_family)
 
 

@@ -146,13 +146,17 @@ async def test_create_stops_where_its_base_cannot_be_pulled(
     assert store.list() == ()
 
 
-async def test_a_template_is_checked_before_anything_is_pulled(
-    client: Client, source: FakeSource
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [("template", "{% if %}", "template error: "), ("parser", "x", 'unknown parser "x"; PARSER')],
+)
+async def test_template_and_parser_are_checked_before_anything_is_pulled(
+    client: Client, source: FakeSource, field: str, value: str, error: str
 ) -> None:
-    body = {"model": "mine", "from": "base", "template": "{% if %}"}
+    body = {"model": "mine", "from": "base", field: value}
 
     status, text = await error_of(await client.post("/api/create", json=body))
 
     assert status == 400
-    assert text.startswith("template error: ")
+    assert text.startswith(error)
     assert not source.closed.is_set()

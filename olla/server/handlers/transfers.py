@@ -15,6 +15,7 @@ from olla.api.ollama_requests import create_from_json, pull_from_json, push_from
 from olla.errors import ModelNotFound
 from olla.modelfile.build import build_model
 from olla.names import ModelName
+from olla.parsers.choose import check_parser
 from olla.registry.store import ModelStore
 from olla.renderers.base import check_template
 from olla.requests import PLAIN_TRANSFER, CreateRequest, Progress
@@ -49,6 +50,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     asked = await read_json(request, create_from_json)
     name = await asyncio.to_thread(services.store.find, ModelName.parse(asked.model))
+    if asked.parser:
+        check_parser(asked.parser)
     if asked.template:
         await asyncio.to_thread(check_template, asked.template)
     base = local_name(asked.base) if asked.base else None
