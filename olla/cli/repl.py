@@ -108,6 +108,7 @@ class EntryReader:
             history=history,
             completer=completer,
             complete_while_typing=False,
+            enable_suspend=True,
             key_bindings=_keys(editor),
             prompt_continuation=_CONTINUATION,
         )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import click
 
+from olla.cli.markdown import Markdown
 from olla.cli.terminal import waiting
 from olla.cli.wrap import WordWrap
 from olla.durations import NANOSECONDS, format_duration
@@ -91,10 +92,10 @@ class _ReplyWriter:
     """Chunks -> what to print. Thinking stands between two marks, in grey where there is colour."""
 
     def __init__(self, view: View, *, is_terminal: bool) -> None:
-        columns = shutil.get_terminal_size().columns
-        self._wrap = WordWrap(columns) if is_terminal and view.word_wrap else None
+        self._wrap = WordWrap(_columns) if is_terminal and view.word_wrap else None
         self._is_terminal = is_terminal
         self._has_colour = is_terminal and view.colour
+        self._markdown = Markdown() if self._has_colour else None
         self._shows_thinking = view.thinking
         self._is_thinking = False
         self.is_within_line = False
@@ -106,7 +107,7 @@ class _ReplyWriter:
             text += self._open_thinking() + self._grey(self._wrapped(chunk.thinking))
         if chunk.content:
             self.content += chunk.content
-            text += self._close_thinking() + self._wrapped(chunk.content)
+            text += self._close_thinking() + self._wrapped(self._styled(chunk.content))
         for call in chunk.tool_calls:
             arguments = json.dumps(call.arguments, ensure_ascii=False)
             text += self._close_thinking() + (
@@ -133,11 +134,18 @@ class _ReplyWriter:
         self._wrapped("\n")
         return "\n" + self._grey("...done thinking.", _GREY_BOLD) + "\n\n"
 
+    def _styled(self, text: str) -> str:
+        return self._markdown.push(text) if self._markdown else text
+
     def _wrapped(self, text: str) -> str:
         return self._wrap.push(text) if self._wrap else text
 
     def _grey(self, text: str, colour: str = _GREY) -> str:
         return f"{colour}{text}{_PLAIN}" if self._has_colour else text
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
 
 
 def _tokens(count: int) -> str:

@@ -57,6 +57,7 @@ Available keyboard shortcuts:
   Tab                 Complete a command that begins with /
   Ctrl + c            Stop the model from responding
   Ctrl + d            Exit (/bye)
+  Ctrl + z            Go back to the shell for a while (fg returns)
 """
 HELPS = {"set": HELP_SET, "show": HELP_SHOW, "shortcuts": HELP_SHORTCUTS}
 SHOWN_PARTS = ("info", "license", "modelfile", "parameters", "system", "template")

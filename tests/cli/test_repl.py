@@ -82,6 +82,14 @@ def test_a_conversation_goes_on(prompt: Terminal, daemon: FakeDaemon) -> None:
     assert daemon.sent("POST /api/generate")[0].json == {"model": "m"}
 
 
+def test_markdown_in_a_reply_is_styled_on_the_screen(prompt: Terminal, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/chat", chatted("A **bo", "ld** word"))
+    prompt.enter("one")
+    prompt.wait_for("word")
+
+    assert ">>> one\nA **\x1b[1mbold**\x1b[0m" in prompt.screen(escapes=True)
+
+
 def test_ctrl_c_stops_a_reply_and_keeps_the_prompt(prompt: Terminal, daemon: FakeDaemon) -> None:
     going_on = threading.Event()
     words = [{"message": {"content": "word "}, "done": False}] * 100_000

@@ -331,3 +331,9 @@ def test_an_embedding_model_wants_a_text(olla: Olla, daemon: FakeDaemon) -> None
 
     assert done.returncode != 0
     assert "embedding models require input text." in done.stderr
+
+
+def test_markdown_is_not_styled_in_a_pipe(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/generate", generated("# A **bold** `word`"))
+
+    assert olla("run", "m", "hi").stdout == "# A **bold** `word`\n\n"
