@@ -176,11 +176,6 @@ def test_a_model_that_is_not_there_is_404(client: ollama.Client, call: str) -> N
     assert caught.value.status_code == 404
 
 
-def test_pulling_what_no_source_has_says_so(client: ollama.Client) -> None:
-    with pytest.raises(ollama.ResponseError, match="file does not exist"):
-        client.pull("no-such-model")
-
-
 async def test_the_asynchronous_client_streams(client: ollama.Client, daemon: Daemon) -> None:
     asynchronous = ollama.AsyncClient(daemon.url)
     messages = [{"role": "user", "content": QUESTION}]
