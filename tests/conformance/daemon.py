@@ -100,6 +100,7 @@ def running_daemon(home: Path, **settings: str) -> Iterator[Daemon]:
         "OLLA_HOST": "127.0.0.1:0",
         "OLLA_HOME": str(home),
         "OLLA_DTYPE": "float32",
+        "OLLA_SOURCES": "package",  # no test asks a hub
         **settings,
     }
     with log.open("wb") as stderr:
