@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import ParamSpec, Self, TypeVar
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
+_PRIORITY = 10  # as the command nice sets it
 
 
 async def run_to_end(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -16,7 +22,35 @@ async def run_to_end(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kw
 
     So nobody closes a file or gives up a lock that a thread is still using.
     """
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    return await _to_end(asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs)))
+
+
+class QuietThreads:
+    """Threads for long work that is in no hurry: on a busy machine all others come first.
+
+    For `with`; what runs has been awaited by then.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self._executor = ThreadPoolExecutor(num_threads, "quiet", initializer=_step_back)
+
+    async def run_to_end(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """As the function of that name."""
+        loop = asyncio.get_running_loop()
+        return await _to_end(
+            loop.run_in_executor(self._executor, partial(function, *args, **kwargs))
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+
+
+async def _to_end(work: asyncio.Future[_T]) -> _T:
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -25,3 +59,9 @@ async def run_to_end(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kw
                 await asyncio.wait([work])
         work.exception()  # seen: nobody is left to hear of it
         raise
+
+
+def _step_back() -> None:
+    """On Linux a thread has a priority of its own; elsewhere it would be the process's."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _PRIORITY)

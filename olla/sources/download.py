@@ -20,12 +20,13 @@ from olla.errors import SourceBroke, SourceError, SourceRefused
 from olla.registry.blobs import BlobStore
 from olla.registry.digest import Digest
 from olla.registry.partial import Part, PartialBlob, read_parts, try_open
-from olla.registry.threads import run_to_end
+from olla.registry.threads import QuietThreads, run_to_end
 from olla.requests import Progress
 from olla.sources.line import BackOff, Line
 
 REPORT_S = 0.06
 WRITE_BYTES = 2**20
+NUM_THREADS = 4  # one hashes, one flushes, the others write
 FLUSH_EVERY_S = 0.2
 LARGE_BYTES = 64 * 2**20
 
@@ -83,15 +84,16 @@ async def fetch(line: Line, remote: Remote, blobs: BlobStore) -> AsyncGenerator[
 async def _bring(
     line: Line, remote: Remote, partial: PartialBlob
 ) -> AsyncGenerator[Progress, None]:
-    work = asyncio.create_task(_Download(line, remote, partial).run())
-    try:
-        while not work.done():
-            yield remote.report(partial.completed_bytes)
-            await asyncio.wait([work], timeout=REPORT_S)
-        await work
-    finally:
-        work.cancel()
-        await asyncio.wait([work])
+    with QuietThreads(NUM_THREADS) as threads:
+        work = asyncio.create_task(_Download(line, remote, partial, threads).run())
+        try:
+            while not work.done():
+                yield remote.report(partial.completed_bytes)
+                await asyncio.wait([work], timeout=REPORT_S)
+            await work
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
 
 
 class _RangesIgnored(SourceError):
@@ -99,7 +101,10 @@ class _RangesIgnored(SourceError):
 
 
 class _Download:
-    def __init__(self, line: Line, remote: Remote, partial: PartialBlob) -> None:
+    def __init__(
+        self, line: Line, remote: Remote, partial: PartialBlob, threads: QuietThreads
+    ) -> None:
+        self._threads = threads
         self._line = line
         self._remote = remote
         self._partial = partial
@@ -110,9 +115,9 @@ class _Download:
         try:
             await self._bring_parts()
         except _RangesIgnored:
-            await run_to_end(self._partial.join_parts)
+            await self._threads.run_to_end(self._partial.join_parts)
             await self._bring_parts()
-        await run_to_end(self._partial.commit)
+        await self._threads.run_to_end(self._partial.commit)
 
     async def _bring_parts(self) -> None:
         queue = iter(self._partial.parts)
@@ -202,20 +207,20 @@ class _Download:
             raise SourceBroke(f"{response.url.host} closed the connection early")
 
     async def _write(self, part: Part, chunks: list[bytes]) -> None:
-        await run_to_end(self._partial.write, part, chunks)
+        await self._threads.run_to_end(self._partial.write, part, chunks)
         self._has_grown.set()
 
     async def _hash(self) -> None:
         """Follow the parts as they come; what is hashed late is read from the system's cache."""
         while not self._partial.is_hashed:
             self._has_grown.clear()
-            if not await run_to_end(self._partial.hash_more):
+            if not await self._threads.run_to_end(self._partial.hash_more):
                 await self._has_grown.wait()
 
     async def _flush(self) -> None:
         """Keep the disk at work from the start, so that little is left to wait for at the end."""
         while self._partial.missing_bytes > LARGE_BYTES:
-            await run_to_end(self._partial.flush)
+            await self._threads.run_to_end(self._partial.flush)
             await asyncio.sleep(FLUSH_EVERY_S)
 
 

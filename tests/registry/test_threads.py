@@ -1,0 +1,51 @@
+"""Threads that are waited for, and threads that let others go first."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+
+import pytest
+
+from olla.registry.threads import QuietThreads, run_to_end
+
+
+def priority() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of theirs")
+async def test_quiet_threads_step_back_and_nobody_else_does() -> None:
+    before = priority()
+
+    with QuietThreads(1) as threads:
+        quiet = await threads.run_to_end(priority)
+    other = await asyncio.to_thread(priority)
+
+    assert quiet >= min(before + 1, 10)
+    assert (priority(), other) == (before, before)
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+async def test_who_is_cancelled_leaves_when_the_thread_is_done(is_quiet: bool) -> None:
+    begun, may_end, has_ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        may_end.wait(10)
+        has_ended.set()
+
+    with QuietThreads(1) as threads:
+        run = threads.run_to_end if is_quiet else run_to_end
+        task = asyncio.ensure_future(run(work))
+        await asyncio.to_thread(begun.wait, 10)
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    assert has_ended.is_set()
