@@ -18,6 +18,7 @@ class Asked:
     method: str
     path: str
     headers: dict[str, str]
+    body: bytes = b""
 
     def range(self, size_bytes: int) -> tuple[int, int]:
         """First byte and end of what is asked for."""
@@ -103,5 +104,5 @@ async def _read(reader: asyncio.StreamReader) -> Asked | None:
     method, path, _ = head[0].split(" ", 2)
     pairs = (line.split(": ", 1) for line in head[1:] if line)
     headers = {key.lower(): value for key, value in pairs}
-    await reader.readexactly(int(headers.get("content-length", "0")))
-    return Asked(method, path, headers)
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Asked(method, path, headers, body)
