@@ -173,7 +173,7 @@ VARIABLES = (
     Variable("MAX_LOADED_MODELS", "max_loaded_models", _count, "automatic",
              "how many models may be loaded at once, if they fit; automatic is 3 for each GPU, or 3"),
     Variable("NUM_PARALLEL", "num_parallel", _count, "automatic",
-             "how many requests a model answers at once; further ones wait, and clients take turns. Automatic is 32"),
+             "how many requests a model answers at once; further ones wait, and clients take turns. Automatic is 64"),
     Variable("MAX_QUEUE", "max_queue", _count, "512",
              "how many requests may wait for a model to be loaded before further ones are turned away"),
     Variable("ORIGINS", "origins", _origins, "none",

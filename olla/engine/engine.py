@@ -24,13 +24,13 @@ from olla.engine.prompt import check_echo, check_request, fit_prompt
 from olla.engine.prompt_reader import PromptReader
 from olla.engine.reply import Reply
 from olla.engine.sampler import Bias, sample
-from olla.engine.scheduler import MAX_RUNNING, TOKENS_PER_STEP, Scheduled, Scheduler
+from olla.engine.scheduler import TOKENS_PER_STEP, Scheduled, Scheduler
 from olla.engine.sequence import Sequence
 from olla.engine.token_bytes import TokenBytes
 from olla.errors import NoTokenAllowed, OutOfMemory, RunnerError
 from olla.options import SamplingParams
 from olla.requests import DoneReason, TokenLogprob
-from olla.runner.protocol import Failed, FailureKind, FromRunner, Generate, Grammar
+from olla.runner.protocol import MAX_RUNNING, Failed, FailureKind, FromRunner, Generate, Grammar
 
 DEFAULT_CACHE_TOKENS = 16384
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from olla.engine.blocks import BlockPool
 from olla.engine.image_places import end_of_chunk
 from olla.engine.sequence import Sequence, SequenceState
+from olla.runner.protocol import MAX_RUNNING
 
-MAX_RUNNING = 64
 TOKENS_PER_STEP = 512
 TOKENS_PER_STEP_WHILE_DECODING = 128
 

@@ -24,7 +24,7 @@ from olla.names import ModelName
 from olla.runner.devices import free_memory, num_gpus
 from olla.runner.observer import Nobody, Observer
 from olla.runner.process import Runner, RunnerProcess
-from olla.runner.protocol import Load, LoadProgress, Stepped
+from olla.runner.protocol import MAX_RUNNING, Load, LoadProgress, Stepped
 from olla.runner.slots import (
     Lease,
     LoadedModel,
@@ -39,8 +39,6 @@ from olla.settings import Settings
 
 __all__ = ["Lease", "LoadedModel", "LoadingModel", "RunnableModel", "RunnerPool", "Waiting"]
 
-MAX_RUNNING = 32
-"""How many requests a model answers at once, unless the settings say."""
 MODELS_PER_GPU = 3
 FREE_SHARE = 0.8
 """A model is loaded beside others only if it seems to fit into this share of what is free."""

@@ -19,6 +19,8 @@ from olla.requests import TokenLogprob
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 LENGTH_BYTES = 4
+MAX_RUNNING = 64
+"""How many requests a model answers at once, unless the settings say."""
 
 Files = dict[str, str]
 """A model's or an adapter's files: name in its repository -> path of the blob."""
@@ -51,7 +53,7 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     num_gpu: int = -1
     main_gpu: int = 0
     num_ctx: int = 0
-    max_running: int = 32
+    max_running: int = MAX_RUNNING
     profile: bool = False
     debug: bool = False
     log: str = "text"

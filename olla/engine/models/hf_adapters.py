@@ -7,7 +7,7 @@ again for the adapter's rows. Knows a module by its name, and nothing of archite
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -75,21 +75,19 @@ class HookedAdapters:
         return next(str(name) for name, module in self._model.named_modules() if module is head)
 
 
-class _Hook:
+class _Hook(Protocol):
     """What adapters change of one module's outputs."""
 
-    def lay(self, adapter: int, part: Part) -> None:
-        raise NotImplementedError
+    def lay(self, adapter: int, part: Part) -> None: ...
 
-    def take_off(self, adapter: int) -> None:
-        raise NotImplementedError
+    def take_off(self, adapter: int) -> None: ...
 
     def add(self, inputs: Tensor, output: Tensor, adapters: Sequence[AdapterRows]) -> None:
         """Change the rows of `output` in place."""
-        raise NotImplementedError
+        ...
 
 
-class _LinearHook(_Hook):
+class _LinearHook:
     def __init__(self, module: nn.Linear | Conv1D) -> None:
         weight = module.weight if isinstance(module, nn.Linear) else module.weight.T
         out_features, in_features = weight.shape
@@ -110,7 +108,7 @@ class _LinearHook(_Hook):
         add_deltas(self._deltas, inputs.flatten(0, -2), output.flatten(0, -2), adapters)
 
 
-class _EmbeddingHook(_Hook):
+class _EmbeddingHook:
     def __init__(self, module: nn.Embedding) -> None:
         table = module.weight
         # Some architectures scale what they look up, and so what adapters add to it.
@@ -140,7 +138,7 @@ class _EmbeddingHook(_Hook):
         rows *= self._scale
 
 
-class _ReplacedHook(_Hook):
+class _ReplacedHook:
     """Any other module: its parameters for an adapter, and what they make of its rows."""
 
     def __init__(self, module: nn.Module) -> None:
