@@ -14,7 +14,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-# How each command's help explains the environment; olla/settings.py reads it.
+# How each command's help explains the environment; olla/variables.py says how each is read.
 ENVIRONMENT: Mapping[str, str] = {
     "OLLA_HOST": "Address of the server (default 127.0.0.1:11434)",
     "OLLA_HOME": "Folder of the models, the history and the logs (default ~/.olla)",
@@ -27,7 +27,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "OLLA_CONTEXT_LENGTH": "Context length unless a model or request says otherwise",
     "OLLA_API_KEY": "Key to send, where the server wants one",
     "OLLA_MAX_LOADED_MODELS": "Most models loaded at once (default 3, or 3 for each GPU)",
-    "OLLA_NUM_PARALLEL": "Most replies of a model at once (default 32)",
+    "OLLA_NUM_PARALLEL": "Most replies of a model at once (default 64)",
     "OLLA_ALLOWED_HOSTS": "Names, beside those of this machine, that the server answers to",
     "OLLA_INSECURE": "1: let other machines in though there is no key",
     "OLLA_MAX_CONNECTIONS": "Most connections open at once (default 1000)",

@@ -8,25 +8,24 @@ nothing behind.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 
 from olla.cli.archive import write_archive
-from olla.cli.cobra import command, exactly
+from olla.cli.cobra import CLIENT_ENVIRONMENT, command, exactly
 from olla.cli.daemon import connect
 from olla.cli.model_names import complete_models
 from olla.cli.terminal import progress_bars
 from olla.errors import BadInput
-from olla.requests import Progress
 from olla.runner.conversion import Export, convert
 from olla.settings import Settings
 
 ARCHIVE = "archive"
+FORMATS = ("hf", "gguf")
 
 
-@command("export", exactly(2), ("OLLA_MODELS", "OLLA_HOME"))
+@command("export", exactly(2), (*CLIENT_ENVIRONMENT, "OLLA_MODELS"))
 @click.argument("model", metavar="MODEL", required=False, shell_complete=complete_models)
 @click.argument("path", metavar="PATH", required=False)
 @click.option(
@@ -49,8 +48,7 @@ def export(
             raise BadInput("--merge and --quantize are for --format hf and gguf")
         write_archive(connect(settings), model, target)
         return
-    write = FORMATS.get(kind)
-    if write is None:
+    if kind not in FORMATS:
         raise BadInput(f"unknown format {kind!r}: it is one of {', '.join((ARCHIVE, *FORMATS))}")
     if target.exists():
         raise BadInput(f"{path} exists already: name a place that does not")
@@ -58,19 +56,11 @@ def export(
     job = Export(str(settings.models), model, str(part), kind, merge, quantize)
     try:
         with progress_bars() as show:
-            for progress in write(job):
+            for progress in convert(job, "writing model"):
                 show(progress)
         part.rename(target)
     finally:
         _remove(part)
-
-
-def _convert(job: Export) -> Iterator[Progress]:
-    yield from convert(job, "writing model")
-
-
-FORMATS: dict[str, Callable[[Export], Iterator[Progress]]] = {"hf": _convert, "gguf": _convert}
-"""What writes each format; the job says where."""
 
 
 def _remove(part: Path) -> None:

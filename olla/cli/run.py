@@ -33,7 +33,7 @@ _ENVIRONMENT = (*CLIENT_ENVIRONMENT, "OLLA_NOHISTORY", "OLLA_EDITOR", "NO_COLOR"
 @click.argument("prompt", nargs=-1, metavar="[PROMPT]...")
 @click.option("--keepalive", metavar="DURATION", help='How long the model stays loaded ("5m").')
 @click.option("--verbose", is_flag=True, help="Show the timings of the reply.")
-@click.option("--insecure", is_flag=True, help="Allow a registry without TLS.")
+@click.option("--insecure", is_flag=True, help="Use plain HTTP for a pull.")
 @click.option("--nowordwrap", is_flag=True, help="Do not wrap words at the edge of the terminal.")
 @click.option("--format", "format_", metavar="FORMAT", help="Form of the reply: json or a schema.")
 @click.option(

@@ -174,7 +174,7 @@ class _TextReader:
         return self._reader.encode(text, add_special_tokens)
 
     def read(self, request: Generate) -> PlacedPrompt:
-        """None, since `NoEngine.add` refuses every request."""
+        """Nothing, since `NoEngine.add` refuses every request."""
         return PlacedPrompt([])
 
 

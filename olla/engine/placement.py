@@ -48,10 +48,6 @@ class Plan:
     def num_gpu_layers(self) -> int:
         return sum(device != CPU for device in self.layers)
 
-    @property
-    def is_mixed(self) -> bool:
-        return set(self.layers) != {self.rest}
-
     def device_of(self, parameter: str) -> str:
         """Where a parameter of this name goes."""
         number = parameter.removeprefix(_LAYERS).partition(".")[0]

@@ -1,4 +1,4 @@
-"""Whether a LoRA fits its base, told from headers before anything is stored.
+"""Whether a LoRA fits its base, told before it is stored: its shapes fit, its numbers are finite.
 
 Takes what peft's LoraConfig makes, as far as it is a change of weights, and llama.cpp's LoRA in
 GGUF. What would change the base in another way is refused by name, since it would be lost in

@@ -16,6 +16,7 @@ from olla.modelfile.files import refuse_pickle
 from olla.registry.blobs import BlobStore
 from olla.registry.digest import Digest
 from olla.registry.disk import Hold
+from olla.registry.layout import is_clean
 from olla.registry.manifest import Layer
 
 
@@ -48,10 +49,6 @@ def is_safetensors(upload: Upload) -> bool:
     return upload.suffix == ".safetensors"
 
 
-def is_weights(upload: Upload) -> bool:
-    return is_gguf(upload) or is_safetensors(upload)
-
-
 def find_uploads(digests: Mapping[str, str], blobs: BlobStore, hold: Hold) -> tuple[Upload, ...]:
     """The uploads that a request names, sorted by name.
 
@@ -73,8 +70,6 @@ def _find(name: str, digest: Digest, blobs: BlobStore, hold: Hold) -> Upload:
 
 
 def _clean(name: str) -> str:
-    path = PurePosixPath(name)
-    is_clean = str(path) == name != "." and not path.is_absolute() and ".." not in path.parts
-    if not is_clean or not name.isprintable() or "\\" in name:
+    if not is_clean(name):
         raise BadInput("file path must be relative")
     return name

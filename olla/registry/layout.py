@@ -76,9 +76,14 @@ def _file_name(layer: Layer) -> str:
     return _clean_name(layer.name + suffix)
 
 
-def _clean_name(name: str) -> str:
+def is_clean(name: str) -> bool:
+    """Whether a file's name is a relative path that leads nowhere else."""
     path = PurePosixPath(name)
-    is_clean = str(path) == name != "." and not path.is_absolute() and ".." not in path.parts
-    if not is_clean or not name.isprintable() or "\\" in name:
+    is_relative = str(path) == name != "." and not path.is_absolute() and ".." not in path.parts
+    return is_relative and name.isprintable() and "\\" not in name
+
+
+def _clean_name(name: str) -> str:
+    if not is_clean(name):
         raise StoreError(f"broken manifest: {name!r} is not a clean relative path")
     return name

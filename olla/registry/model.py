@@ -101,8 +101,12 @@ class Model:
     @property
     def adapter_scales(self) -> tuple[float, ...]:
         """To what scale each of `adapters` is laid over the base."""
-        stored = self.config.adapter_scales
-        return stored if len(stored) == len(self.adapters) else (1.0,) * len(self.adapters)
+        scales = self.config.adapter_scales or (1.0,) * len(self.adapters)
+        if len(scales) != len(self.adapters):
+            raise StoreError(
+                f"broken config: {len(scales)} adapter_scales for {len(self.adapters)} adapters"
+            )
+        return scales
 
     @property
     def chat_template(self) -> str:

@@ -21,7 +21,7 @@ class Conversion(msgspec.Struct, tag=True, frozen=True):
     """`files` as those of Load. `format` is "gguf" or "hf"; `output` a file or a new folder.
 
     `quantization` names one of GGUF's; `merge` lays the adapters over the weights for good, else
-    they are written beside the base, which peft finds under the name `base`.
+    they are written beside the base, which peft finds in the folder `base`.
     """
 
     files: Files
@@ -30,7 +30,6 @@ class Conversion(msgspec.Struct, tag=True, frozen=True):
     quantization: str = "bf16"
     adapters: list[Adapter] = []
     merge: bool = False
-    base: str = ""
     chat_template: str = ""
 
 

@@ -89,7 +89,7 @@ def _write_hf(job: Conversion, output: Path, on_progress: OnProgress) -> None:
     folder = output / "base" if is_apart else output
     folder.mkdir(parents=True)
     if is_apart:
-        write_adapters(job.adapters, output, job.base or "base")
+        write_adapters(job.adapters, output, folder.name)
     if GGUF_NAME in job.files or (job.adapters and job.merge):
         model = FloatModel(job.files, job.adapters if job.merge else [])
         write_model(model, folder, job.chat_template, job.files, on_progress)

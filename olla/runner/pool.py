@@ -157,7 +157,7 @@ class RunnerPool:
         if (slot is None or slot.runner is None) and num_waiting > self._settings.max_queue:
             raise ServerBusy
         if slot is None:
-            turns = Turns(self._settings.num_parallel or MAX_RUNNING)
+            turns = Turns(_max_running(self._settings))
             slot = self._slots[model.runner_key] = Slot(model, turns)
             slot.task = asyncio.create_task(self._load(slot), name="load")
             slot.task.add_done_callback(_notice_result)
@@ -338,11 +338,15 @@ def _load_message(model: RunnableModel, settings: Settings) -> Load:
         num_gpu=model.num_gpu,
         main_gpu=model.main_gpu,
         num_ctx=model.context_length,
-        max_running=settings.num_parallel or MAX_RUNNING,
+        max_running=_max_running(settings),
         profile=settings.profile,
         debug=settings.debug,
         log=settings.log,
     )
+
+
+def _max_running(settings: Settings) -> int:
+    return settings.num_parallel or MAX_RUNNING
 
 
 def _expiry(model: LoadedModel) -> float:

@@ -23,6 +23,7 @@ OPEN_PATHS = frozenset({"/", "/healthz", "/readyz"})
 READ_PATHS = frozenset(
     {"/api/version", "/api/status", "/api/tags", "/api/show", "/api/ps", "/api/me", "/metrics"}
 )
+READ_PREFIXES = ("/v1/models", "/v2/")
 """What any key may ask."""
 INFER_PATHS = frozenset(
     {"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/rerank"}
@@ -52,7 +53,11 @@ class KeyGuard:
         self._refresh(always=True)
 
     def _check(self, request: web.Request) -> None:
-        key = self._keys.find(token_of(request))
+        token = token_of(request)
+        key = self._keys.find(token)
+        if key is None and token:
+            self._refresh()  # it may have been made just now
+            key = self._keys.find(token)
         if key is None:
             raise KeyMissing
         scope = scope_of(request.path)
@@ -76,7 +81,7 @@ class KeyGuard:
 
 def scope_of(path: str) -> Scope | None:
     """What a key needs for a route; None where any key will do."""
-    if path in READ_PATHS or path.startswith("/v1/models"):
+    if path in READ_PATHS or path.startswith(READ_PREFIXES):
         return None
     is_use = path in INFER_PATHS or path.startswith("/v1/")
     return Scope.INFER if is_use else Scope.MANAGE

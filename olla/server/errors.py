@@ -52,10 +52,6 @@ class ErrorGuard:
         self._is_draining = False
         self._is_stopping = False
 
-    @property
-    def is_draining(self) -> bool:
-        return self._is_draining
-
     async def drain(self) -> None:
         """Take no further requests, and wait until none runs."""
         self._is_draining = True

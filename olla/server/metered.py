@@ -49,7 +49,7 @@ class MeteredAnswers:
                 if not has_begun and (chunk.content or chunk.thinking or chunk.tool_calls):
                     has_begun = True
                     self._metrics.began(_label(text), time.monotonic() - started)
-                if chunk.timings.num_prompt_tokens or chunk.timings.num_tokens:
+                if chunk.done_reason is not None:
                     self._metrics.ended(_label(text), chunk.timings)
                 yield chunk
 

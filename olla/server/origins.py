@@ -99,13 +99,13 @@ class HostGuard:
         if address is not None:
             is_fine = not self._is_local or bool(self._names & {host, "*"}) or _is_near(address)
             return await handler(request) if is_fine else web.Response(status=403)
-        if not self._is_local_name(host):
+        if not self._is_known_name(host):
             return web.Response(status=403)
         if request.method == hdrs.METH_OPTIONS:
             return web.Response(status=204)
         return await handler(request)
 
-    def _is_local_name(self, host: str) -> bool:
+    def _is_known_name(self, host: str) -> bool:
         return "*" in self._names or host in self._names or host.endswith(_LOCAL_DOMAINS)
 
 

@@ -12,7 +12,7 @@ import shlex
 import tempfile
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from olla.caller import CALLER
 from olla.keys import Scope
@@ -42,9 +42,11 @@ class Recorder:
         file.write_bytes(body)
         url = shlex.quote(str(request.url))
         script = file.with_suffix(".sh")
+        packed = request.headers.get(hdrs.CONTENT_ENCODING, "")
+        encoding = f"-H {shlex.quote(f'Content-Encoding: {packed}')} " if packed else ""
         script.write_text(
             "#!/bin/sh\n"
-            f'exec curl -N "$@" {url} -H "Content-Type: application/json" '
+            f'exec curl -N "$@" {url} -H "Content-Type: application/json" {encoding}'
             f"--data-binary @{shlex.quote(str(file))}\n",
             encoding="utf-8",
         )

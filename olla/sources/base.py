@@ -19,7 +19,7 @@ class Source(Protocol):
         """Bring every blob of one model into the store, held; the last item is its manifest, as
         bytes where those have to be kept.
 
-        Closing the generator stops the transfer and clears away what was half done.
+        Closing the generator stops the transfer; what came may be kept for the next one.
 
         Raises:
             SourceError: the source refused or broke.

@@ -23,7 +23,8 @@ from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from olla.errors import InvalidDigest, RevisionNotFound, SourceBroke, SourceError, SourceNotFound
 from olla.registry.digest import Digest
-from olla.sources.repository import RemoteFile, Repository, is_clean
+from olla.registry.layout import is_clean
+from olla.sources.repository import RemoteFile, Repository
 
 TIMEOUT_S = 30.0
 

@@ -25,7 +25,8 @@ from modelscope_hub.constants import DEFAULT_ENDPOINT
 
 from olla.errors import InvalidDigest, RevisionNotFound, SourceError, SourceNotFound
 from olla.registry.digest import Digest
-from olla.sources.repository import RemoteFile, Repository, is_clean
+from olla.registry.layout import is_clean
+from olla.sources.repository import RemoteFile, Repository
 
 _REVISION = "master"
 _TOKENS = "https://modelscope.cn/my/myaccesstoken"

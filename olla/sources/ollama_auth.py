@@ -72,8 +72,8 @@ def answer_challenges(keyring: Keyring, origin: URL) -> Renew:
     async def renew(line: Line, challenge: str) -> Mapping[str, str]:
         login = await run_to_end(keyring.login, _place(origin))
         scheme, _, rest = challenge.partition(" ")
-        if scheme.lower() == "bearer":
-            parameters = dict(_PARAMETER.findall(rest))
+        parameters = dict(_PARAMETER.findall(rest))
+        if scheme.lower() == "bearer" and "realm" in parameters:
             token = await _token(line, keyring, origin, parameters, login)
             return {"Authorization": f"Bearer {token}"}
         if login is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from olla.registry.digest import Digest
 
@@ -56,9 +56,3 @@ Lookup = Callable[[str, str], Repository]
 
 Raises SourceNotFound, RevisionNotFound, SourceBroke for what a later try may not meet, and
 SourceError."""
-
-
-def is_clean(name: str) -> bool:
-    path = PurePosixPath(name)
-    is_relative = str(path) == name != "." and not path.is_absolute() and ".." not in path.parts
-    return is_relative and name.isprintable() and "\\" not in name

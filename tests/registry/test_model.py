@@ -214,6 +214,16 @@ def test_adapters_are_grouped_by_their_number(store: ModelStore) -> None:
     ]
 
 
+def test_scales_for_another_number_of_adapters_are_a_broken_config(store: ModelStore) -> None:
+    layers = ((MediaType.MODEL, GGUF), (MediaType.ADAPTER, b"lora"))
+
+    assert put(store, *layers).adapter_scales == (1.0,)
+    assert put(store, *layers, config=ModelConfig(adapter_scales=(0.5,))).adapter_scales == (0.5,)
+    broken = put(store, *layers, config=ModelConfig(adapter_scales=(0.5, 1.0)))
+    with pytest.raises(StoreError, match="2 adapter_scales for 1 adapters"):
+        _ = broken.adapter_scales
+
+
 @pytest.mark.parametrize(
     "path", ["../x", "/x", "a/../b", "a//b", "./a", "", "..", "a\\b", "a\nb", "a/", "a\x00b"]
 )

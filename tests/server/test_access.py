@@ -100,6 +100,18 @@ async def test_a_key_may_do_what_its_scopes_say(
     assert {scope for scope, status in statuses.items() if status == 403} == set(Scope) - {scope}
 
 
+@pytest.mark.parametrize("scope", list(Scope))
+async def test_any_key_may_pull_from_a_daemon_that_shares(
+    aiohttp_client: StartClient, services: Services, keys: KeyFile, scope: Scope
+) -> None:
+    token = keys.create("others", [scope])
+    sharing = replace(services, settings=replace(services.settings, share=True))
+    client = await aiohttp_client(create_app(sharing.settings, sharing))
+
+    assert (await client.get("/v2/")).status == 401
+    assert (await client.get("/v2/", headers=bearer(token))).status == 200
+
+
 @pytest.mark.parametrize(
     ("path", "kind"),
     [("/api/chat", None), ("/v1/chat/completions", "error"), ("/v1/messages", "error")],
@@ -133,6 +145,18 @@ async def test_a_page_of_an_allowed_origin_may_ask_for_leave_without_a_key(
 
     assert response.status == 204
     assert "Authorization" in response.headers["Access-Control-Allow-Headers"]
+
+
+async def test_a_key_is_good_as_soon_as_it_is_made(
+    start: MakeClient, settings: Settings, keys: KeyFile
+) -> None:
+    old = keys.create("old", [Scope.INFER])
+    client = await start(settings)
+    assert (await client.get("/api/tags", headers=bearer(old))).status == 200
+
+    new = keys.create("new", [Scope.INFER])
+
+    assert (await client.get("/api/tags", headers=bearer(new))).status == 200
 
 
 async def test_new_and_revoked_keys_are_noticed_when_told_to(

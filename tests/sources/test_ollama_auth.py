@@ -123,7 +123,23 @@ async def test_a_realm_at_another_host_gets_nothing(keyring: Keyring, realm: str
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("challenge", ["Bearer", 'Bearer realm=""', 'Bearer realm="/token"'])
+async def test_a_server_that_wants_a_token_of_its_own_gets_the_one_that_is_kept(
+    keyring: Keyring, tmp_path: Path
+) -> None:
+    """As olla itself, whose keys come from no realm."""
+    async with fault_server(guarded("Bearer")) as server:
+        with pytest.raises(SourceUnauthorized):
+            await ask(server, keyring)
+        logins = {f"127.0.0.1:{server.port}": {"registrytoken": "t0ken"}}
+        (tmp_path / "home").mkdir(exist_ok=True)
+        (tmp_path / "home" / "auth.json").write_text(json.dumps({"auths": logins}))
+        await ask(server, keyring)
+
+    sent = [asked.headers.get("authorization") for asked in server.asked]
+    assert sent == [None, None, "Bearer t0ken"]
+
+
+@pytest.mark.parametrize("challenge", ['Bearer realm=""', 'Bearer realm="/token"'])
 async def test_a_realm_that_is_no_address(keyring: Keyring, challenge: str) -> None:
     async with fault_server(guarded(challenge)) as server:
         with pytest.raises(SourceError, match="realm"):
