@@ -6,6 +6,7 @@ import secrets
 
 from olla.api.ollama_replies import Json
 from olla.api.sse import event
+from olla.caller import CALLER
 from olla.errors import OllaError
 
 _TYPES = {
@@ -23,7 +24,7 @@ def error_to_json(error: OllaError, status: int) -> Json:
     return {
         "type": "error",
         "error": {"type": _TYPES.get(status, "api_error"), "message": str(error)},
-        "request_id": f"req_{secrets.token_hex(12)}",
+        "request_id": f"req_{CALLER.get().request_id or secrets.token_hex(12)}",
     }
 
 

@@ -18,6 +18,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
+from contextvars import Context
 from itertools import count
 from typing import Protocol, Self, TypeVar
 
@@ -100,7 +101,12 @@ class RunnerProcess:
         self._is_dead = False
         self._loaded: Loaded | None = None
         self._on_stepped: Callable[[Stepped], None] | None = None
-        self._reader = asyncio.create_task(self._read(), name=f"runner-{process.pid}")
+        self._reader = asyncio.create_task(
+            # It outlives the request that wanted the load, whose id belongs in no line of its.
+            self._read(),
+            name=f"runner-{process.pid}",
+            context=Context(),
+        )
 
     @classmethod
     async def start(

@@ -22,7 +22,7 @@ _SANE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 async def name_caller(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The outermost middleware."""
     given = request.headers.get(REQUEST_ID, "")
-    request_id = given if _SANE.fullmatch(given) else secrets.token_hex(8)
+    request_id = given if _SANE.fullmatch(given) else secrets.token_hex(12)
     CALLER.set(Caller(request_id, request.remote or ""))
     return await handler(request)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from contextlib import aclosing
 
 import pytest
 
+from olla.caller import CALLER, Caller
 from olla.errors import BadInput, OllaError, OutOfMemory, PromptTooLong, RunnerDied, RunnerError
 from olla.options import SamplingParams
 from olla.runner.process import RunnerProcess
@@ -61,6 +63,22 @@ async def test_a_reply_comes_piece_by_piece_and_ends_with_finished(runner: Runne
     items = [item async for item in runner.generate(_request("a b"))]
 
     assert items == [Piece(1, "a"), Piece(1, "b"), Finished(1, "stop", 1, 10, 2, 20)]
+
+
+async def test_the_end_of_a_runner_is_no_part_of_the_request_that_loaded_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    callers: dict[str, str] = {}
+    caplog.set_level(logging.INFO)
+    caplog.handler.addFilter(
+        lambda record: bool(callers.setdefault(record.msg[:12], CALLER.get().request_id)) or True
+    )
+    CALLER.set(Caller("the-one-that-loads"))
+
+    runner = await _start("model.gguf")
+    await runner.close()
+
+    assert callers["runner ended"] == ""
 
 
 async def test_replies_find_the_requests_they_belong_to(runner: RunnerProcess) -> None:

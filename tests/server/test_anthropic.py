@@ -12,6 +12,7 @@ import pytest
 from olla import errors
 from olla.messages import Message
 from olla.requests import ChatChunk, ChatRequest, DoneReason, Timings
+from olla.server.callers import REQUEST_ID
 from olla.server.handlers.anthropic import PING
 from tests.server.conftest import HANG, Client, FakeInference, events_of, until
 
@@ -102,6 +103,7 @@ async def test_an_error_before_the_first_chunk_has_its_status(
     assert (response.status, body["type"]) == (status, "error")
     assert body["error"]["type"].startswith(kind)
     assert body["error"]["message"] == str(error)
+    assert body["request_id"] == f"req_{response.headers[REQUEST_ID]}"  # as in the log
 
 
 async def test_a_later_error_is_the_last_event(client: Client, inference: FakeInference) -> None:
