@@ -116,7 +116,7 @@ async def test_an_id_that_is_not_fit_for_a_log_is_replaced(client: Client, given
         for _ in range(2)
     ]
 
-    assert len(first) == 16 and first not in {second, given}
+    assert len(first) == 24 and first not in {second, given}
 
 
 def files_in(folder: Path) -> Iterator[Path]:
