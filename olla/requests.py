@@ -89,7 +89,8 @@ class InferenceRequest:
 
     `format`: the JSON schema that the reply must match; "json" is read as `{"type": "object"}`.
     `logit_bias`: token id -> what is added to its logit. `think_if_able`: `think` is nothing to
-    a model that cannot, instead of an error.
+    a model that cannot, instead of an error. `keeps_messages_whole`: where `truncate` leaves
+    messages out, none is cut.
     """
 
     model: str
@@ -99,6 +100,7 @@ class InferenceRequest:
     think: bool | str | None = None
     think_if_able: bool = False
     truncate: bool = True
+    keeps_messages_whole: bool = False
     shift: bool | None = None
     debug_render_only: bool = False
     format: Mapping[str, Any] | None = None

@@ -53,10 +53,13 @@ def system_from_fields(fields: Fields) -> tuple[Message, ...]:
     return (Message("system", text),) if text else ()
 
 
+_ROLES = ("user", "assistant", "system")
+
+
 def _turns(fields: Fields) -> Iterator[Message]:
     """Results come before what a user says next to them, and after what others say."""
     role = fields.text("role").lower()
-    if not role:
+    if role not in _ROLES:
         raise BadInput('each of "messages" needs a "role": "user" or "assistant"')
     turn = _read(fields)
     said = Message(

@@ -85,10 +85,10 @@ def refuse(fields: Fields, names: Mapping[str, str]) -> None:
         names: field -> what to do instead.
 
     Raises:
-        BadInput: one of them asks for something; null, "", 0, false and empty ones do not.
+        BadInput: one of them asks for something, as {} does; null, "", 0, false and [] do not.
     """
     for name, instead in names.items():
-        if fields.raw(name):
+        if fields.raw(name) or fields.raw(name) == {}:
             raise BadInput(f"{name} is not supported by this server; {instead}")
 
 

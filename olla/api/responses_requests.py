@@ -24,6 +24,7 @@ from olla.requests import ChatRequest
 Json = dict[str, Any]
 Recall = Callable[[str], Sequence[Json]]
 
+_TRUNCATIONS = ("auto", "disabled")
 REFUSED = {
     "background": "leave it out and wait for the reply or stream it",
     "conversation": "go on from previous_response_id, or send all items as input",
@@ -67,13 +68,14 @@ def responses_from_json(body: bytes, recall: Recall) -> ResponsesRequest:
     items = (*(recall(previous_id) if previous_id else ()), *_items(fields))
     tools, namespaces = tools_from_fields(fields)
     choice, offered = tool_choice_from_fields(fields, tools)
-    truncate = fields.text("truncation") == "auto"
+    truncate = _truncate(fields)
     chat = ChatRequest(
         model=fields.text("model"),
         stream=fields.flag("stream"),
         options=_options(fields),
         think=_think(fields),
         truncate=truncate,
+        keeps_messages_whole=True,
         shift=None if truncate else False,
         format=_format(fields),
         messages=messages_from_items(fields.text("instructions"), items),
@@ -84,6 +86,13 @@ def responses_from_json(body: bytes, recall: Recall) -> ResponsesRequest:
     echo = _echo(fields)
     check_depth(items, echo)
     return ResponsesRequest(chat, items, echo, echo["store"], namespaces)
+
+
+def _truncate(fields: Fields) -> bool:
+    how = fields.text("truncation") or "disabled"
+    if how not in _TRUNCATIONS:
+        raise BadInput(f'truncation must be "auto" or "disabled", not "{how}"')
+    return how == "auto"
 
 
 def _items(fields: Fields) -> tuple[Json, ...]:

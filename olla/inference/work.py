@@ -175,7 +175,7 @@ def to_runner(
         num_predict=_num_predict(options.num_predict, work.num_ctx),
         num_keep=DEFAULT_NUM_KEEP if options.num_keep is None else options.num_keep,
         shift=_shift(work),
-        truncate=request.truncate,
+        truncate=request.truncate and not request.keeps_messages_whole,
         stop=list(options.stop or ()),
         adapters=list(own_adapters(work.model) if work.adapters is None else work.adapters),
         want_context=work.wants_context,

@@ -150,7 +150,10 @@ def test_blocks_that_cannot_be_read_are_refused(block: dict[str, Any], text: str
     assert text in str(caught.value)
 
 
-@pytest.mark.parametrize("message", [{"content": "hi"}, {"role": "", "content": "hi"}])
+@pytest.mark.parametrize(
+    "message",
+    [{"content": "hi"}, {"role": "", "content": "hi"}, {"role": "robot", "content": "hi"}],
+)
 def test_a_message_needs_a_role(message: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match='needs a "role"'):
         _messages(message)

@@ -147,6 +147,7 @@ def test_tools_are_on_offer() -> None:
         ({"audio": {"voice": "x"}}, "audio is not supported by this server; replies are text"),
         ({"moderation": {"model": "x"}}, "moderation is not supported"),
         ({"web_search_options": {"a": 1}}, "web_search_options is not supported"),
+        ({"web_search_options": {}}, "web_search_options is not supported"),
         ({"modalities": ["text", "audio"]}, 'modalities other than "text" are not supported'),
         ({"response_format": {"type": "json_schema"}}, "needs json_schema.schema"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": 1}}}, "json: "),

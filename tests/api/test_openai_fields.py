@@ -184,6 +184,6 @@ def test_a_field_is_refused_with_what_to_do_instead() -> None:
     assert str(caught.value) == "a is not supported by this server; use b"
 
 
-@pytest.mark.parametrize("value", [None, "", 0, False, [], {}])
+@pytest.mark.parametrize("value", [None, "", 0, False, []])
 def test_a_field_that_asks_for_nothing_is_not_refused(value: object) -> None:
     refuse(_fields(a=value), {"a": "use b"})

@@ -65,6 +65,7 @@ def test_the_prompt_is_cut_only_where_that_is_asked_for() -> None:
         False,
     ]
     assert [_chat(truncation=how).shift for how in ("auto", "disabled")] == [None, False]
+    assert _chat(truncation="auto").keeps_messages_whole
 
 
 def test_an_earlier_conversation_comes_first_without_its_instructions() -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,17 @@ def test_an_error_in_mid_reply_keeps_what_was_written(olla: Olla, daemon: FakeDa
     assert (done.returncode, done.stdout, done.stderr) == (1, "Hel", "Error: it broke\n")
 
 
+def wait_until_asleep(pid: int) -> None:
+    """Wait until a process waits for something itself (Linux)."""
+    deadline = time.monotonic() + 20
+    num_seen = 0
+    while num_seen < 3:
+        assert time.monotonic() < deadline, "it never waits"
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        num_seen = num_seen + 1 if state == "S" else 0
+        time.sleep(0.02)
+
+
 def test_ctrl_c_stops_the_reply_and_exits_with_0(
     environment: dict[str, str], daemon: FakeDaemon, tmp_path: Path
 ) -> None:
@@ -298,6 +310,8 @@ def test_ctrl_c_stops_the_reply_and_exits_with_0(
     ) as process:
         assert process.stdout is not None
         process.stdout.read(1000)
+        # Python loses a signal that comes between its last look and the call that waits.
+        wait_until_asleep(process.pid)
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=20)
         going_on.set()

@@ -182,3 +182,16 @@ def test_leaving_early_leaves_the_daemon_answering(oai: openai.OpenAI) -> None:
                 break
 
     assert oai.responses.create(**{**ASK, "max_output_tokens": 1}).output_text
+
+
+def test_truncation_leaves_whole_messages_out_and_cuts_none(oai: openai.OpenAI) -> None:
+    long = {"role": "user", "content": "word " * 5000}
+    ask = {**ASK, "truncation": "auto"}
+
+    left_out = oai.responses.create(**{**ask, "input": [long, {"role": "user", "content": "Hi"}]})
+    with pytest.raises(openai.BadRequestError, match="longer than the context") as caught:
+        oai.responses.create(**{**ask, "input": [long]})
+
+    assert left_out.usage is not None
+    assert left_out.usage.input_tokens < 100
+    assert caught.value.code == "context_length_exceeded"

@@ -299,6 +299,7 @@ def test_adapters_and_truncation_travel_with_the_request() -> None:
 
     assert sent.adapters == [Adapter({"adapter_model.safetensors": "/blobs/x"}, 0.5)]
     assert not sent.truncate
+    assert not _sent(_chat(FakeModel(), keeps_messages_whole=True)).truncate
 
 
 def test_a_context_takes_its_room_from_the_prompt() -> None:
