@@ -256,3 +256,34 @@ class Progress:
     digest: str = ""
     total_bytes: int = 0
     completed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUsage:
+    """`freed_bytes`: what deleting this model, and no other, gives back."""
+
+    name: str
+    size_bytes: int
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBlob:
+    """A blob that several models have, and their names. `digest` as in JSON, `sha256:<hex>`."""
+
+    digest: str
+    size_bytes: int
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What models take of the disk, together and each alone.
+
+    `total_bytes` counts each blob once; `unused_bytes` are files that no model needs.
+    """
+
+    models: tuple[ModelUsage, ...] = ()
+    shared: tuple[SharedBlob, ...] = ()
+    total_bytes: int = 0
+    unused_bytes: int = 0

@@ -18,7 +18,7 @@ import msgspec
 
 from olla.durations import LONGEST_S, NANOSECONDS
 from olla.messages import Message, ToolCall
-from olla.requests import ChatChunk, Progress, Timings, TokenLogprob
+from olla.requests import ChatChunk, Progress, Timings, TokenLogprob, Usage
 
 Json = dict[str, Any]
 
@@ -119,6 +119,21 @@ def progress_to_json(progress: Progress) -> Json:
             total=progress.total_bytes,
             completed=progress.completed_bytes,
         ),
+    }
+
+
+def usage_to_json(usage: Usage) -> Json:
+    return {
+        "models": [
+            {"model": model.name, "size": model.size_bytes, "freed": model.freed_bytes}
+            for model in usage.models
+        ],
+        "shared": [
+            {"digest": blob.digest, "size": blob.size_bytes, "models": list(blob.models)}
+            for blob in usage.shared
+        ],
+        "total": usage.total_bytes,
+        "unused": usage.unused_bytes,
     }
 
 

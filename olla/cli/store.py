@@ -11,7 +11,7 @@ from olla.cli.daemon import connect
 from olla.cli.model_names import complete_models
 from olla.cli.terminal import progress_bars, waiting
 from olla.cli.text import format_columns, format_size
-from olla.client.replies import SharedBlob
+from olla.requests import SharedBlob
 from olla.settings import Settings
 
 

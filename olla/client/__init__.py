@@ -26,7 +26,6 @@ from olla.client.replies import (
     ReplySettings,
     RunningModel,
     ShownModel,
-    Usage,
     Versions,
     chunk_from_json,
     collected_from_json,
@@ -44,7 +43,14 @@ from olla.client.replies import (
 )
 from olla.errors import ApiError, ClientError, ServerUnreachable
 from olla.messages import Message
-from olla.requests import PLAIN_TRANSFER, ChatChunk, CreateRequest, Progress, TransferOptions
+from olla.requests import (
+    PLAIN_TRANSFER,
+    ChatChunk,
+    CreateRequest,
+    Progress,
+    TransferOptions,
+    Usage,
+)
 from olla.settings import Address
 
 CONNECT_TIMEOUT_S = 10.0

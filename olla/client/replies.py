@@ -12,7 +12,17 @@ from datetime import datetime
 from typing import Any
 
 from olla.messages import Message, ToolCall
-from olla.requests import ChatChunk, CreateRequest, DoneReason, Progress, Timings, TransferOptions
+from olla.requests import (
+    ChatChunk,
+    CreateRequest,
+    DoneReason,
+    ModelUsage,
+    Progress,
+    SharedBlob,
+    Timings,
+    TransferOptions,
+    Usage,
+)
 
 Json = Mapping[str, Any]
 
@@ -90,30 +100,6 @@ class ShownModel:
     @property
     def sees(self) -> bool:
         return "vision" in self.capabilities
-
-
-@dataclass(frozen=True, slots=True)
-class ModelUsage:
-    """`freed_bytes`: what removing this model, and no other, gives back."""
-
-    name: str
-    size_bytes: int
-    freed_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class SharedBlob:
-    digest: str
-    size_bytes: int
-    models: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    models: tuple[ModelUsage, ...] = ()
-    shared: tuple[SharedBlob, ...] = ()
-    total_bytes: int = 0
-    unused_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,41 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 from olla.errors import BlobNotFound, ModelNotFound, StoreError
 from olla.registry.blobs import BlobStore
 from olla.registry.digest import Digest
 from olla.registry.manifest import parse_manifest
 from olla.registry.store import ModelStore
-
-
-@dataclass(frozen=True, slots=True)
-class ModelUsage:
-    """`freed_bytes`: what deleting this model, and no other, gives back."""
-
-    name: str
-    size_bytes: int
-    freed_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class SharedBlob:
-    """A blob that several models have, and their names."""
-
-    digest: Digest
-    size_bytes: int
-    models: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """`total_bytes` counts each blob once; `unused_bytes` are files that no model needs."""
-
-    models: tuple[ModelUsage, ...]
-    shared: tuple[SharedBlob, ...]
-    total_bytes: int
-    unused_bytes: int
+from olla.requests import ModelUsage, SharedBlob, Usage
 
 
 def usage_of(store: ModelStore) -> Usage:
@@ -55,7 +27,7 @@ def usage_of(store: ModelStore) -> Usage:
         for digest in digests:
             owners[digest].append(name)
     shared = (
-        SharedBlob(digest, sizes[digest], tuple(names))
+        SharedBlob(str(digest), sizes[digest], tuple(names))
         for digest, names in owners.items()
         if len(names) > 1
     )

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from aiohttp import hdrs, web
 
+from olla.api.ollama_replies import usage_to_json
 from olla.api.store_requests import GcRequest, gc_from_json, import_from_json, verify_from_json
 from olla.errors import BadInput, BlobNotFound, StoreError
 from olla.names import ModelName
@@ -19,7 +20,7 @@ from olla.registry.manifest import Manifest, parse_manifest
 from olla.registry.model import read_model
 from olla.registry.store import ModelStore
 from olla.registry.threads import run_to_end
-from olla.registry.usage import Usage, usage_of
+from olla.registry.usage import usage_of
 from olla.registry.verify import verify as verify_models
 from olla.server.handlers.transfers import send_progress
 from olla.server.origins import is_local
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 async def du(request: web.Request) -> web.Response:
     """GET /api/du: what each model takes of the disk, and what they share."""
-    return json_reply(_usage_to_json(await asyncio.to_thread(usage_of, _store(request))))
+    return json_reply(usage_to_json(await asyncio.to_thread(usage_of, _store(request))))
 
 
 async def verify(request: web.Request) -> web.StreamResponse:
@@ -82,21 +83,6 @@ async def import_model(request: web.Request) -> web.Response:
 
 def _store(request: web.Request) -> ModelStore:
     return request.app[SERVICES].store
-
-
-def _usage_to_json(usage: Usage) -> dict[str, object]:
-    return {
-        "models": [
-            {"model": model.name, "size": model.size_bytes, "freed": model.freed_bytes}
-            for model in usage.models
-        ],
-        "shared": [
-            {"digest": str(blob.digest), "size": blob.size_bytes, "models": list(blob.models)}
-            for blob in usage.shared
-        ],
-        "total": usage.total_bytes,
-        "unused": usage.unused_bytes,
-    }
 
 
 def _collect(store: ModelStore, asked: GcRequest) -> tuple[Leftover, ...]:
