@@ -1,7 +1,7 @@
 """Hugging Face, or a mirror of it (HF_ENDPOINT), through its own client.
 
 Asks what is in a repository; the bytes are fetched elsewhere. The client reads its settings, such
-as HF_TOKEN and HF_HUB_CACHE, by itself. Imported when first needed: it takes a third of a second.
+as HF_TOKEN and HF_HUB_CACHE, by itself. Imported when first needed, since it is slow to import.
 """
 
 from __future__ import annotations

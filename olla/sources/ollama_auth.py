@@ -60,7 +60,7 @@ class Keyring:
         Raises:
             SourceError: the key cannot be read or made.
         """
-        # Imported when a registry asks for it: it would take a tenth of the daemon's start.
+        # Imported when a registry asks for it: the daemon starts without it.
         from olla.sources.key_pair import sign  # noqa: PLC0415
 
         return sign(self._keys, text)
