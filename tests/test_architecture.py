@@ -96,6 +96,7 @@ LAZY = {
     "values": ("tomllib",),
     "cli": ("cli", "client", "server", "rich", "prompt_toolkit"),
     "engine": ("engine", "torch", "transformers", "safetensors", "gguf", "bitsandbytes"),
+    "renderers": ("renderers.jinja",),
     "runner.__main__": ("engine",),
     "sources": ("sources.huggingface", "sources.key_pair", "sources.modelscope"),
 }

@@ -32,7 +32,7 @@ def loaded_by(module: str) -> set[str]:
             "olla.server.app",
             {
                 *("torch", "numpy", "transformers", "tokenizers", "gguf", "safetensors", "peft"),
-                "cryptography",
+                *("cryptography", "jinja2"),
                 *("huggingface_hub", "modelscope_hub"),
             },
         ),

@@ -10,6 +10,7 @@ from olla.cli.cobra import command, exactly
 from olla.cli.daemon import POLL_S
 from olla.client import Client
 from olla.errors import ClientError
+from olla.quick_imports import quick_imports
 from olla.settings import Settings
 
 STOP_TIMEOUT_S = 15.0
@@ -55,7 +56,8 @@ def serve(settings: Settings) -> None:
     It listens on OLLA_HOST until Ctrl-C or `olla shutdown`, and logs to stderr. An address that
     other machines can reach needs a key: see `olla key`.
     """
-    from olla.server.app import serve as serve_forever  # noqa: PLC0415 - aiohttp
+    with quick_imports():
+        from olla.server.app import serve as serve_forever  # noqa: PLC0415 - aiohttp
 
     serve_forever(settings)
 

@@ -13,7 +13,6 @@ from typing import Protocol
 from olla.registry.model import is_go_template
 from olla.renderers.conversation import Conversation
 from olla.renderers.go import GoTemplate
-from olla.renderers.jinja import JinjaTemplate
 
 
 class Renderer(Protocol):
@@ -34,7 +33,11 @@ def choose(template: str, override: str = "") -> Renderer:
         TemplateError: the template does not parse.
     """
     text = override or template
-    return GoTemplate(text) if is_go_template(text) else JinjaTemplate(text)
+    if is_go_template(text):
+        return GoTemplate(text)
+    from olla.renderers.jinja import JinjaTemplate  # noqa: PLC0415 - jinja2
+
+    return JinjaTemplate(text)
 
 
 def check_template(text: str) -> None:
