@@ -25,10 +25,10 @@ check: $(READY)  ## Lint and check types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 test: $(READY) programs  ## Run the tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 test-all: $(READY) programs  ## Run the slow tests too
-	@$(BIN)/pytest -m "not gpu"
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not gpu"
 
 test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU
 	@$(BIN)/pytest -m gpu
