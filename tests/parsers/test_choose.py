@@ -78,7 +78,7 @@ def test_the_parser_follows_the_model_and_what_is_asked(
     assert run(_choose(**context).parser, [reply]) == expected
 
 
-@pytest.mark.parametrize("name", [*PARSERS, *BY_TEMPLATE])
+@pytest.mark.parametrize("name", sorted([*PARSERS, *BY_TEMPLATE]))
 def test_every_named_parser_gives_back_plain_text(name: str) -> None:
     assert run(_choose(name).parser, ["Hello ", "there."]) == Delta(content="Hello there.")
 
