@@ -8,10 +8,10 @@ import pytest
 
 from olla.engine.native.library import Core, find_libraries
 
+LIBRARIES = [str(path) for path in find_libraries()]
 
-@pytest.fixture(
-    params=list(map(str, find_libraries())) or ["none"], ids=lambda path: Path(path).stem
-)
+
+@pytest.fixture(params=LIBRARIES or ["none"], ids=lambda path: Path(path).stem)
 def core(request: pytest.FixtureRequest) -> Core:
     if request.param == "none":
         pytest.skip("no C++ compiler was there when olla was installed")
