@@ -8,7 +8,7 @@ MODEL := smollm2:135m
 QUESTION := Why is the sky blue?
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fmt check test test-all test-gpu docs bench bench-grammar bench-gpu ci
+.PHONY: help setup run fmt check test test-all test-gpu docs bench bench-grammar bench-kernels bench-gpu ci
 
 help:  ## List these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -41,6 +41,9 @@ bench: $(READY)  ## Measure olla beside llama.cpp and transformers; ARGS=--help
 
 bench-grammar: $(READY)  ## Measure what a format costs eight streams
 	@$(BIN)/python -m tests.bench.constrained
+
+bench-kernels: $(READY)  ## Measure the CPU core's kernels beside the machine's limits
+	@$(BIN)/python -m tests.bench.kernels $(ARGS)
 
 bench-gpu: $(READY)  ## Measure decoding on a GPU
 	@$(BIN)/python -m tests.bench.gpu $(ARGS)

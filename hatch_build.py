@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,20 @@ FLAGS = [
     "-pthread",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-fassociative-math",
-    "-fno-signed-zeros",
     "-ffp-contract=fast",
+    "-Wno-psabi",
 ]
-VARIANTS = {"core_portable.so": []}
-if platform.machine().lower() in {"x86_64", "amd64"}:
-    VARIANTS["core_avx2.so"] = ["-mavx2", "-mfma", "-mf16c"]
+MACHINE = platform.machine().lower()
+VARIANTS: dict[str, list[str]] = {"core_portable.so": []}
+"""What each library may use of the processor; which of them runs is found out when it is loaded."""
+if MACHINE in {"x86_64", "amd64"}:
+    AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+    AVX512 = [*(f"-mavx512{name}" for name in ("f", "bw", "dq", "vl", "vnni"))]
+    VARIANTS["core_avx2.so"] = AVX2
+    VARIANTS["core_avxvnni.so"] = [*AVX2, "-mavxvnni"]
+    VARIANTS["core_avx512.so"] = [*AVX2, *AVX512, "-mprefer-vector-width=512"]
+elif MACHINE in {"aarch64", "arm64"}:
+    VARIANTS["core_neon.so"] = ["-march=armv8.2-a+dotprod"]
 
 
 class CoreBuildHook(BuildHookInterface[Any]):
@@ -42,9 +50,11 @@ class CoreBuildHook(BuildHookInterface[Any]):
         if sys.platform == "win32" or not compiler:
             self.app.display_warning("no C++ compiler: olla will compute with torch's kernels only")
             return
-        built = [name for name in VARIANTS if build(compiler, folder, name)]
+        with ThreadPoolExecutor() as threads:
+            done = list(threads.map(lambda name: build(compiler, folder, name), VARIANTS))
+        built = [name for name, is_built in zip(VARIANTS, done, strict=True) if is_built]
         if len(built) < len(VARIANTS):
-            self.app.display_warning(f"{compiler} could not build the core: {VARIANTS}")
+            self.app.display_warning(f"{compiler} built {built} of {list(VARIANTS)}")
         if built:
             build_data["pure_python"] = False
             build_data["infer_tag"] = True

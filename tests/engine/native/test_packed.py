@@ -119,6 +119,6 @@ def test_four_bit_super_blocks_of_a_file_are_packed_as_they_are(core: Core) -> N
 
 
 def test_other_blocks_of_a_file_are_left_to_be_read(core: Core) -> None:
-    raw = RawTensor(GgmlType.Q6_K, (1, 256), np.zeros(210, np.uint8), None, lambda: 0)
+    raw = RawTensor(GgmlType.IQ4_XS, (1, 256), np.zeros(136, np.uint8), None, lambda: 0)
 
     assert Packing(core).filed(raw) is None
