@@ -16,6 +16,7 @@ from olla.engine.linear import Embedding, Linear
 from olla.engine.models.norm import RMSNorm
 from olla.engine.parts import Part, Replaced, TokenRows
 from olla.errors import FormatError
+from olla.formats.expert_tensors import expert_name
 
 _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
 
@@ -48,7 +49,7 @@ def lay_over(decoder: Overlaid, adapter: int, parts: Sequence[Part]) -> None:
     """
     modules = dict(decoder.modules())
     for part in parts:
-        module = modules.get(part.module)
+        module = modules.get(expert_name(part.module))
         if module is None:
             raise FormatError(f"the base model has no module {part.module}")
         _lay(module, adapter, part)
