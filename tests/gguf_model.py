@@ -6,7 +6,7 @@ a test of one against the other means something.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType
 
-_INTERLEAVED = {"llama", "granite", "smollm3"}
+_INTERLEAVED = {"llama", "granite", "granitemoe", "smollm3"}
 _MODULES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -31,6 +31,14 @@ _MODULES = {
     "mlp.down_proj": "ffn_down",
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
 }
 _SANDWICH = {
     "post_attention_layernorm": "post_attention_norm",
@@ -55,7 +63,7 @@ def write_gguf(
     _add_shape(writer, model.config)
     _add_bytes_vocabulary(writer, model.config.vocab_size)
     add_metadata(writer)
-    for name, tensor in model.state_dict().items():
+    for name, tensor in _experts_apart(model.state_dict()):
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
         values = _converted(name, tensor.float(), architecture, model.config).numpy()
@@ -67,6 +75,20 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _experts_apart(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Gates and ups of the experts in a tensor each, all by Qwen's names, no dimension of one."""
+    for given, tensor in state.items():
+        name = given.replace("block_sparse_moe.router", "mlp.gate")
+        name = name.replace("block_sparse_moe", "mlp")
+        if name.endswith("experts.gate_up_proj"):
+            for part, half in zip(("gate", "up"), tensor.chunk(2, dim=1), strict=True):
+                yield name.replace("gate_up_proj", f"{part}_proj.weight"), half
+        elif name.endswith("experts.down_proj"):
+            yield f"{name}.weight", tensor
+        else:
+            yield name, tensor.squeeze()
 
 
 def _add_shape(writer: gguf.GGUFWriter, config: Any) -> None:
@@ -86,7 +108,15 @@ def _add_shape(writer: gguf.GGUFWriter, config: Any) -> None:
     if cap := getattr(config, "attn_logit_softcapping", None):
         writer.add_attn_logit_softcapping(cap)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
-    if config.model_type == "granite":
+    count = getattr(config, "num_experts", getattr(config, "num_local_experts", 0))
+    if count:
+        writer.add_expert_count(count)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+    if size := getattr(config, "moe_intermediate_size", 0):
+        writer.add_expert_feed_forward_length(size)
+    if size := getattr(config, "shared_expert_intermediate_size", 0):
+        writer.add_expert_shared_feed_forward_length(size)
+    if config.model_type.startswith("granite"):
         writer.add_attention_scale(config.attention_multiplier)
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)

@@ -31,6 +31,18 @@ _BLOCK = {
     "ffn_down": "mlp.down_proj",
 }
 
+_EXPERTS = {
+    **_BLOCK,
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj",
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}
+
 _SANDWICH_NORMS = {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_attention_norm": "post_attention_layernorm",
@@ -38,7 +50,7 @@ _SANDWICH_NORMS = {
 }
 
 _FAMILY_BLOCKS = {
-    "llama": _BLOCK,
+    "llama": _EXPERTS,
     "qwen2": _BLOCK,
     "qwen3": _BLOCK,
     "granite": _BLOCK,
@@ -47,10 +59,15 @@ _FAMILY_BLOCKS = {
     "gemma2": {**_BLOCK, **_SANDWICH_NORMS},
     "gemma3": {**_BLOCK, **_SANDWICH_NORMS},
     "olmo2": {**_BLOCK, **_SANDWICH_NORMS},
+    "olmoe": _EXPERTS,
+    "granitemoe": _EXPERTS,
+    "qwen2moe": _EXPERTS,
+    "qwen3moe": _EXPERTS,
 }
 
 _BLOCK_NAME = re.compile(r"blk\.(\d+)\.([a-z_]+)\.(weight|bias)")
-
+# Mixtral's first files have one tensor for each expert.
+_EXPERT_NAME = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down)\.(\d+)\.weight")
 
 _HF_BLOCK_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
@@ -73,6 +90,9 @@ def hf_name(architecture: str, gguf_name: str) -> str | None:
     if blocks is None:
         return None
     match = _BLOCK_NAME.fullmatch(gguf_name)
+    if match is None and (expert := _EXPERT_NAME.fullmatch(gguf_name)):
+        layer, which, number = expert.groups()
+        return f"model.layers.{layer}.mlp.experts.{number}.{which}_proj.weight"
     if match is None:
         return _TOP.get(gguf_name)
     module = blocks.get(match[2])

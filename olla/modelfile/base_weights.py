@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from olla.errors import BadInput, FormatError
+from olla.formats.expert_tensors import expert_name, unstacked
 from olla.formats.gguf import read_gguf
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
 from olla.formats.tensor_names import hf_name
@@ -63,13 +64,22 @@ class BaseShapes:
 
     def get(self, module: str) -> Shape | None:
         """The shape of a module's weight; a head that is tied has its embedding's."""
-        shape = self._find(f"{module}.weight")
+        shape = self._find(f"{expert_name(module)}.weight")
         if shape is None and is_head(module):
             tables = (name for name in self.shapes if is_embedding(name.removesuffix(".weight")))
             return next((self.shapes[name] for name in tables), None)
         if shape is None or len(shape) != 2 or is_head(module) or is_embedding(module):
             return shape
         return shape[::-1] if self.is_transposed else shape
+
+    def experts(self, stack: str) -> tuple[Shape, Shape] | None:
+        """The two matrices of each expert of a mixture; None where they are not to be had."""
+        halves = self.get(f"{stack}.0.gate_proj")
+        whole = self.get(f"{stack}.0.gate_up_proj")
+        down = self.get(f"{stack}.0.down_proj")
+        if halves is not None:
+            whole = (2 * halves[0], *halves[1:])
+        return None if whole is None or down is None else (whole, down)
 
     def bias(self, module: str) -> Shape | None:
         """The shape of a module's bias, as it is or would be if the module had one."""
@@ -84,7 +94,13 @@ class BaseShapes:
 
 def is_embedding(module: str) -> bool:
     """Whether a module looks rows up, by the names that architectures have for it."""
-    return module.rpartition(".")[2] in {"embed_tokens", "embed_in", "wte", "word_embeddings"}
+    return module.rpartition(".")[2] in {
+        "embed_tokens",
+        "embed_in",
+        "wte",
+        "wpe",
+        "word_embeddings",
+    }
 
 
 def is_head(module: str) -> bool:
@@ -108,13 +124,22 @@ def repository_tensors(files: Mapping[str, Path]) -> Iterator[tuple[str, Safeten
 
 
 def _repository_shapes(files: Mapping[str, Path]) -> Iterator[tuple[str, Shape]]:
-    return ((tensor.name, tensor.shape) for _, tensor in repository_tensors(files))
+    return (
+        (part.name, part.shape)
+        for _, tensor in repository_tensors(files)
+        for part in unstacked(tensor)
+    )
 
 
 def _gguf_shapes(path: Path) -> Iterator[tuple[str, Shape]]:
     header = read_gguf(path)
     architecture = str(header.metadata.get("general.architecture"))
-    named = [(hf_name(architecture, tensor.name), tensor.shape) for tensor in header.tensors]
+    named = [(hf_name(architecture, tensor.name), tensor) for tensor in header.tensors]
     if not any(name for name, _ in named):
         raise BadInput(f'adapters on the GGUF architecture "{architecture}" are not supported')
-    return ((name, shape) for name, shape in named if name)
+    return (
+        (part.name, part.shape)
+        for name, tensor in named
+        if name
+        for part in unstacked(replace(tensor, name=name))
+    )

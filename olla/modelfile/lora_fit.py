@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from olla.errors import BadInput, FormatError
+from olla.formats.expert_tensors import expert_name
 from olla.formats.finite import are_finite
 from olla.formats.gguf import GgufFile, read_gguf
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
@@ -28,12 +29,12 @@ _KEY = re.compile(
 )
 _TWICE = re.compile(r".+\.(modules_to_save|original_module)\..+")
 _GGUF_KEY = re.compile(r"(?P<weight>.+\.weight)\.lora_(?P<side>[ab])")
+_STACK = re.compile(r"(?P<experts>.+\.experts)(\.base_layer)*")
 _DTYPES = frozenset({"F32", "F16", "BF16"})
 _DEFAULT_RANK = 8  # peft's LoraConfig.r
 
 _UNSUPPORTED = {
     "layer_replication": "replicated layers",
-    "target_parameters": "experts held in one tensor",
     "alora_invocation_tokens": "activation by tokens of the prompt",
     "arrow_config": "Arrow routing",
     "kasa_config": "KaSA",
@@ -161,15 +162,17 @@ def _modules(tensors: Iterable[SafetensorsTensor]) -> dict[str, _Found]:
             raise BadInput(f"{tensor.name} has dtype {tensor.dtype}, only F32, F16 and BF16 can be")
         is_own = match["base"] and match["what"] == "weight"  # the base's, beside a LoRA
         if not is_own and not _TWICE.fullmatch(tensor.name):
-            modules.setdefault(match["module"], {})[match["what"]] = tensor
+            nested = match["base"] if "lora_" in match["what"] else None  # peft wraps experts twice
+            modules.setdefault(match["module"] + (nested or ""), {})[match["what"]] = tensor
     if not modules:
         raise FormatError(f"{ADAPTER_WEIGHTS} holds no LoRA weights")
     return modules
 
 
 def _check_module(module: str, found: _Found, shapes: BaseShapes, ranks: frozenset[int]) -> None:
-    if module.endswith(".experts") or ".experts." in module:
-        raise BadInput(f"adapters on experts held in one tensor ({module}) are not supported")
+    if stack := _STACK.fullmatch(module):
+        _check_experts(stack["experts"], found, shapes, ranks)
+        return
     for a, b in (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")):
         if a in found or b in found:
             _check_pair(module, found, (a, b), shapes, ranks)
@@ -183,6 +186,23 @@ def _check_module(module: str, found: _Found, shapes: BaseShapes, ranks: frozens
         if found[what].shape != (out_features,):
             got = _format(found[what].shape)
             raise _misfit(f"{found[what].name} is {got}, the base needs {out_features}")
+
+
+def _check_experts(stack: str, found: _Found, shapes: BaseShapes, ranks: frozenset[int]) -> None:
+    """A pair for all experts of a layer side by side, as peft has them for a tensor of theirs."""
+    matrices = shapes.experts(expert_name(stack))
+    if matrices is None:
+        raise _misfit(f"it changes {stack}, and the base has no experts of that name")
+    a, b = found.get("lora_A.weight"), found.get("lora_B.weight")
+    if a is None or b is None:
+        raise FormatError(f"the adapter's {stack} lacks its lora_A or lora_B")
+    if len(a.shape) != 2 or len(b.shape) != 2 or (b.shape[0], a.shape[1]) not in matrices:
+        expected = " or ".join(_format(shape) for shape in matrices)
+        raise _misfit(
+            f"{stack} is {_format(b.shape)} and {_format(a.shape)}, each expert {expected}"
+        )
+    if a.shape[0] != b.shape[1] or all(a.shape[0] % rank for rank in ranks):
+        raise FormatError(f"the adapter's {stack} has ranks {a.shape[0]} and {b.shape[1]}")
 
 
 def _outputs(module: str, found: _Found, shapes: BaseShapes) -> int:

@@ -76,6 +76,9 @@ class RandomParameters:
     def matrix(self, parts: Mapping[str, int], in_features: int) -> Dense:
         return Dense(self.take("+".join(parts), (sum(parts.values()), in_features)))
 
+    def float_matrix(self, name: str, rows: int, in_features: int) -> Dense:
+        return self.table(name, rows, in_features)
+
     def matrix_optional(self, name: str, rows: int, in_features: int) -> Dense | None:
         """Only the head, which is not the embedding in this family, is there."""
         return Dense(self.take(name, (rows, in_features))) if "lm_head" in name else None

@@ -20,9 +20,12 @@ from safetensors.torch import load_file, save_file
 from olla.engine.adapters import AdapterTable
 from olla.engine.engine import Engine
 from olla.engine.loading import LoadedModel, load_model
+from olla.engine.weights.lora import read_lora
 from olla.errors import FormatError
+from olla.modelfile.lora_fit import check_peft_adapter
 from olla.options import SamplingParams
 from olla.runner.protocol import Adapter, Finished, Generate
+from tests.engine.test_families import EXPERTS
 from tests.tiny_model import files_of, save_tiny_model
 
 ALL_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -73,6 +76,10 @@ def generate(engine: Engine, adapters: Iterable[Path | None]) -> list[list[int]]
 
 def files_at(path: Path) -> dict[str, str]:
     return files_of(path) if path.is_dir() else {path.name: str(path)}
+
+
+def paths_of(folder: Path) -> dict[str, Path]:
+    return {name: Path(path) for name, path in files_of(folder).items() if name != "README.md"}
 
 
 def generate_with(engine: Engine, adapters: Sequence[list[Adapter]]) -> list[list[int]]:
@@ -147,6 +154,11 @@ KINDS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
      {"target_modules": ["embed_tokens", "q_proj"], "modules_to_save": ["norm", "down_proj"]}),
     ("qwen3", {}, {"modules_to_save": ["q_norm", "k_norm", "mlp"], "target_modules": ["o_proj"]}),
     ("phi3", {}, {"target_modules": ["qkv_proj", "gate_up_proj"], "use_dora": True}),
+    ("qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 40},
+     {"target_modules": ["q_proj", "shared_expert.up_proj"],
+      "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "gate.weight"]}),
+    ("granitemoe", {"num_local_experts": 4},
+     {"target_modules": ["o_proj"], "target_parameters": ["experts.down_proj", "router.weight"]}),
     ("gpt_neox", {}, {"target_modules": ["query_key_value", "lm_head", "embed_in"],
                       "bias": "all", "modules_to_save": ["final_layer_norm"]}),
     ("gpt_neox", {}, {"target_modules": ["query_key_value"], "use_dora": True,
@@ -170,6 +182,7 @@ def test_every_kind_answers_as_in_peft_alone_and_beside_others(
     model = load_model(files_of(folder), "float32", "cpu", 0, lambda done, total: None)
     engine = Engine(model)
 
+    check_peft_adapter(paths_of(tmp_path / "kind"), paths_of(folder))
     (alone,) = generate(engine, [tmp_path / "kind"])
     mixed = generate(engine, [tmp_path / "plain", tmp_path / "kind", None])
 
@@ -375,3 +388,25 @@ def test_an_adapter_config_that_is_not_json_is_refused(model: LoadedModel, tmp_p
 
     with pytest.raises(FormatError, match="is not JSON"):
         generate(Engine(model), [tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("ranks", "config", "words"),
+    [
+        (8, {"r": 4, "rank_pattern": {"down_proj": 2}}, "no rank_pattern for experts in one"),
+        (8, {"r": 4, "alpha_pattern": {"gate_up_proj": 2}}, "no alpha_pattern for experts in one"),
+        (6, {"r": 4}, "experts has ranks 6 and 6"),
+        (8, {"r": 0}, "r must be a positive whole number"),
+    ],
+)
+def test_pairs_for_experts_that_cannot_be_told_apart_are_refused(
+    tmp_path: Path, ranks: int, config: dict[str, Any], words: str
+) -> None:
+    stack = "base_model.model.model.layers.0.mlp.experts"
+    pair = {"A": torch.zeros(ranks, 32), "B": torch.zeros(32, ranks)}
+    save_file({f"{stack}.lora_{side}.weight": values for side, values in pair.items()},
+              tmp_path / "adapter_model.safetensors")  # fmt: skip
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+
+    with pytest.raises(FormatError, match=words):
+        read_lora(paths_of(tmp_path))

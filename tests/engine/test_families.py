@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
@@ -26,6 +27,8 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 
+EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
     ("llama", {"attention_bias": True, "tie_word_embeddings": True}),
@@ -42,6 +45,12 @@ FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("olmo2", {}),
     ("gemma2", {"sliding_window": 16, "query_pre_attn_scalar": 12}),
     ("gemma3_text", {"sliding_window": 16, "num_hidden_layers": 6, "query_pre_attn_scalar": 12}),
+    ("mixtral", {"num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": 16}),
+    ("olmoe", {**EXPERTS, "norm_topk_prob": True}),
+    ("granitemoe", {"num_local_experts": 5, "attention_multiplier": 0.2, "logits_scaling": 2.0}),
+    ("qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 40, "use_sliding_window": True,
+                   "sliding_window": 16, "num_hidden_layers": 3, "mlp_only_layers": [1]}),
+    ("qwen3_moe", {**EXPERTS, "decoder_sparse_step": 2}),
 ]  # fmt: skip
 
 
@@ -127,6 +136,22 @@ def test_a_sequence_does_not_see_the_others_of_its_batch(tmp_path: Path) -> None
     assert (together - torch.stack(alone)).abs().max() <= 1e-4
 
 
+@pytest.mark.parametrize("family", ["mixtral", "granitemoe", "qwen3_moe"])
+def test_experts_that_a_file_holds_in_one_tensor_are_read_as_those_apart(
+    tmp_path: Path, family: str
+) -> None:
+    """transformers 5 has them so in memory, and takes them apart when it saves them."""
+    files = save_tiny_model(tmp_path, family, **EXPERTS, num_local_experts=5)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokens = torch.randint(0, VOCAB_SIZE - 3, (9,))
+    expected = forward(load_model(files, "float32", "cpu", 0, print).network, tokens)
+
+    save_file(model.state_dict(), files["model.safetensors"])
+
+    found = forward(load_model(files, "float32", "cpu", 0, print).network, tokens)
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -147,6 +172,12 @@ def test_a_sequence_does_not_see_the_others_of_its_batch(tmp_path: Path) -> None
         ({"model_type": "gemma2", "layer_types": ["full_attention"]}, "lists of layers"),
         ({"model_type": "gemma2", "layer_types": ["linear_attention"] * 2}, "linear_attention"),
         ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "bidirectional"),
+        ({"model_type": "olmoe", **EXPERTS, "num_experts_per_tok": 6}, "to 6 of 5 experts"),
+        ({"model_type": "olmoe", **EXPERTS, "clip_qkv": 8.0}, "without clip_qkv"),
+        (
+            {"model_type": "qwen3_moe", "moe_intermediate_size": 8},
+            "num_local_experts must be a positive whole number",
+        ),
         ({"rope_scaling": {"rope_type": "yarn"}}, 'unsupported rotary scaling "yarn"'),
     ],
 )

@@ -17,7 +17,7 @@ from olla.engine.models.batch import Batch, CausalModel, Span
 from olla.engine.weights.gguf import GgufCheckpoint
 from olla.engine.weights.gguf_config import config_from_metadata
 from olla.errors import FormatError
-from tests.engine.test_families import forward
+from tests.engine.test_families import EXPERTS, forward
 from tests.gguf_model import write_gguf
 from tests.tiny_model import SMALL, VOCAB_SIZE
 
@@ -34,6 +34,11 @@ FAMILIES: list[tuple[str, str, dict[str, Any]]] = [
     ("gemma2", "gemma2", {"sliding_window": 16, "query_pre_attn_scalar": 8}),
     ("gemma3", "gemma3_text", {"sliding_window": 16, "num_hidden_layers": 7,
                                "query_pre_attn_scalar": 8}),
+    ("llama", "mixtral", {"num_local_experts": 5}),
+    ("olmoe", "olmoe", EXPERTS),
+    ("granitemoe", "granitemoe", {"num_local_experts": 5, "attention_multiplier": 0.2}),
+    ("qwen2moe", "qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 40}),
+    ("qwen3moe", "qwen3_moe", {**EXPERTS, "norm_topk_prob": True}),
 ]  # fmt: skip
 
 WRITABLE = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]

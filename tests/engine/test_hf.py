@@ -24,7 +24,7 @@ from tests.tiny_model import files_of, save_tiny_model
 ARCHITECTURES: list[tuple[str, dict[str, Any]]] = [
     ("gpt_neox", {}),
     ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}),
-    ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    ("flex_olmo", {"num_experts": 4, "num_experts_per_tok": 2}),
     ("stablelm", {}),
 ]
 
@@ -80,13 +80,13 @@ def test_adapters_of_one_request_add_up(tmp_path: Path) -> None:
 
 
 def test_an_adapter_lies_over_a_layer_that_is_given_flat_rows(tmp_path: Path) -> None:
-    """A shared expert of Qwen's sees (num_tokens, hidden_size), with no batch before it."""
+    """A shared expert may see (num_tokens, hidden_size), with no batch before it."""
     files = save_tiny_model(
-        tmp_path, "qwen2_moe", num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16,
-        shared_expert_intermediate_size=16,
+        tmp_path, "dots1", n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16,
+        n_shared_experts=1, first_k_dense_replace=0, n_group=1, topk_group=1,
     )  # fmt: skip
     network = load_model(files, "float32", "cpu", 0, lambda done, total: None).network
-    gate = "model.layers.0.mlp.shared_expert.gate_proj"
+    gate = "model.layers.0.mlp.shared_experts.gate_proj"
     network.add_adapter(1, [LowRank(gate, torch.randn(4, 32), torch.randn(16, 4))])
 
     plain, adapted = (forward(network, torch.arange(9), adapter=n) for n in (0, 1))
@@ -100,6 +100,7 @@ def test_an_adapter_lies_over_a_layer_that_is_given_flat_rows(tmp_path: Path) ->
         ("gpt_neox.layers.9.attention.dense", (4, 32), "no module"),
         ("gpt_neox.layers.0.attention", (4, 32), "of type GPTNeoXAttention"),
         ("gpt_neox.layers.0.attention.dense", (4, 31), "the base is"),
+        ("model.layers.0.mlp.experts.0", (4, 32), "lays adapters over experts .* only"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(

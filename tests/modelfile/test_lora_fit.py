@@ -67,6 +67,8 @@ def test_a_rank_of_the_rank_pattern_fits(base: dict[str, Path], make_adapter: Ma
         (Q_PROJ, (4, HIDDEN), (HIDDEN,), f"{LORA}_B.weight is 32, the base needs 32x?"),
         ("model.layers.2.self_attn.q_proj", (4, HIDDEN), (HIDDEN, 4),
          "it changes model.layers.2.self_attn.q_proj, which is no linear layer of the base"),
+        ("model.layers.0.mlp.experts.base_layer", (8, HIDDEN), (2 * INNER, 8),
+         "it changes model.layers.0.mlp.experts, and the base has no experts of that name"),
         ("model.norm", (4, HIDDEN), (HIDDEN, 4),
          "it changes model.norm, which is no linear layer of the base"),
     ],
@@ -101,7 +103,6 @@ def test_a_rank_that_the_config_does_not_say(
     ("changes", "error"),
     [
         ({"peft_type": "LOHA"}, "adapters of peft_type LOHA are not supported, only LORA"),
-        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "adapters with experts held in one"),
         ({"layer_replication": [[0, 2]]}, "adapters with replicated layers"),
         ({"alora_invocation_tokens": [1]}, "adapters with activation by tokens of the prompt"),
         ({"arrow_config": {"top_k": 1}}, "adapters with Arrow routing (arrow_config)"),

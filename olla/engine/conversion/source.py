@@ -36,6 +36,8 @@ class FloatModel:
         if model_type not in FAMILIES:
             raise BadInput(f'unsupported architecture "{model_type}": olla cannot convert it')
         self.config: DecoderConfig = decoder_config(self.checkpoint.config)
+        if self.config.experts is not None:
+            raise BadInput(f"olla cannot convert mixtures of experts ({model_type}) yet")
         heads = Heads(self.config.num_heads, self.config.num_kv_heads)
         self._changes: dict[str, list[Part]] = {}
         has_head = HEAD in self.checkpoint.names

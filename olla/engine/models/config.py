@@ -50,6 +50,22 @@ class LayerConfig:
     sliding_window: int = 0
     uses_local_rope: bool = False
     uses_rope: bool = True
+    has_experts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsConfig:
+    """A mixture: each token goes through those `num_used` of `count` experts that a router likes.
+
+    `normalizes`: their shares add up to one, else they are what the softmax over all gives them.
+    `shared_size`: the intermediate size of an expert that sees every token, 0 for none.
+    """
+
+    count: int
+    num_used: int
+    size: int
+    normalizes: bool
+    shared_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,7 @@ class DecoderConfig:
     rope: RopeConfig
     local_rope: RopeConfig
     layers: tuple[LayerConfig, ...]
+    experts: ExpertsConfig | None = None
     activation: str = "silu"
     qk_norm: QkNorm = QkNorm.NONE
     norm_placement: NormPlacement = NormPlacement.PRE

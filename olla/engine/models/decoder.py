@@ -1,4 +1,4 @@
-"""The lean decoder: RMSNorm, rotary positions, grouped-query attention, gated MLP.
+"""The lean decoder: RMSNorm, rotary positions, grouped-query attention, gated MLP or experts.
 
 One small module for every family in families.py; they differ only by DecoderConfig. It computes
 a ragged batch: the new tokens of many sequences in one flat row. Parameters carry Hugging Face
@@ -7,41 +7,25 @@ names (`model.layers.0.self_attn.q_proj.weight` ...).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from olla.engine.attention import attend_batch
 from olla.engine.linear import AdapterRows, Embedding, Linear
 from olla.engine.matrices import Dense, Matrix
 from olla.engine.models.batch import Batch, picked_rows
 from olla.engine.models.config import DecoderConfig, LayerConfig, NormPlacement, QkNorm
+from olla.engine.models.mlp import MLP, Experts
 from olla.engine.models.norm import RMSNorm
 from olla.engine.models.overlay import Module, Place, lay_over, take_off
 from olla.engine.models.placed import placed
+from olla.engine.models.projections import Parameters, fused
 from olla.engine.models.rope import Rope, rotate
 from olla.engine.parts import Part
 
 RopeTables = tuple[Tensor, Tensor]
-
-
-class Parameters(Protocol):
-    """Where parameters come from: tensors by name, already on their device and of their dtype."""
-
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor: ...
-
-    def take_optional(
-        self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None
-    ) -> Tensor | None: ...
-
-    def table(self, name: str, rows: int, columns: int) -> Matrix: ...
-
-    def matrix(self, parts: Mapping[str, int], in_features: int) -> Matrix: ...
-
-    def matrix_optional(self, name: str, rows: int, in_features: int) -> Matrix | None: ...
 
 
 class Decoder:
@@ -144,7 +128,7 @@ class Decoder:
 
 
 class Block:
-    """One layer: attention, then a gated MLP, each added to what came in."""
+    """One layer: attention, then a gated MLP or a mixture of them, each added to what came in."""
 
     def __init__(self, config: DecoderConfig, index: int, parameters: Parameters) -> None:
         prefix = f"model.layers.{index}"
@@ -154,11 +138,15 @@ class Block:
         self.pre = [_norm(config, parameters, f"{prefix}.{name}", hidden) for name in pre]
         self.post = [_norm(config, parameters, f"{prefix}.{name}", hidden) for name in post]
         self.attention = Attention(config, config.layers[index], index, parameters)
-        self.mlp = MLP(config, f"{prefix}.mlp", parameters)
+        self.mlp: MLP | Experts
+        if config.layers[index].has_experts:
+            self.mlp = Experts(config, f"{prefix}.mlp", parameters)
+        else:
+            self.mlp = MLP(config, f"{prefix}.mlp", parameters, config.intermediate_size)
         self._dtype = self.attention.qkv.weight.like.dtype
         self.modules: dict[str, Module] = {
             **{f"self_attn.{name}": where for name, where in self.attention.modules.items()},
-            **{f"mlp.{name}": where for name, where in self.mlp.projections.items()},
+            **{f"mlp.{name}": where for name, where in self.mlp.modules.items()},
             **dict(zip((*pre, *post), (*self.pre, *self.post), strict=True)),
         }
 
@@ -194,8 +182,8 @@ class Attention:
         q_size, kv_size = config.num_heads * head_dim, config.num_kv_heads * head_dim
         self._sizes = [q_size, kv_size, kv_size]
         parts = {"q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size}
-        self.qkv, projections = _fused(parameters, prefix, "qkv_proj", parts, hidden)
-        self.out, out = _fused(parameters, prefix, "o_proj", {"o_proj": hidden}, q_size)
+        self.qkv, projections = fused(parameters, prefix, "qkv_proj", parts, hidden)
+        self.out, out = fused(parameters, prefix, "o_proj", {"o_proj": hidden}, q_size)
         self.q_norm, self.k_norm = _qk_norms(config, parameters, prefix)
         norms = {"q_norm": self.q_norm, "k_norm": self.k_norm}
         self.modules: dict[str, Module] = {**projections, **out}
@@ -233,32 +221,6 @@ class Attention:
         return states.reshape(states.shape[0], -1, self._config.head_dim)
 
 
-class MLP:
-    """`down(activation(gate(x)) * up(x))`, gate and up in one fused projection."""
-
-    def __init__(self, config: DecoderConfig, prefix: str, parameters: Parameters) -> None:
-        hidden, size = config.hidden_size, config.intermediate_size
-        parts = {"gate_proj": size, "up_proj": size}
-        self.gate_up, self.projections = _fused(parameters, prefix, "gate_up_proj", parts, hidden)
-        self.down, down = _fused(parameters, prefix, "down_proj", {"down_proj": hidden}, size)
-        self.projections.update(down)
-        self._activation = _ACTIVATIONS[config.activation]
-
-    def __call__(self, states: Tensor, adapters: Sequence[AdapterRows]) -> Tensor:
-        gate, up = self.gate_up(states, adapters).chunk(2, dim=-1)
-        return self.down(self._activation(gate) * up, adapters)
-
-
-def _gelu_tanh(states: Tensor) -> Tensor:
-    return functional.gelu(states, approximate="tanh")
-
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "gelu_tanh": _gelu_tanh,
-}
-
-
 def _norm(config: DecoderConfig, parameters: Parameters, name: str, size: int) -> RMSNorm:
     weight = parameters.take(f"{name}.weight", (size,))
     return RMSNorm(weight, config.norm_eps, config.norm_adds_one)
@@ -289,43 +251,3 @@ def _qk_norms(
         _norm(config, parameters, f"{prefix}.q_norm", q_size),
         _norm(config, parameters, f"{prefix}.k_norm", k_size),
     )
-
-
-def _fused(
-    parameters: Parameters, prefix: str, fused: str, parts: dict[str, int], in_features: int
-) -> tuple[Linear, dict[str, Place]]:
-    """Read projections that share an input as one Linear.
-
-    A checkpoint may hold them fused already (Phi-3), under the name `fused`.
-
-    Returns:
-        The Linear, and for each projection's name (the fused one too) its place in it.
-    """
-    total = sum(parts.values())
-    weight = parameters.matrix_optional(f"{prefix}.{fused}.weight", total, in_features)
-    if weight is not None:
-        bias = parameters.take_optional(f"{prefix}.{fused}.bias", (total,))
-    else:
-        rows = {f"{prefix}.{name}.weight": size for name, size in parts.items()}
-        weight = parameters.matrix(rows, in_features)
-        bias = _fused_bias(parameters, prefix, parts)
-    linear = Linear(weight, bias)
-    places = {fused: Place(linear, 0, total)}
-    start = 0
-    for name, size in parts.items():
-        places[name] = Place(linear, start, start + size)
-        start += size
-    return linear, places
-
-
-def _fused_bias(parameters: Parameters, prefix: str, parts: dict[str, int]) -> Tensor | None:
-    """The parts' biases side by side; None if no part has one, zeros for those that have not."""
-    found = {
-        name: parameters.take_optional(f"{prefix}.{name}.bias", (size,))
-        for name, size in parts.items()
-    }
-    present = [bias for bias in found.values() if bias is not None]
-    if not present:
-        return None
-    missing = {name: present[0].new_zeros(parts[name]) for name in parts}
-    return torch.cat([missing[name] if bias is None else bias for name, bias in found.items()])

@@ -8,10 +8,12 @@ its transformers class. Facts are from each family's reference modelling code in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from olla.engine.models.config import (
     DecoderConfig,
+    ExpertsConfig,
     LayerConfig,
     NormPlacement,
     QkNorm,
@@ -81,6 +83,11 @@ def _checked(config: DecoderConfig, raw: Config) -> DecoderConfig:
     if odd or raw.get("use_bidirectional_attention"):
         what = ", ".join(sorted(map(str, odd))) or "bidirectional_attention"
         raise FormatError(f"config.json: unsupported layers of {what}")
+    if config.experts is not None and config.experts.num_used > config.experts.count:
+        raise FormatError(
+            f"config.json: a token cannot go to {config.experts.num_used} of "
+            f"{config.experts.count} experts"
+        )
     key, names = _ACTIVATION_NAMES[config.activation]
     if raw.get(key) not in names:
         raise FormatError(f'config.json: unsupported {key} "{raw[key]}"')
@@ -195,6 +202,83 @@ def _gemma3(config: Config) -> Settings:
     }
 
 
+def _experts(config: Config, **settings: Any) -> Settings:
+    """A mixture in each layer; `settings` are what departs from Mixtral's."""
+    # Their number has one of two names, whatever the family: transformers 5 mixes them up.
+    key = "num_experts" if "num_experts" in config else "num_local_experts"
+    own = {
+        "count": read_count(config, key),
+        "num_used": read_count(config, "num_experts_per_tok"),
+        "size": read_count(config, "intermediate_size"),
+        "normalizes": True,
+    }
+    layers = (LayerConfig(has_experts=True),) * read_count(config, "num_hidden_layers")
+    return {"layers": layers, "experts": ExpertsConfig(**{**own, **settings})}
+
+
+def _with_experts(layers: Settings, experts: Settings, config: Config) -> Settings:
+    """Qwen's: some layers may have a plain MLP instead."""
+    plain = set(config.get("mlp_only_layers") or ())
+    step = read_count(config, "decoder_sparse_step", 1)
+    return {
+        **experts,
+        "layers": tuple(
+            replace(layer, has_experts=index not in plain and (index + 1) % step == 0)
+            for index, layer in enumerate(layers["layers"])
+        ),
+    }
+
+
+def _mixtral(config: Config) -> Settings:
+    experts = _experts(config)
+    return _with_experts(_sliding_everywhere(config), experts, {})
+
+
+def _olmoe(config: Config) -> Settings:
+    if config.get("clip_qkv") is not None:
+        raise FormatError("config.json: olla runs olmoe without clip_qkv only")
+    normalizes = bool(config.get("norm_topk_prob"))
+    return {**_experts(config, normalizes=normalizes), "qk_norm": QkNorm.FULL}
+
+
+def _granitemoe(config: Config) -> Settings:
+    if config.get("shared_expert_intermediate_size"):  # as GGUF files of that family have
+        raise FormatError('unsupported architecture "granitemoeshared"; olla runs granitemoe')
+    return {**_granite(config), **_experts(config)}
+
+
+def _qwen2_moe(config: Config) -> Settings:
+    window = read_count(config, "sliding_window") if config.get("use_sliding_window") else 0
+    num_layers = read_count(config, "num_hidden_layers")
+    first = read_count(config, "max_window_layers", 28)
+    types = config.get("layer_types") or [
+        "sliding_attention" if window and index % 2 == 0 and index < first else "full_attention"
+        for index in range(num_layers)
+    ]
+    slides = [kind == "sliding_attention" for kind in types[:num_layers]]
+    layers = tuple(LayerConfig(sliding_window=window if slide else 0) for slide in slides)
+    experts = _qwen_experts(config, read_count(config, "shared_expert_intermediate_size", 5632))
+    return _with_experts({"layers": layers}, experts, config)
+
+
+def _qwen3_moe(config: Config) -> Settings:
+    uses_window = bool(config.get("use_sliding_window"))
+    layers = _sliding_everywhere({**config, **({} if uses_window else {"sliding_window": None})})
+    return {
+        "qk_norm": QkNorm.HEAD,
+        **_with_experts(layers, _qwen_experts(config, 0), config),
+    }
+
+
+def _qwen_experts(config: Config, shared_size: int) -> Settings:
+    return _experts(
+        config,
+        size=read_count(config, "moe_intermediate_size"),
+        normalizes=bool(config.get("norm_topk_prob")),
+        shared_size=shared_size,
+    )
+
+
 def _sliding_pattern(
     config: Config, default_period: int, local_rope: bool = False
 ) -> tuple[LayerConfig, ...]:
@@ -224,4 +308,9 @@ FAMILIES: Mapping[str, Callable[[Config], Settings]] = {
     "olmo2": _olmo2,
     "gemma2": _gemma2,
     "gemma3_text": _gemma3,
+    "mixtral": _mixtral,
+    "olmoe": _olmoe,
+    "granitemoe": _granitemoe,
+    "qwen2_moe": _qwen2_moe,
+    "qwen3_moe": _qwen3_moe,
 }

@@ -44,13 +44,18 @@ class HookedAdapters:
             hook.take_off(adapter)
 
     def _hook(self, name: str) -> _Hook:
+        if ".experts." in name:
+            raise FormatError(
+                f"the adapter changes {name}; olla lays adapters over experts of the lean "
+                "decoder's families only"
+            )
         if name not in self._hooked:
             try:
                 module = self._model.get_submodule(name)
             except AttributeError as error:
                 raise FormatError(f"the base model has no module {name}") from error
             hook = _hook_of(module)
-            if hook is None or ".experts." in name:
+            if hook is None:
                 kind = type(module).__name__
                 raise FormatError(f"{name} is of type {kind}, which olla lays no adapter over")
             self._hooked[name] = hook

@@ -5,7 +5,7 @@ Knows the decoder's modules by name, not how it computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 from olla.engine.deltas import Layer, delta_of, one_hot, row_delta
 from olla.engine.linear import Embedding, Linear
 from olla.engine.models.norm import RMSNorm
-from olla.engine.parts import Part, Replaced, TokenRows
+from olla.engine.parts import LowRank, Part, Replaced, TokenRows
 from olla.errors import FormatError
+from olla.formats.expert_tensors import expert_name
 
 _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
 
@@ -48,12 +49,23 @@ def lay_over(decoder: Overlaid, adapter: int, parts: Sequence[Part]) -> None:
     """
     modules = dict(decoder.modules())
     for part in parts:
-        module = modules.get(part.module)
+        module = modules.get(expert_name(part.module)) or _expert(modules, part)
         if module is None:
             raise FormatError(f"the base model has no module {part.module}")
         _lay(module, adapter, part)
         if isinstance(part, TokenRows) and part.module == _EMBEDDING and decoder.ties_head:
             _lay(modules[_HEAD], adapter, part)
+
+
+def _expert(modules: Mapping[str, Module], part: Part) -> Module | None:
+    """The one of an expert's two matrices that a part fits: peft does not say which it is."""
+    for projection in ("gate_up_proj", "down_proj"):
+        module = modules.get(f"{expert_name(part.module)}.{projection}")
+        if isinstance(module, Place) and isinstance(part, LowRank):
+            inputs, outputs = module.linear.weight.shape[1], module.end - module.start
+            if (part.a.shape[1], part.b.shape[0]) == (inputs, outputs):
+                return module
+    return None
 
 
 def take_off(decoder: Overlaid, adapter: int) -> None:

@@ -7,6 +7,7 @@
 
 #include "attention.h"
 #include "deltas.h"
+#include "experts.h"
 #include "linear.h"
 #include "maths.h"
 #include "pack.h"
@@ -18,11 +19,26 @@
 #include <sys/auxv.h>
 #endif
 
+// Scratch memory that only ever grows.
+struct Buffer : std::vector<float> {
+    float* room(size_t size) {
+        if (size > this->size()) resize(size);
+        return data();
+    }
+};
+
+// Tokens [start, end) of a span.
+struct Tile {
+    int span, start, end;
+};
+
 struct Core {
     explicit Core(int num_threads) : pool(num_threads) {}
     Pool pool;
     Activations inputs;
-    std::vector<float> states, normed, projected, mixed, wide, narrow, picked;
+    Buffer states, normed, projected, mixed, wide, narrow, picked, gathered, made;
+    std::vector<Tile> tiles;
+    Routes routes;
 };
 
 namespace {
@@ -63,11 +79,6 @@ void to_halves(const float* from, uint16_t* to, int size) {
     for (; i < size; ++i) to[i] = float_to_half(from[i]);
 }
 
-// Tokens [start, end) of a span.
-struct Tile {
-    int span, start, end;
-};
-
 // One forward pass; holds what its parts share.
 class Pass {
   public:
@@ -86,9 +97,10 @@ class Pass {
 
   private:
     void embed() {
-        core_.states.resize(size_t(rows_) * model_.hidden);
+        size_t size = size_t(rows_) * model_.hidden;
+        core_.states.room(size);
         if (step_.embedded) {
-            std::copy(step_.embedded, step_.embedded + core_.states.size(), core_.states.begin());
+            std::copy(step_.embedded, step_.embedded + size, core_.states.begin());
             return;
         }
         for_rows(pool_, rows_, [&](int row) {
@@ -101,18 +113,18 @@ class Pass {
     // The states as a half of a layer takes them.
     const float* before(const float* weight) {
         if (!weight) return core_.states.data();
-        core_.normed.resize(core_.states.size());
-        norm_rows(core_.states.data(), weight, core_.normed.data());
-        return core_.normed.data();
+        float* normed = core_.normed.room(size_t(rows_) * model_.hidden);
+        norm_rows(core_.states.data(), weight, normed);
+        return normed;
     }
 
     // Add what a half of a layer made of them.
-    void after(const float* weight, std::vector<float>& added) {
-        if (weight) norm_rows(added.data(), weight, added.data());
+    void after(const float* weight, float* added) {
+        if (weight) norm_rows(added, weight, added);
         float scale = model_.residual_scale;
         for_rows(pool_, rows_, [&](int row) {
             size_t start = size_t(row) * model_.hidden;
-            axpy(scale, added.data() + start, core_.states.data() + start, model_.hidden);
+            axpy(scale, added + start, core_.states.data() + start, model_.hidden);
         });
     }
 
@@ -132,20 +144,25 @@ class Pass {
         return weight;
     }
 
-    void apply(const Linear& layer, const float* inputs, std::vector<float>& out) {
-        out.resize(size_t(rows_) * layer.rows);
-        core_.inputs.set(inputs, rows_, layer.columns);
-        linear(pool_, layer, core_.inputs, out.data());
-        add_deltas(pool_, layer, core_.inputs, step_.adapters, out.data());
+    // Inputs (count, columns) through a linear, with what the rows' adapters add.
+    void apply(const Linear& layer, const float* inputs, int count, const int32_t* adapters, float* out) {
+        core_.inputs.set(inputs, count, layer.columns);
+        linear(pool_, layer, core_.inputs, out);
+        add_deltas(pool_, layer, core_.inputs, adapters, out);
+    }
+
+    float* apply(const Linear& layer, const float* inputs, Buffer& to) {
+        float* out = to.room(size_t(rows_) * layer.rows);
+        apply(layer, inputs, rows_, step_.adapters, out);
+        return out;
     }
 
     void attention(const Layer& layer, int number) {
         apply(layer.qkv, before(layer.pre_attention), core_.projected);
         for_rows(pool_, rows_, [&](int row) { place(layer, number, row); });
-        core_.mixed.resize(size_t(rows_) * model_.num_heads * model_.head_dim);
+        core_.mixed.room(size_t(rows_) * model_.num_heads * model_.head_dim);
         attend_all(layer, number);
-        apply(layer.out, core_.mixed.data(), core_.narrow);
-        after(layer.post_attention, core_.narrow);
+        after(layer.post_attention, apply(layer.out, core_.mixed.data(), core_.narrow));
     }
 
     // Norm and rotate a token's queries and keys, and store its keys and values.
@@ -178,16 +195,16 @@ class Pass {
         AttentionShape shape{model_.num_heads, model_.num_kv_heads,  model_.head_dim,
                              step_.num_slots,  layer.sliding_window, model_.attention_scale,
                              model_.attention_softcap};
-        tiles_.clear();
+        core_.tiles.clear();
         for (int i = 0; i < step_.num_spans; ++i) {
             const Span& span = step_.spans[i];
             int size = span.end - span.start <= kFewTokens ? 1 : kTokensATile;
             for (int at = span.start; at < span.end; at += size)
-                tiles_.push_back({i, at, std::min(span.end, at + size)});
+                core_.tiles.push_back({i, at, std::min(span.end, at + size)});
         }
-        pool_.run(int(tiles_.size()) * model_.num_kv_heads, [&](int task) {
+        pool_.run(int(core_.tiles.size()) * model_.num_kv_heads, [&](int task) {
             // The last tiles of a prompt see most keys, so they go first.
-            attend(shape, number, tiles_[tiles_.size() - 1 - task / model_.num_kv_heads],
+            attend(shape, number, core_.tiles[core_.tiles.size() - 1 - task / model_.num_kv_heads],
                    task % model_.num_kv_heads);
         });
     }
@@ -211,34 +228,79 @@ class Pass {
     }
 
     void mlp(const Layer& layer) {
-        apply(layer.gate_up, before(layer.pre_mlp), core_.wide);
-        int size = model_.intermediate;
-        core_.mixed.resize(size_t(rows_) * size);
-        for_rows(pool_, rows_, [&](int row) {
-            const float* gate = core_.wide.data() + size_t(row) * 2 * size;
-            float* to = core_.mixed.data() + size_t(row) * size;
+        const float* inputs = before(layer.pre_mlp);
+        float* out = core_.narrow.room(size_t(rows_) * model_.hidden);
+        if (layer.experts) {
+            mixture(*layer.experts, inputs, out);
+        } else {
+            gated(layer.gate_up, layer.down, model_.intermediate, inputs, rows_, step_.adapters, out);
+        }
+        after(layer.post_mlp, out);
+    }
+
+    // down(activation(gate) * up) of `count` rows.
+    void gated(const Linear& gate_up, const Linear& down, int size, const float* inputs, int count,
+               const int32_t* adapters, float* out) {
+        float* wide = core_.wide.room(size_t(count) * 2 * size);
+        float* mixed = core_.mixed.room(size_t(count) * size);
+        apply(gate_up, inputs, count, adapters, wide);
+        for_rows(pool_, count, [&](int row) {
+            const float* gate = wide + size_t(row) * 2 * size;
+            float* to = mixed + size_t(row) * size;
             if (model_.uses_gelu)
                 for (int i = 0; i < size; ++i) to[i] = gelu(gate[i]) * gate[size + i];
             else
                 for (int i = 0; i < size; ++i) to[i] = silu(gate[i]) * gate[size + i];
         });
-        apply(layer.down, core_.mixed.data(), core_.narrow);
-        after(layer.post_mlp, core_.narrow);
+        apply(down, mixed, count, adapters, out);
+    }
+
+    // Rows stand side by side by expert, so that each expert's weights are read once.
+    void mixture(const Experts& experts, const float* inputs, float* out) {
+        Routes& routes = core_.routes;
+        int hidden = model_.hidden;
+        routes.choose(experts, rows_, step_.adapters, apply(experts.router, inputs, core_.picked));
+        float* gathered = core_.gathered.room(size_t(rows_) * experts.used * hidden);
+        float* made = core_.made.room(size_t(rows_) * experts.used * hidden);
+        for_rows(pool_, rows_ * experts.used, [&](int i) {
+            const float* from = inputs + size_t(routes.rows[i]) * hidden;
+            std::copy(from, from + hidden, gathered + size_t(i) * hidden);
+        });
+        for (int i = 0; i < experts.count; ++i) {
+            int first = routes.starts[i], count = routes.starts[i + 1] - first;
+            if (count)
+                gated(experts.gate_up[i], experts.down[i], experts.intermediate,
+                      gathered + size_t(first) * hidden, count, routes.adapters.data() + first,
+                      made + size_t(first) * hidden);
+        }
+        const float* shares = nullptr;
+        if (experts.shared_intermediate) {
+            shares = apply(experts.shared_gate, inputs, core_.picked);
+            gated(experts.shared_gate_up, experts.shared_down, experts.shared_intermediate, inputs, rows_,
+                  step_.adapters, out);
+        }
+        for_rows(pool_, rows_, [&](int row) {
+            float* sum = out + size_t(row) * hidden;
+            float share = shares ? 1.f / (1.f + fast_exp(-shares[row])) : 0.f;
+            for (int i = 0; i < hidden; ++i) sum[i] = shares ? sum[i] * share : 0.f;
+            for (int i = row * experts.used; i < (row + 1) * experts.used; ++i)
+                axpy(routes.shares[i], made + size_t(routes.places[i]) * hidden, sum, hidden);
+        });
     }
 
     void logits() {
         int count = step_.num_logits, hidden = model_.hidden, vocab = model_.head.rows;
         if (!count) return;
-        core_.picked.resize(size_t(count) * hidden);
+        float* picked = core_.picked.room(size_t(count) * hidden);
         for (int i = 0; i < count; ++i)
             rms_norm(core_.states.data() + size_t(step_.logit_rows[i]) * hidden,
                      norm_of(model_.final_norm, step_.logit_rows[i]), hidden, model_.eps,
-                     core_.picked.data() + size_t(i) * hidden);
+                     picked + size_t(i) * hidden);
         if (step_.hidden) {
-            std::copy(core_.picked.begin(), core_.picked.end(), step_.hidden);
+            std::copy(picked, picked + size_t(count) * hidden, step_.hidden);
             return;
         }
-        core_.inputs.set(core_.picked.data(), count, hidden);
+        core_.inputs.set(picked, count, hidden);
         linear(pool_, model_.head, core_.inputs, step_.logits);
         float scale = model_.logit_scale, cap = model_.logit_softcap;
         if (scale == 1.f && cap == 0.f) return;
@@ -253,7 +315,6 @@ class Pass {
     const Model& model_;
     const Step& step_;
     int rows_;
-    std::vector<Tile> tiles_;
 };
 
 #if defined(__x86_64__)

@@ -37,11 +37,22 @@ struct Linear {
     const float* bias;
 };
 
-// Norms that a layer lacks are null. `rope`: 0 none, 1 the model's, 2 the local one.
+// A mixture: rows go through the `used` of `count` gated MLPs of `intermediate` that the router's
+// softmax likes best, with its values as weights, brought to a sum of one where it `normalizes`. With
+// `shared_intermediate`, all rows go through the shared one too, weighted by the sigmoid of its gate.
+struct Experts {
+    int32_t count, used, normalizes, intermediate, shared_intermediate;
+    Linear router;
+    const Linear *gate_up, *down;  // (count,)
+    Linear shared_gate_up, shared_down, shared_gate;
+};
+
+// `experts` stand in the place of gate_up and down, or are null. Norms that a layer lacks are null. `rope`: 0 none, 1 the model's, 2 the local one.
 struct Layer {
     Linear qkv, out, gate_up, down;
     const float *pre_attention, *post_attention, *pre_mlp, *post_mlp, *q_norm, *k_norm;
     int32_t sliding_window, rope;
+    const Experts* experts;
 };
 
 struct Model {

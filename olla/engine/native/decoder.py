@@ -7,7 +7,7 @@ adapters; what it adds is the C description of them. Keys and values are kept in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import Array, c_void_p
+from ctypes import Array, c_void_p, pointer
 
 import torch
 from torch import Tensor
@@ -17,9 +17,11 @@ from olla.engine.linear import AdapterRows, Delta, Linear
 from olla.engine.models.batch import Batch, Span, picked_rows
 from olla.engine.models.config import DecoderConfig, QkNorm
 from olla.engine.models.decoder import Block, Decoder
+from olla.engine.models.mlp import MLP, Experts
 from olla.engine.models.norm import RMSNorm
 from olla.engine.native.library import (
     CDelta,
+    CExperts,
     CLayer,
     CLinear,
     CModel,
@@ -41,7 +43,7 @@ class NativeDecoder:
         self._decoder = decoder
         self._core = core
         self._layers = (CLayer * len(decoder.blocks))()
-        self._deltas: list[object] = []
+        self._described: list[object] = []  # that what is handed to the core points to
         self._model = _c_model(decoder, self._layers)
         self._describe_layers()
 
@@ -108,7 +110,7 @@ class NativeDecoder:
         self._describe_layers()
 
     def _describe_layers(self) -> None:
-        self._deltas.clear()
+        self._described.clear()
         for index, block in enumerate(self._decoder.blocks):
             assert isinstance(block, Block), "the core computes on the CPU alone"
             self._layers[index] = self._c_layer(block, index)
@@ -128,18 +130,36 @@ class NativeDecoder:
         layer = self.config.layers[index]
         rope = _LOCAL_ROPE if layer.uses_local_rope else _ROPE
         attention, mlp = block.attention, block.mlp
+        mixture = self._c_experts(mlp) if isinstance(mlp, Experts) else None
+        gated = (mlp.gate_up, mlp.down) if isinstance(mlp, MLP) else ()
         pre, post = block.pre or (None, None), block.post or (None, None)
         return CLayer(
             self._c_linear(attention.qkv),
             self._c_linear(attention.out),
-            self._c_linear(mlp.gate_up),
-            self._c_linear(mlp.down),
+            *(map(self._c_linear, gated) if gated else (CLinear(), CLinear())),
             *(_weight(norm) for norm in (pre[0], post[0], pre[1], post[1])),
             _weight(attention.q_norm),
             _weight(attention.k_norm),
             layer.sliding_window,
             rope if layer.uses_rope else _NO_ROPE,
+            mixture and pointer(mixture),
         )
+
+    def _c_experts(self, mixture: Experts) -> CExperts:
+        settings, shared = mixture.settings, mixture.shared
+        array = CLinear * settings.count
+        described = CExperts(
+            settings.count, settings.num_used, settings.normalizes, settings.size,
+            settings.shared_size, self._c_linear(mixture.router),
+            array(*(self._c_linear(mlp.gate_up) for mlp in mixture.experts)),
+            array(*(self._c_linear(mlp.down) for mlp in mixture.experts)),
+        )  # fmt: skip
+        if shared is not None:
+            described.shared_gate_up = self._c_linear(shared.gate_up)
+            described.shared_down = self._c_linear(shared.down)
+            described.shared_gate = self._c_linear(mixture.shared_gate)
+        self._described.append(described)
+        return described
 
     def _c_linear(self, linear: Linear) -> CLinear:
         described = _c_linear(linear)
@@ -150,7 +170,7 @@ class NativeDecoder:
         ]
         if deltas:
             described.num_deltas, described.deltas = len(deltas), (CDelta * len(deltas))(*deltas)
-            self._deltas.append(described.deltas)
+            self._described.append(described.deltas)
         return described
 
     def _cache(self, cache: KVCache) -> tuple[object, object]:

@@ -53,6 +53,19 @@ class CLinear(Structure):
     ]
 
 
+class CExperts(Structure):
+    _fields_ = [
+        *(
+            (name, c_int32)
+            for name in ("count", "used", "normalizes", "intermediate", "shared_intermediate")
+        ),
+        ("router", CLinear),
+        ("gate_up", POINTER(CLinear)),
+        ("down", POINTER(CLinear)),
+        *((name, CLinear) for name in ("shared_gate_up", "shared_down", "shared_gate")),
+    ]
+
+
 class CLayer(Structure):
     _fields_ = [
         *((name, CLinear) for name in ("qkv", "out", "gate_up", "down")),
@@ -64,6 +77,7 @@ class CLayer(Structure):
         ),
         ("sliding_window", c_int32),
         ("rope", c_int32),
+        ("experts", POINTER(CExperts)),
     ]  # fmt: skip
 
 

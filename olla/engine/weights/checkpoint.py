@@ -172,6 +172,14 @@ class CheckpointParameters:
         kind = Storage.FLOAT if is_on_gpu else self._kind(name, rows, columns)
         return self._fused({name: rows}, columns, kind)
 
+    def float_matrix(self, name: str, rows: int, in_features: int) -> Matrix:
+        """One matrix that stays in floats, whatever the others are.
+
+        Raises:
+            FormatError: as for `take`.
+        """
+        return self._fused({name: rows}, in_features, Storage.FLOAT)
+
     def matrix_optional(self, name: str, rows: int, in_features: int) -> Matrix | None:
         """As `matrix`, but None for a parameter that is not there."""
         return self.matrix({name: rows}, in_features) if self._checkpoint.storage(name) else None

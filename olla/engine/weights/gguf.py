@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from olla.engine.weights.gguf_config import config_from_metadata
 from olla.engine.weights.gguf_tokenizer import frame_texts, tokenizer_from_metadata
 from olla.engine.weights.mapped import MappedFile
 from olla.errors import FormatError
+from olla.formats.expert_tensors import unstacked
 from olla.formats.ggml_types import GgmlType
 from olla.formats.gguf import GgufFile, GgufTensor, read_gguf
 from olla.formats.tensor_names import hf_name
@@ -35,7 +37,7 @@ _FLOATS = {
     GgmlType.F16: torch.float16,
     GgmlType.BF16: torch.bfloat16,
 }
-INTERLEAVED = frozenset({"llama", "granite", "smollm3"})
+INTERLEAVED = frozenset({"llama", "granite", "granitemoe", "smollm3"})
 INTERLEAVED_NAMES = (".q_proj.weight", ".k_proj.weight", ".q_proj.bias", ".k_proj.bias")
 NORMS_PLUS_ONE = frozenset({"gemma2", "gemma3"})
 # Tensors that have no parameter in the Hugging Face checkpoint, under the names they have here.
@@ -156,7 +158,8 @@ class GgufCheckpoint:
             if name is None and tensor.name in _EXTRA:
                 name = tensor.name
             if name is not None:
-                named[name] = tensor
+                found = unstacked(replace(tensor, name=name))
+                named.update({part.name: part for part in found})
         return named
 
     def _dequantize(self, tensor: GgufTensor, out: Tensor) -> None:

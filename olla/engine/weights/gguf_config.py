@@ -21,7 +21,12 @@ MODEL_TYPES: Mapping[str, str] = {
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",
     "olmo2": "olmo2",
+    "olmoe": "olmoe",
+    "granitemoe": "granitemoe",
+    "qwen2moe": "qwen2_moe",
+    "qwen3moe": "qwen3_moe",
 }
+_NORMALIZING = frozenset({"qwen3moe"})  # others' shares are what the softmax over all experts gives
 # The largest Gemmas scale their scores by hidden/heads instead of by head_dim; their layer
 # counts are how llama.cpp tells them.
 _LARGEST_GEMMAS = {("gemma2", 46), ("gemma3", 62)}
@@ -43,6 +48,10 @@ _KEYS = {
     "embedding_multiplier": "embedding_scale",
     "residual_multiplier": "residual_scale",
     "logits_scaling": "logit_scale",
+    "num_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
 }
 
 
@@ -64,6 +73,8 @@ def config_from_metadata(metadata: Mapping[str, Any], vocab_size: int) -> dict[s
         name: _scalar(name, value) for name, value in found.items() if value is not None
     }
     config.update(model_type=MODEL_TYPES[architecture], vocab_size=vocab_size)
+    if config.get("num_experts"):
+        _add_experts(config, architecture)
     config["rope_scaling"] = _rope_scaling(metadata, architecture)
     _add_rotary_fraction(config, metadata, architecture)
     if architecture.startswith("gemma"):
@@ -105,6 +116,16 @@ def _add_rotary_fraction(
     head_dim = config.get("head_dim") or (heads and hidden and hidden // heads)
     if rotary and head_dim:
         config["partial_rotary_factor"] = _scalar("rope.dimension_count", rotary) / head_dim
+
+
+def _add_experts(config: dict[str, Any], architecture: str) -> None:
+    if architecture == "llama":
+        config["model_type"] = "mixtral"
+    config["norm_topk_prob"] = architecture in _NORMALIZING
+    size, num_used = config.get("intermediate_size", 0), config.get("num_experts_per_tok", 0)
+    if architecture == "qwen2moe":  # the first files leave these out
+        config.setdefault("moe_intermediate_size", size // max(num_used, 1))
+        config.setdefault("shared_expert_intermediate_size", size)
 
 
 def _add_gemma_scale(config: dict[str, Any], architecture: str) -> None:

@@ -27,6 +27,9 @@ _LOW_RANK = re.compile(
     r"(?P<module>.+)\.(lora_[AB]\.(weight|bias)|lora_embedding_[AB]|lora_magnitude_vector"
     r"(\.weight)?)"
 )
+# peft wraps a module once for each of its parameters that an adapter changes.
+_STACK = re.compile(r"(?P<experts>.+\.experts)(\.base_layer)*")
+_STACKED = ("gate_up_proj", "down_proj")
 _TOKENS = re.compile(r"(?P<module>.+?)\.token_adapter\.trainable_tokens_delta")
 # Biases of whole modules, which stand under the modules' own names too.
 _TWICE = re.compile(r".+\.(modules_to_save|original_module)\..+")
@@ -91,14 +94,42 @@ def _low_ranks(tensors: _Tensors, config: Mapping[str, Any]) -> Iterator[LowRank
             raise FormatError(f"the adapter's {module} lacks its lora_A or lora_B")
         if a.ndim != 2 or b.ndim != 2:
             raise FormatError(f"the adapter's {module} is not a pair of matrices")
-        rank = a.shape[0]
+        stack = _STACK.fullmatch(module)
+        rank = _rank(config, stack["experts"]) if stack else a.shape[0]
         alpha = _for_module(config, "alpha_pattern", module, config.get("lora_alpha", rank))
         scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
         magnitude = tensors.first(
             f"{module}.lora_magnitude_vector", f"{module}.lora_magnitude_vector.weight"
         )
         bias = tensors.get(f"{module}.lora_B.bias")
-        yield LowRank(module, a, b * scale, magnitude, None if bias is None else bias * scale)
+        if stack:
+            yield from _each_expert(stack["experts"], a, b * scale, rank)
+        else:
+            yield LowRank(module, a, b * scale, magnitude, None if bias is None else bias * scale)
+
+
+def _rank(config: Mapping[str, Any], module: str) -> int:
+    """The rank of each expert's pair."""
+    rank = int(config.get("r", 8))
+    for pattern in ("rank_pattern", "alpha_pattern"):  # peft's file doesn't say which tensor it is
+        if any(_for_module(config, pattern, f"{module}.{name}", -1) != -1 for name in _STACKED):
+            raise FormatError(f"{CONFIG}: olla takes no {pattern} for experts in one tensor")
+    if rank < 1:
+        raise FormatError(f"{CONFIG}: r must be a positive whole number, not {rank}")
+    return rank
+
+
+def _each_expert(stack: str, a: Tensor, b: Tensor, rank: int) -> Iterator[LowRank]:
+    """What one pair changes of experts in one tensor, whichever of the two tensors that is.
+
+    Args:
+        a: (num_experts * rank, in_features). b: (out_features, rank * num_experts).
+    """
+    if a.shape[0] != b.shape[1] or a.shape[0] % rank:
+        raise FormatError(f"the adapter's {stack} has ranks {a.shape[0]} and {b.shape[1]}")
+    sides = zip(torch.split(a, rank), b.reshape(len(b), rank, -1).unbind(2), strict=True)
+    for number, (low, high) in enumerate(sides):
+        yield LowRank(f"{stack}.{number}", low, high)
 
 
 def _token_rows(tensors: _Tensors, config: Mapping[str, Any]) -> Iterator[TokenRows]:

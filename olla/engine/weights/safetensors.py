@@ -18,6 +18,7 @@ from olla.engine.matrices import Blocks, RawTensor
 from olla.engine.weights.checkpoint import SpecialTokens, Storage
 from olla.engine.weights.mapped import MappedFile
 from olla.errors import FormatError
+from olla.formats.expert_tensors import unstacked
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
 
 _CHUNK = 2**21  # elements copied at once: some megabytes, whatever the tensor's size
@@ -32,12 +33,14 @@ _DTYPES = {
 class TensorFiles:
     """Tensors of several safetensors files by name, read through memory maps."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], *, unstacks: bool = False) -> None:
+        """`unstacks`: experts held in one tensor are a tensor each."""
         self._where: dict[str, tuple[Path, SafetensorsTensor]] = {}
         self._maps: dict[Path, MappedFile] = {}
         for path in paths:
-            for tensor in read_safetensors(path).tensors:
-                self._where[tensor.name] = (path, tensor)
+            for found in read_safetensors(path).tensors:
+                for tensor in unstacked(found) if unstacks else (found,):
+                    self._where[tensor.name] = (path, tensor)
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
@@ -97,7 +100,8 @@ class SafetensorsCheckpoint:
         self._files = files
         self.config = read_json(files, "config.json")
         self._tensors = TensorFiles(
-            [path for name, path in sorted(files.items()) if name.endswith(".safetensors")]
+            [path for name, path in sorted(files.items()) if name.endswith(".safetensors")],
+            unstacks=True,
         )
 
     @property

@@ -139,3 +139,10 @@ def test_other_architectures_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(BadInput, match='unsupported architecture "gpt_neox"'):
         FloatModel(files)
+
+
+def test_mixtures_of_experts_are_refused(tmp_path: Path) -> None:
+    files = save_tiny_model(tmp_path, "mixtral", num_local_experts=2)
+
+    with pytest.raises(BadInput, match=r"cannot convert mixtures of experts \(mixtral\) yet"):
+        FloatModel(files)

@@ -58,8 +58,11 @@ def test_logits_are_those_of_the_torch_decoder(
     assert (torch.cat(pieces) - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 
-def test_a_sequence_does_not_see_the_others_of_its_batch(tmp_path: Path, core: Core) -> None:
-    native, _ = load_pair(tmp_path, core)
+@pytest.mark.parametrize(("family", "settings"), [("llama", {}), FAMILIES[-2]])
+def test_a_sequence_does_not_see_the_others_of_its_batch(
+    tmp_path: Path, core: Core, family: str, settings: dict[str, Any]
+) -> None:
+    native, _ = load_pair(tmp_path, core, family, **settings)
     first, second = torch.randint(0, 256, (9,)), torch.randint(0, 256, (5,))
     scattered = [30, 12, 25, 11, 17]
 
