@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -36,10 +36,19 @@ _Key: TypeAlias = tuple[tuple[_FilesKey, float], ...]
 
 class AdapterTable:
     def __init__(
-        self, model: CausalModel, max_adapters: int = MAX_ADAPTERS, *, keeps_read: bool = False
+        self,
+        model: CausalModel,
+        max_adapters: int = MAX_ADAPTERS,
+        *,
+        keeps_read: bool = False,
+        on_removed: Callable[[int], None] = lambda _number: None,
     ) -> None:
-        """`keeps_read`: what is read also waits in the host's memory, after it was laid over."""
+        """Args:
+        keeps_read: what is read also waits in the host's memory, after it was laid over.
+        on_removed: told the number of an adapter that has been taken off the model.
+        """
         self._model = model
+        self._on_removed = on_removed
         self._max_adapters = max_adapters
         self._read = ReadAdapters(model.config, keeps_read=keeps_read)
         self._numbers: OrderedDict[_Key, int] = OrderedDict()
@@ -83,7 +92,9 @@ class AdapterTable:
     def _make_room(self, in_use: Collection[int]) -> None:
         idle = [key for key, number in self._numbers.items() if number not in in_use]
         for key in idle[: max(len(self._numbers) - self._max_adapters + 1, 0)]:
-            self._model.remove_adapter(self._numbers.pop(key))
+            number = self._numbers.pop(key)
+            self._model.remove_adapter(number)
+            self._on_removed(number)
 
 
 class ReadAdapters:
