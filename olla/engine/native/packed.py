@@ -29,7 +29,7 @@ _FILED = {
     GgmlType.Q4_K: Kind.Q4,
     GgmlType.Q8_0: Kind.Q8,
 }
-_FLOATS = {torch.float16: Kind.F16, torch.bfloat16: Kind.BF16, torch.float32: Kind.F32}
+FLOATS = {torch.float16: Kind.F16, torch.bfloat16: Kind.BF16, torch.float32: Kind.F32}
 
 
 class Part(NamedTuple):
@@ -118,7 +118,7 @@ class Packing:
         rows, columns = weights.shape
         groups = _groups(weights).view(-1, LANES, columns)
         data = groups.permute(0, 2, 1).contiguous().view(torch.uint8)
-        return Packed(self.core, [Part(_FLOATS[weights.dtype], rows, data)], columns)
+        return Packed(self.core, [Part(FLOATS[weights.dtype], rows, data)], columns)
 
     def stack(self, matrices: Sequence[Matrix]) -> Packed:
         """Their outputs side by side."""
