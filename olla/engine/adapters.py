@@ -2,7 +2,8 @@
 
 An adapter is read when the first request for it comes and stays until others push it out; one
 that a sequence is using is never pushed out. Reading may be done ahead, in another thread than
-the one that steps. On a GPU, what is pushed out waits in the host's memory.
+the one that steps. On a GPU, what is pushed out waits in the host's memory. What was deleted from
+the store goes when the next request comes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -36,10 +37,19 @@ _Key: TypeAlias = tuple[tuple[_FilesKey, float], ...]
 
 class AdapterTable:
     def __init__(
-        self, model: CausalModel, max_adapters: int = MAX_ADAPTERS, *, keeps_read: bool = False
+        self,
+        model: CausalModel,
+        max_adapters: int = MAX_ADAPTERS,
+        *,
+        keeps_read: bool = False,
+        on_removed: Callable[[int], None] = lambda _number: None,
     ) -> None:
-        """`keeps_read`: what is read also waits in the host's memory, after it was laid over."""
+        """Args:
+        keeps_read: what is read also waits in the host's memory, after it was laid over.
+        on_removed: told the number of an adapter that has been taken off the model.
+        """
         self._model = model
+        self._on_removed = on_removed
         self._max_adapters = max_adapters
         self._read = ReadAdapters(model.config, keeps_read=keeps_read)
         self._numbers: OrderedDict[_Key, int] = OrderedDict()
@@ -60,8 +70,11 @@ class AdapterTable:
         Raises:
             FormatError: an adapter is broken or does not fit the model; nothing is changed.
         """
-        if not adapters:
-            return NO_ADAPTER
+        number = self._loaded(adapters, in_use) if adapters else NO_ADAPTER
+        self._take_off_deleted({*in_use, number})
+        return number
+
+    def _loaded(self, adapters: Sequence[Adapter], in_use: Collection[int]) -> int:
         key = _key_of(adapters)
         if key not in self._numbers:
             parts = [part for adapter in adapters for part in self._read.take(adapter)]
@@ -83,7 +96,19 @@ class AdapterTable:
     def _make_room(self, in_use: Collection[int]) -> None:
         idle = [key for key, number in self._numbers.items() if number not in in_use]
         for key in idle[: max(len(self._numbers) - self._max_adapters + 1, 0)]:
-            self._model.remove_adapter(self._numbers.pop(key))
+            self._take_off(key)
+
+    def _take_off_deleted(self, in_use: Collection[int]) -> None:
+        """What is deleted from the store is not asked for again, so its memory is given back."""
+        self._read.forget_deleted()
+        for key, number in list(self._numbers.items()):
+            if number not in in_use and not all(_exists(files) for files, _ in key):
+                self._take_off(key)
+
+    def _take_off(self, key: _Key) -> None:
+        number = self._numbers.pop(key)
+        self._model.remove_adapter(number)
+        self._on_removed(number)
 
 
 class ReadAdapters:
@@ -113,6 +138,11 @@ class ReadAdapters:
             if self._keeps_read:
                 self._keep(key, parts)
         return [replace(part, share=adapter.scale) for part in parts]
+
+    def forget_deleted(self) -> None:
+        with self._lock:
+            for key in [key for key in self._waiting if not _exists(key)]:
+                del self._waiting[key]
 
     def _keep(self, key: _FilesKey, parts: list[Part]) -> None:
         with self._lock:
@@ -149,6 +179,10 @@ def _heads(config: ModelConfig) -> Heads | None:
 
 def _key_of(adapters: Iterable[Adapter]) -> _Key:
     return tuple((_files_key(adapter.files), adapter.scale) for adapter in adapters)
+
+
+def _exists(key: _FilesKey) -> bool:
+    return all(Path(path).exists() for _, path in key)
 
 
 def _files_key(files: Files) -> _FilesKey:

@@ -19,6 +19,7 @@ from olla.engine.image_places import PlacedImage
 from olla.engine.loading import LoadedModel
 from olla.engine.logprobs import score
 from olla.engine.memory import is_out_of_memory, release_unused
+from olla.engine.merging import PATIENCE, Merging, room_on
 from olla.engine.profile import NoProfile, Profile
 from olla.engine.prompt import check_echo, check_request, fit_prompt
 from olla.engine.prompt_reader import PromptReader
@@ -43,9 +44,11 @@ class Engine:
         tokens_per_step: int = TOKENS_PER_STEP,
         max_running: int = MAX_RUNNING,
         profile: Profile | None = None,
+        merge_after: int = PATIENCE,
     ) -> None:
         """Args:
         cache_tokens: how many tokens' keys and values are kept, of all sequences together.
+        merge_after: steps of one adapter alone before it is merged into a copy of the weights.
         """
         self._profile = profile or NoProfile()
         self._blocks = BlockPool(max(cache_tokens // BLOCK_SIZE, 1))
@@ -54,18 +57,26 @@ class Engine:
         self._tokenizer = model.tokenizer
         self._special_tokens = model.special_tokens
         self._vocab_size = model.network.config.vocab_size
+        self._merging = Merging(
+            model.network, model.dtype, merge_after, lambda: room_on(model.device)
+        )
         self._executor = Executor(
             model.network,
             model.device,
             self._blocks.num_blocks,
             self._blocks.block_size,
             self._profile,
+            self._merging,
             model.record,
         )
         self._token_bytes = TokenBytes(model.tokenizer)
         self._grammars = Grammars(model.tokenizer, self._vocab_size, model.special_tokens.end_ids)
         self._device = model.device
-        self._adapters = AdapterTable(model.network, keeps_read=model.device.type != "cpu")
+        self._adapters = AdapterTable(
+            model.network,
+            keeps_read=model.device.type != "cpu",
+            on_removed=self._merging.drop,
+        )
         self._scheduler = Scheduler(self._blocks, max_running, tokens_per_step)
         self._replies: dict[int, Reply] = {}
 
@@ -87,6 +98,11 @@ class Engine:
     def num_used_tokens(self) -> int:
         """Tokens' places in the cache that sequences use."""
         return (self._blocks.num_blocks - self._blocks.num_free) * BLOCK_SIZE
+
+    @property
+    def num_merged_bytes(self) -> int:
+        """Memory of the weights with an adapter merged in; 0 while there are none."""
+        return self._merging.copy.num_bytes if self._merging.copy else 0
 
     def prepare(self, request: Generate) -> None:
         """Read the request's adapters ahead of `add`. For one thread, which may be another.
@@ -217,6 +233,8 @@ class Engine:
         )
 
     def _step(self) -> list[FromRunner]:
+        with self._profile.stage("merge"):
+            self._merging.before_step(self._scheduler)
         with self._profile.stage("schedule"):
             scheduled = self._scheduler.schedule()
         if not scheduled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 
 import torch
@@ -12,6 +13,7 @@ from olla.engine.cuda_graphs import DecodeGraphs, DecodeInputs, Record, padded_s
 from olla.engine.image_places import axes
 from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
+from olla.engine.merging import MergedCopy, Merging
 from olla.engine.models.batch import Batch, BlockTables, CausalModel, ImageRows, Span
 from olla.engine.profile import Profile
 from olla.engine.scheduler import Scheduled
@@ -26,13 +28,16 @@ class Executor:
         num_blocks: int,
         block_size: int,
         profile: Profile,
+        merging: Merging,
         record: Record | None = None,
     ) -> None:
         """Args:
+        merging: lays merged weights in for the sequences that use them.
         record: how to record a step that decodes; None computes every step as it comes.
         """
         self._profile = profile
         self._model = model
+        self._merging = merging
         self._device = device
         self._block_size = block_size
         self._offsets = torch.arange(block_size, device=device)
@@ -40,7 +45,9 @@ class Executor:
         self._cache = KVCache((num_blocks + 1) * block_size)
         self._graphs = None
         if record is not None:
-            self._graphs = DecodeGraphs(self._decode, record, num_blocks, block_size)
+            self._graphs = Recordings(
+                lambda: DecodeGraphs(self._decode, record, num_blocks, block_size)
+            )
 
     def forward(self, scheduled: Rows[Scheduled]) -> Tensor:
         """Compute the scheduled tokens.
@@ -48,11 +55,27 @@ class Executor:
         Returns:
             (num_rows, vocab_size) float32: `num_logits` rows for each item, in order.
         """
+        merged = [item for item in scheduled if item.sequence.is_merged]
+        if not merged:
+            return self._forward(scheduled, None)
+        if len(merged) == len(scheduled):
+            return self._forward_merged(merged)
+        others = [item for item in scheduled if not item.sequence.is_merged]
+        # A recording's outputs are good until the next one runs.
+        rows = _by_item(self._forward_merged(merged).clone(), merged)
+        rows |= _by_item(self._forward(others, None), others)
+        return torch.cat([rows[item] for item in scheduled])
+
+    def _forward_merged(self, scheduled: Rows[Scheduled]) -> Tensor:
+        with self._merging.laid_in():
+            return self._forward(scheduled, self._merging.copy)
+
+    def _forward(self, scheduled: Rows[Scheduled], copy: MergedCopy | None) -> Tensor:
         if self._graphs is not None and _is_recordable(scheduled):
             with self._profile.stage("inputs"):
                 inputs = self._decode_inputs(scheduled)
             with self._profile.stage("forward"):
-                return self._graphs.run(inputs)
+                return self._graphs.over(copy).run(inputs)
         with self._profile.stage("inputs"):
             batch = self._batch(scheduled)
         with self._profile.stage("forward"):
@@ -151,7 +174,9 @@ class Executor:
     ) -> tuple[AdapterRows, ...]:
         rows: dict[int, list[int]] = {}
         for item, span in zip(scheduled, spans, strict=True):
-            rows.setdefault(item.sequence.adapter, []).extend(range(span.start, span.end))
+            if not item.sequence.is_merged:
+                numbers = range(span.start, span.end)
+                rows.setdefault(item.sequence.adapter, []).extend(numbers)
         rows.pop(NO_ADAPTER, None)
         return tuple(AdapterRows(adapter, self._ids(ids)) for adapter, ids in rows.items())
 
@@ -159,12 +184,33 @@ class Executor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
 
 
+class Recordings:
+    """Those over the model's own weights, and those over the merged copy while it is the same."""
+
+    def __init__(self, make: Callable[[], DecodeGraphs]) -> None:
+        self._make = make
+        self._own = make()
+        self._merged: tuple[MergedCopy, DecodeGraphs] | None = None
+
+    def over(self, copy: MergedCopy | None) -> DecodeGraphs:
+        if copy is None:
+            return self._own
+        if self._merged is None or self._merged[0] is not copy:
+            self._merged = (copy, self._make())
+        return self._merged[1]
+
+
+def _by_item(logits: Tensor, scheduled: Rows[Scheduled]) -> dict[Scheduled, Tensor]:
+    parts = torch.split(logits, [item.num_logits for item in scheduled])
+    return dict(zip(scheduled, parts, strict=True))
+
+
 def _is_recordable(scheduled: Rows[Scheduled]) -> bool:
-    """Whether each sequence decodes one token, on the base model, in a shape for recordings."""
+    """Whether each sequence decodes one token, with no delta, in a shape for recordings."""
     sequences = [item.sequence for item in scheduled]
     return (
         all(item.num_tokens == 1 and item.reaches_end for item in scheduled)
-        and all(sequence.adapter == NO_ADAPTER for sequence in sequences)
+        and all(sequence.adapter == NO_ADAPTER or sequence.is_merged for sequence in sequences)
         and padded_shape(len(sequences), max(len(s.block_table) for s in sequences)) is not None
     )
 

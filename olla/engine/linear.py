@@ -48,7 +48,7 @@ class Delta:
     def added(self, low: Tensor | None, outputs: Tensor) -> Tensor:
         """
         Args:
-            low: (num_rows, rank), `a @ x`. outputs: (num_rows, columns), `y`.
+            low: (num_rows, rank), `a @ x`. outputs: (num_rows, columns), `y`; read for `keep` only.
         """
         if low is None:
             total = torch.zeros_like(outputs)
@@ -118,12 +118,16 @@ def add_deltas(
     for adapter, rows in adapters:
         if adapter not in deltas:
             continue
-        before, given = outputs[rows], inputs[rows]
-        after = before.clone()
+        # Picking rows and putting them back costs more than the products, so not for all rows.
+        is_whole = len(rows) == len(outputs)
+        before, given = (outputs, inputs) if is_whole else (outputs[rows], inputs[rows])
+        keeps = any(delta.keep is not None for delta in deltas[adapter])
+        after = before.clone() if keeps else before
         for delta in deltas[adapter]:
             low = None if delta.a is None else given @ delta.a.T
             after[:, delta.columns] += delta.added(low, before[:, delta.columns])
-        outputs[rows] = after
+        if after is not outputs:
+            outputs[rows] = after
 
 
 def add_to_rows(

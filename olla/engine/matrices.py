@@ -82,16 +82,16 @@ class Dense:
     """Weights as they are computed with."""
 
     def __init__(self, weights: Tensor) -> None:
-        self._weights = weights
+        self.weights = weights
         self.shape = (weights.shape[0], weights.shape[1])
         self.like = weights.new_empty(0)
         self.num_bytes = weights.nbytes
 
     def multiply(self, inputs: Tensor) -> Tensor:
-        return functional.linear(inputs, self._weights)
+        return functional.linear(inputs, self.weights)
 
     def rows(self, numbers: Tensor) -> Tensor:
-        return self._weights[numbers]
+        return self.weights[numbers]
 
 
 class Int8:

@@ -25,7 +25,8 @@ class Sequence:
     in the blocks of `block_table`. `num_cached` of the prompt were found there at the start. The
     first `num_committed` blocks are findable, and `prefix_serial` names them (blocks.py).
 
-    `adapter` is the engine's number of the adapter in use, 0 for none. `max_length` caps the
+    `adapter` is the engine's number of the adapter in use, 0 for none; `is_merged` says whether it
+    is computed with the copy of the weights that has it merged in. `max_length` caps the
     tokens in the window (num_ctx), `num_predict` those of the reply (-1: no cap). While
     `scores_prompt`, the logits of every token are wanted, so that none comes from the cache.
     """
@@ -38,6 +39,7 @@ class Sequence:
     num_keep: int = 0
     shift: bool = True
     adapter: int = 0
+    is_merged: bool = False
     images: tuple[PlacedImage, ...] = ()
     scores_prompt: bool = False
     state: SequenceState = SequenceState.WAITING

@@ -187,7 +187,9 @@ def main() -> None:
     if "startup" in run.parts:
         run.measures += startup.measures(run.num_rounds)
     if "adapters" in run.parts:
-        run.measures += adapters.measures(run.threads)
+        found = adapters.measure(run.threads, run.num_rounds)
+        run.measures += found.measures
+        run.comparisons += found.comparisons
     if "fidelity" in run.parts:
         run.fidelity = fidelity.measure()
     if set(run.parts) - {"startup", "fidelity", "adapters"}:

@@ -1,9 +1,10 @@
 """Adapters over the 1.24 B shape, in the engine alone: what they cost in memory and time.
 
-    python -m tests.bench.adapters [ADAPTERS] [ROUNDS]
+    python -m tests.bench.adapters [ROUNDS]
 
 The adapters are of rank 16 over every linear, one file under many names, each read by itself.
-Base and adapters are asked in turn, and medians are compared.
+Base and adapters are asked in turn, and medians are compared. Beside it, peft's batch of mixed
+adapters, of the same shape and the same adapter, in the same rounds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -27,9 +29,11 @@ from olla.engine.loading import load_model
 from olla.options import SamplingParams
 from olla.runner.protocol import Adapter, Generate, Piece
 from tests.bench.models import LLAMA_1B, Shape, llama_q4
-from tests.bench.report import Aim, Measure
+from tests.bench.peft_peer import PeftPeer, peft_peer
+from tests.bench.report import Aim, Comparison, Measure, comparison_table, measure_table
 
 RANK = 16
+NUM_ADAPTERS = 64
 NUM_STREAMS = 8
 _NUM_TOKENS = 24
 _NUM_CTX = 512
@@ -52,12 +56,16 @@ def write_adapter(folder: Path, shape: Shape) -> None:
             tensors[f"{prefix}_A.weight"] = torch.randn(RANK, columns) * 0.01
             tensors[f"{prefix}_B.weight"] = torch.randn(rows, RANK) * 0.01
     save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK}
+    config = {
+        "peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "task_type": "CAUSAL_LM",
+        "target_modules": sorted({name.rpartition(".")[2] for name in sizes}),
+    }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
 def adapters_in(folder: Path, count: int) -> list[Adapter]:
     """The same files under as many names."""
+    folder.mkdir()
     write_adapter(folder, LLAMA_1B)
     names = ("adapter_config.json", "adapter_model.safetensors")
     found = []
@@ -128,33 +136,60 @@ class Bench:
         )  # fmt: skip
 
 
-def measures(threads: int = 0, count: int = 64, rounds: int = 3) -> Iterator[Measure]:
+class Found(NamedTuple):
+    measures: list[Measure]
+    comparisons: list[Comparison]
+
+
+def measure(threads: int = 0, rounds: int = 3) -> Found:
     model = load_model({"model.gguf": str(llama_q4())}, "auto", "cpu", threads, lambda a, b: None)
     bench = Bench(Engine(model, _NUM_CTX * NUM_STREAMS * 2))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        adapters = adapters_in(folder, count + rounds + 1)
-        file_bytes = (folder / "adapter_model.safetensors").stat().st_size
-        yield from _times(bench, adapters, rounds)
-        yield _memory(bench, adapters[: count + 1], file_bytes)
+        adapters = adapters_in(folder / "many", NUM_ADAPTERS + 2 * rounds)
+        file_bytes = (folder / "many" / "adapter_model.safetensors").stat().st_size
+        found = Found([_memory(bench, adapters[:NUM_ADAPTERS], file_bytes)], [])
+        found.measures.extend(_ratios(bench, adapters, rounds))
+        found.measures.extend(_waits(bench, adapters, rounds))
+        with peft_peer(folder / "many", NUM_STREAMS, threads) as peer:
+            found.comparisons.extend(_beside_peft(bench, peer, adapters, rounds))
+    return found
 
 
-def _times(bench: Bench, adapters: list[Adapter], rounds: int) -> Iterator[Measure]:
-    base_one, one, base_all, many, known, fresh, gaps = ([] for _ in range(7))
-    bench.seconds([[adapter] for adapter in adapters[:NUM_STREAMS]])
+def _memory(bench: Bench, adapters: list[Adapter], file_bytes: int) -> Measure:
+    """Memory that so many take at once, in parts of their files; the cache is warm before."""
+    process = psutil.Process()
+    bench.seconds([[]] * len(adapters))
+    gc.collect()
+    before = process.memory_info().rss
+    bench.seconds([[adapter] for adapter in adapters])
+    gc.collect()
+    grown = process.memory_info().rss - before
+    what = f"memory of {len(adapters)} adapters of rank {RANK} in one batch, parts of their files"
+    share = grown / (len(adapters) * file_bytes)
+    return _measure(what, "", [share], Aim(1.1, is_at_most=True))
+
+
+def _ratios(bench: Bench, adapters: list[Adapter], rounds: int) -> Iterator[Measure]:
+    """Parts of the base's speed, the base asked before each."""
+    aims = {1: Aim(0.9), NUM_STREAMS: Aim(0.7), NUM_ADAPTERS: None}
+    ratios: dict[int, list[float]] = {streams: [] for streams in aims}
+    for _ in range(rounds):
+        for streams, found in ratios.items():
+            base = bench.seconds([[]] * streams)
+            found.append(base / bench.seconds([[adapter] for adapter in adapters[:streams]]))
+    for streams, aim in aims.items():
+        many = "1 stream with an adapter" if streams == 1 else f"{streams} streams with as many"
+        yield _measure(f"{many}, parts of the base's speed", "", ratios[streams], aim)
+
+
+def _waits(bench: Bench, adapters: list[Adapter], rounds: int) -> Iterator[Measure]:
+    later, gaps = [], []
     for number in range(rounds):
-        base_one.append(bench.seconds([[]]))
-        one.append(bench.seconds([[adapters[0]]]))
-        base_all.append(bench.seconds([[]] * NUM_STREAMS))
-        many.append(bench.seconds([[adapter] for adapter in adapters[:NUM_STREAMS]]))
-        known.append(bench.first_token([adapters[0]]))
-        fresh.append(bench.first_token([adapters[-1 - number]]))
-        gaps.append(bench.longest_gap([adapters[NUM_STREAMS + number]]))
-    ratio = [base / used for base, used in zip(base_one, one, strict=True)]
-    yield _measure("1 stream with an adapter, parts of the base's speed", "", ratio, Aim(0.9))
-    ratio = [base / used for base, used in zip(base_all, many, strict=True)]
-    yield _measure("8 streams with 8 adapters, parts of the base's speed", "", ratio, Aim(0.7))
-    later = [new - old for new, old in zip(fresh, known, strict=True)]
+        fresh, new = adapters[NUM_ADAPTERS + 2 * number :][:2]
+        known = bench.first_token([adapters[NUM_ADAPTERS - 1]])
+        later.append(bench.first_token([fresh]) - known)
+        gaps.append(bench.longest_gap([new]))
     yield _measure(
         "first token of an adapter not yet read, later by", "s", later, Aim(0.3, is_at_most=True)
     )
@@ -163,25 +198,31 @@ def _times(bench: Bench, adapters: list[Adapter], rounds: int) -> Iterator[Measu
     )
 
 
-def _memory(bench: Bench, adapters: list[Adapter], file_bytes: int) -> Measure:
-    """Memory that each more adapter takes, in parts of its file."""
-    process = psutil.Process()
-    bench.first_token([adapters[0]])
-    gc.collect()
-    before = process.memory_info().rss
-    fresh = adapters[NUM_STREAMS + 3 :]
-    for adapter in fresh:
-        bench.first_token([adapter])
-    gc.collect()
-    grown = process.memory_info().rss - before
-    what = f"memory of {len(fresh)} adapters, parts of their files"
-    return _measure(what, "", [grown / (len(fresh) * file_bytes)], Aim(1.1, is_at_most=True))
+def _beside_peft(
+    bench: Bench, peer: PeftPeer, adapters: list[Adapter], rounds: int
+) -> Iterator[Comparison]:
+    """The same streams of both in turn; peft holds the base in bfloat16."""
+    used: dict[str, list[list[Adapter]]] = {
+        "base": [[] for _ in range(NUM_STREAMS)],
+        "adapters": [[adapter] for adapter in adapters[:NUM_STREAMS]],
+    }
+    ours: dict[str, list[float]] = {what: [] for what in used}
+    theirs: dict[str, list[float]] = {what: [] for what in used}
+    for _ in range(rounds):
+        for what, streams in used.items():
+            ours[what].append(NUM_STREAMS / bench.seconds(streams))
+            theirs[what].append(NUM_STREAMS / peer.seconds(what))
+    for what, title in (("base", "on the base"), ("adapters", "with 8 adapters")):
+        yield Comparison(
+            "llama1b-q4", f"8 streams {title}", "tok/s", "peft generate, bfloat16",
+            tuple(ours[what]), tuple(theirs[what]),
+        )  # fmt: skip
 
 
-def _measure(what: str, unit: str, samples: Sequence[float], aim: Aim) -> Measure:
+def _measure(what: str, unit: str, samples: Sequence[float], aim: Aim | None) -> Measure:
     return Measure("llama1b-q4", what, unit, tuple(samples), aim)
 
 
 if __name__ == "__main__":
-    for found in measures(0, *map(int, sys.argv[1:])):
-        print(found, flush=True)
+    result = measure(0, *map(int, sys.argv[1:]))
+    print(comparison_table(result.comparisons), measure_table(result.measures), sep="\n")

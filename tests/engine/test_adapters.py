@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from olla.engine.adapters import AdapterTable
 from olla.engine.engine import Engine
 from olla.engine.loading import LoadedModel, load_model
+from olla.engine.models.decoder import Decoder
+from olla.engine.models.overlay import Place
 from olla.engine.weights.lora import read_lora
 from olla.errors import FormatError
 from olla.modelfile.lora_fit import check_peft_adapter
@@ -294,6 +296,29 @@ def test_an_adapter_in_use_is_never_pushed_out(
     table.number([files[1]], {first})
 
     assert table.number([files[0]], {first}) == first
+
+
+def test_a_deleted_adapter_goes_when_nobody_uses_it(
+    base: Path, model: LoadedModel, tmp_path: Path
+) -> None:
+    save_adapter(base, tmp_path, seed=1)
+    adapter = Adapter(files_of(tmp_path))
+    removed: list[int] = []
+    table = AdapterTable(model.network, on_removed=removed.append)
+    number = table.number([adapter], set())
+    for path in adapter.files.values():
+        Path(path).unlink()
+
+    table.number([], {number})
+    assert table.number([adapter], {number}) == number
+    assert removed == []
+
+    table.number([], set())
+
+    assert removed == [number]
+    assert isinstance(model.network, Decoder)
+    places = [place for _, place in model.network.modules() if isinstance(place, Place)]
+    assert not any(place.linear.deltas for place in places)
 
 
 def break_adapter(folder: Path, change: str) -> None:

@@ -19,6 +19,7 @@ from olla.engine.executor import Executor
 from olla.engine.image_places import PlacedPrompt, without_images
 from olla.engine.images import ImageReader
 from olla.engine.loading import LoadedModel, load_model
+from olla.engine.merging import Merging
 from olla.engine.models.hf import HfModel
 from olla.engine.parts import LowRank
 from olla.engine.profile import NoProfile
@@ -73,7 +74,8 @@ def own_logits(
 ) -> list[torch.Tensor]:
     """All logits of prompts that are computed side by side, so many tokens in a step."""
     pool = BlockPool(64)
-    executor = Executor(model.network, model.device, 64, BLOCK_SIZE, NoProfile())
+    merging = Merging(model.network, model.dtype)
+    executor = Executor(model.network, model.device, 64, BLOCK_SIZE, NoProfile(), merging)
     scheduler = Scheduler(pool, tokens_per_step=per_step)
     sequences = [
         Tokens(

@@ -18,10 +18,11 @@ struct Part {
 
 // b @ (a @ x) + keep * y + constant is added to the output columns [start, end) of the rows that use
 // `adapter`, where y is the output without adapters. A null `b` is the identity, a null `a`, `keep`
-// or `constant` adds nothing.
+// or `constant` adds nothing. `a` and `b` are F16, BF16 or F32, as `kind` says.
 struct Delta {
-    int32_t adapter, rank, start, end;
-    const float *a, *b, *keep, *constant;
+    int32_t adapter, rank, start, end, kind;
+    const void *a, *b;
+    const float *keep, *constant;
 };
 
 // The rows that use `adapter` have `weight` in the place of the norm weights `original`.

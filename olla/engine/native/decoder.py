@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import Array, c_void_p, pointer
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,8 +30,9 @@ from olla.engine.native.library import (
     Core,
     CSpan,
     CStep,
+    Kind,
 )
-from olla.engine.native.packed import packed
+from olla.engine.native.packed import float_kind, packed
 from olla.engine.parts import Part
 
 _NO_ROPE, _ROPE, _LOCAL_ROPE = range(3)
@@ -103,6 +105,10 @@ class NativeDecoder:
         try:
             self._decoder.add_adapter(adapter, parts)
         finally:
+            for block in self._decoder.blocks:
+                for linear in block.linears:
+                    if adapter in linear.deltas:
+                        linear.deltas[adapter] = [narrowed(d) for d in linear.deltas[adapter]]
             self._describe_layers()
 
     def remove_adapter(self, adapter: int) -> None:
@@ -164,7 +170,7 @@ class NativeDecoder:
     def _c_linear(self, linear: Linear) -> CLinear:
         described = _c_linear(linear)
         deltas = [
-            CDelta(adapter, 0 if d.a is None else len(d.a), d.start, d.end, *_pointers(d))
+            CDelta(adapter, 0 if d.a is None else len(d.a), d.start, d.end, _kind(d), *_pointers(d))
             for adapter, found in linear.deltas.items()
             for d in found
         ]
@@ -199,6 +205,20 @@ def _c_linear(linear: Linear) -> CLinear:
     described = packed(linear.weight).c_linear()
     described.bias = None if linear.bias is None else linear.bias.data_ptr()
     return described
+
+
+def narrowed(delta: Delta) -> Delta:
+    """The delta with its matrices in 16 bits if they lose nothing by it, as those of files do."""
+    matrices = [matrix for matrix in (delta.a, delta.b) if matrix is not None]
+    for dtype in (torch.float16, torch.bfloat16):
+        if matrices and all(torch.equal(m.to(dtype).float(), m) for m in matrices):
+            a, b = (None if m is None else m.to(dtype) for m in (delta.a, delta.b))
+            return replace(delta, a=a, b=b)
+    return delta
+
+
+def _kind(delta: Delta) -> Kind:
+    return Kind.F32 if delta.a is None else float_kind(delta.a.dtype)
 
 
 def _pointers(delta: Delta) -> list[int | None]:

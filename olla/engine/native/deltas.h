@@ -5,6 +5,27 @@
 
 #include "activations.h"
 
+inline void widen(const uint16_t* halves, int kind, int size, float* out) {
+    int i = 0;
+    for (; i + kLanes <= size; i += kLanes)
+        store(out + i, kind == F16 ? load_halves(halves + i) : load_bfloats(halves + i));
+    for (; i < size; ++i) out[i] = kind == F16 ? half_to_float(halves[i]) : bfloat_to_float(halves[i]);
+}
+
+// The dot product of one row of a delta's matrix, whose rows are as long as `other`.
+inline float dot_row(const void* matrix, int kind, int row, const float* other, int size) {
+    if (kind == F32) return dot(static_cast<const float*>(matrix) + size_t(row) * size, other, size);
+    constexpr int kAtOnce = 512;
+    float wide[kAtOnce], sum = 0;
+    const uint16_t* halves = static_cast<const uint16_t*>(matrix) + size_t(row) * size;
+    for (int first = 0; first < size; first += kAtOnce) {
+        int count = std::min(kAtOnce, size - first);
+        widen(halves + first, kind, count, wide);
+        sum += dot(wide, other + first, count);
+    }
+    return sum;
+}
+
 // A delta of one row, and what it has of its low-rank product so far.
 struct RowDelta {
     const Delta* delta;
@@ -26,7 +47,7 @@ inline void add_to_columns(const std::vector<RowDelta>& found, const float* low,
         const float* product = low + item->low;
         for (int at = std::max(first, delta.start); at < std::min(last, delta.end); ++at) {
             int o = at - delta.start;
-            if (delta.b) out[at] += dot(delta.b + size_t(o) * delta.rank, product, delta.rank);
+            if (delta.b) out[at] += dot_row(delta.b, delta.kind, o, product, delta.rank);
             else if (delta.a) out[at] += product[o];
             if (delta.keep) out[at] += delta.keep[o] * before[at - first];
             if (delta.constant) out[at] += delta.constant[o];
@@ -58,7 +79,7 @@ inline void add_deltas(Pool& pool, const Linear& layer, const Activations& x, co
         int rank = item.delta->rank, half = (rank + 1) / 2;
         int last = task % 2 ? rank : half;
         for (int r = task % 2 ? half : 0; r < last; ++r)
-            low[item.low + r] = dot(item.delta->a + size_t(r) * x.columns, inputs, x.columns);
+            low[item.low + r] = dot_row(item.delta->a, item.delta->kind, r, inputs, x.columns);
     });
     // All deltas of a row are of the same outputs, so a row's are added up before they count.
     int chunks = (layer.rows + kColumnsAtOnce - 1) / kColumnsAtOnce;

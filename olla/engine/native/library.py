@@ -35,7 +35,7 @@ class CPart(Structure):
 
 class CDelta(Structure):
     _fields_ = [
-        *((name, c_int32) for name in ("adapter", "rank", "start", "end")),
+        *((name, c_int32) for name in ("adapter", "rank", "start", "end", "kind")),
         *((name, c_void_p) for name in ("a", "b", "keep", "constant")),
     ]
 

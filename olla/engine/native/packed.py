@@ -111,7 +111,7 @@ class Packing:
         return self._of_floats(Kind.Q8, weights)
 
     def dense(self, weights: Tensor) -> Packed:
-        return self._of_floats(_KINDS[_FLOATS[weights.dtype]], weights)
+        return self._of_floats(float_kind(weights.dtype), weights)
 
     def _of_floats(self, kind: Kind, weights: Tensor) -> Packed:
         shape = (weights.shape[0], weights.shape[1])
@@ -136,6 +136,10 @@ class Packing:
         """Their outputs side by side."""
         parts = [part for matrix in matrices for part in packed(matrix).parts]
         return Packed(self.core, parts, matrices[0].shape[1])
+
+
+def float_kind(dtype: torch.dtype) -> Kind:
+    return _KINDS[_FLOATS[dtype]]
 
 
 def packed(matrix: Matrix) -> Packed:

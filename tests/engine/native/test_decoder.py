@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from olla.engine.kv_cache import KVCache
+from olla.engine.linear import Delta
 from olla.engine.models.batch import Batch, CausalModel, Span
 from olla.engine.models.decoder import Decoder
 from olla.engine.models.families import decoder_config
-from olla.engine.native.decoder import NativeDecoder
+from olla.engine.native.decoder import NativeDecoder, narrowed
 from olla.engine.native.library import Core
 from olla.engine.native.packed import Packing
 from olla.engine.parts import LowRank, Part, Replaced, TokenRows
@@ -107,9 +109,17 @@ def low_rank(module: str, rows: int, columns: int, magnitude: Tensor | None = No
     return LowRank(module, torch.randn(4, columns) / 4, torch.randn(rows, 4) / 4, magnitude)
 
 
+def in_16_bits(dtype: torch.dtype) -> LowRank:
+    """Numbers as a file of that type has them; the outputs are more than one task's."""
+    part = low_rank(f"{LAYER}.mlp.gate_proj", 48, 32)
+    return replace(part, a=part.a.to(dtype).float(), b=part.b.to(dtype).float())
+
+
 EVERY_KIND: list[tuple[str, Callable[[], list[Part]]]] = [
     ("dora", lambda: [low_rank(f"{LAYER}.self_attn.q_proj", 32, 32, magnitude=torch.rand(32))]),
     ("bias", lambda: [Replaced(f"{LAYER}.self_attn.k_proj", "bias", torch.randn(16))]),
+    ("float16", lambda: [in_16_bits(torch.float16)]),
+    ("bfloat16", lambda: [in_16_bits(torch.bfloat16)]),
     ("whole", lambda: [Replaced(f"{LAYER}.mlp.down_proj", "weight", torch.randn(32, 48), 0.5)]),
     ("norms", lambda: [Replaced("model.norm", "weight", torch.randn(32)),
                        Replaced(f"{LAYER}.input_layernorm", "weight", torch.randn(32))]),
@@ -117,6 +127,19 @@ EVERY_KIND: list[tuple[str, Callable[[], list[Part]]]] = [
                       low_rank("lm_head", VOCAB_SIZE, 32)]),
     ("tokens", lambda: [TokenRows("model.embed_tokens", torch.tensor([1, 3]), torch.randn(2, 32))]),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_delta_is_kept_in_as_many_bits_as_its_file_has(dtype: torch.dtype) -> None:
+    a, b = (torch.randn(4, 4).to(dtype).float() for _ in range(2))
+
+    kept = narrowed(Delta(0, 4, a, b * 0.5))
+
+    assert kept.a is not None
+    assert kept.b is not None
+    assert kept.a.itemsize == kept.b.itemsize == dtype.itemsize
+    assert torch.equal(kept.a.float(), a)
+    assert torch.equal(kept.b.float(), b * 0.5)
 
 
 @pytest.mark.parametrize(("kind", "make_parts"), EVERY_KIND)
