@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class PartialBlob:
         self._file = file
         self._hash = hashlib.sha256()
         self._hashed_bytes = 0
+        self._writing = threading.Lock()  # the system would have those who wait for a file spin
         parts = self._read_parts()
         missing_bytes = size_bytes - sum(part.completed_bytes for part in parts)
         _check_room(blobs.directory, missing_bytes)
@@ -81,14 +83,15 @@ class PartialBlob:
         """Make one part of all, as far as they are complete without a gap."""
         self.parts = self._start((Part(0, 0, self._size_bytes, self._ready_bytes()),))
 
-    def write(self, part: Part, chunks: Sequence[bytes]) -> None:
+    def write(self, part: Part, chunks: Sequence[bytes | memoryview]) -> None:
         """Append to a part, and write down how far it is."""
         assert sum(map(len, chunks)) <= part.missing_bytes
         with disk_errors(f"cannot write blob {self._digest}"):
             for chunk in chunks:
                 rest = memoryview(chunk)
                 while rest:
-                    written = os.pwrite(self._file.fileno(), rest, part.position)
+                    with self._writing:
+                        written = os.pwrite(self._file.fileno(), rest, part.position)
                     part.completed_bytes += written
                     rest = rest[written:]
             self._write_state(part)

@@ -38,10 +38,21 @@ class QuietThreads:
         self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
         """As the function of that name."""
-        loop = asyncio.get_running_loop()
-        return await _to_end(
-            loop.run_in_executor(self._executor, partial(function, *args, **kwargs))
-        )
+        return await _to_end(self._run(partial(function, *args, **kwargs)))
+
+    async def run_until_left(
+        self,
+        interrupt: Callable[[], object],
+        function: Callable[_P, _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _T:
+        """As `run_to_end`, for what may wait forever: when the caller is cancelled, `interrupt`
+        has the function end soon."""
+        return await _to_end(self._run(partial(function, *args, **kwargs)), interrupt)
+
+    def _run(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     def __enter__(self) -> Self:
         return self
@@ -50,10 +61,11 @@ class QuietThreads:
         self._executor.shutdown()
 
 
-async def _to_end(work: asyncio.Future[_T]) -> _T:
+async def _to_end(work: asyncio.Future[_T], interrupt: Callable[[], object] = lambda: None) -> _T:
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
+        interrupt()
         while not work.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([work])

@@ -28,7 +28,7 @@ class GuardedResolver(AbstractResolver):
     def __init__(self, origin: str) -> None:
         self._origin = origin
         self._proxies = {urlsplit(proxy).hostname for proxy in getproxies().values()}
-        self._is_inside = _is_private(origin)
+        self.is_inside = _is_private(origin)
         self._resolver = DefaultResolver()
 
     async def resolve(
@@ -37,8 +37,8 @@ class GuardedResolver(AbstractResolver):
         found = await self._resolver.resolve(host, port, family)
         is_private = any(_is_private(result["host"]) for result in found)
         if host == self._origin:
-            self._is_inside = is_private
-        elif is_private and host not in self._proxies and not self._is_inside:
+            self.is_inside = is_private
+        elif is_private and host not in self._proxies and not self.is_inside:
             raise self._refusal(host)
         return found
 
@@ -48,7 +48,7 @@ class GuardedResolver(AbstractResolver):
         Raises:
             SourceError: it is a private one.
         """
-        if _is_private(host) and not self._is_inside:
+        if _is_private(host) and not self.is_inside:
             raise self._refusal(host)
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 
 from aiohttp import ClientResponse, hdrs
@@ -22,12 +22,13 @@ from olla.registry.digest import Digest
 from olla.registry.partial import Part, PartialBlob, read_parts, try_open
 from olla.registry.threads import QuietThreads, run_to_end
 from olla.requests import Progress
+from olla.sources.direct import SocketBody
 from olla.sources.line import BackOff, Line
 
 REPORT_S = 0.06
 WRITE_BYTES = 2**20
-NUM_THREADS = 4  # one hashes, one flushes, the others write
 FLUSH_EVERY_S = 0.2
+OTHER_THREADS = 2  # one hashes, one flushes; each stream writes in one of its own
 LARGE_BYTES = 64 * 2**20
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.ASCII)
@@ -84,7 +85,7 @@ async def fetch(line: Line, remote: Remote, blobs: BlobStore) -> AsyncGenerator[
 async def _bring(
     line: Line, remote: Remote, partial: PartialBlob
 ) -> AsyncGenerator[Progress, None]:
-    with QuietThreads(NUM_THREADS) as threads:
+    with QuietThreads(line.num_streams + OTHER_THREADS) as threads:
         work = asyncio.create_task(_Download(line, remote, partial, threads).run())
         try:
             while not work.done():
@@ -110,6 +111,7 @@ class _Download:
         self._partial = partial
         self._url = remote.url
         self._has_grown = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
         try:
@@ -125,7 +127,7 @@ class _Download:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._hash())
                 group.create_task(self._flush())
-                for _ in self._partial.parts[: self._line.patience.num_streams]:
+                for _ in self._partial.parts[: self._line.num_streams]:
                     group.create_task(self._work(queue))
         except ExceptionGroup as errors:
             raise _first(errors) from None
@@ -155,7 +157,14 @@ class _Download:
         try:
             async with self._line.get(self._url, headers) as response:
                 self._url = response.url
-                await self._store(response, part, self._skipped_bytes(response, part))
+                skipped_bytes = self._skipped_bytes(response, part)
+                body = None if skipped_bytes else self._line.take(response, part.missing_bytes)
+                if body is None:
+                    await self._store(response, part, skipped_bytes)
+                else:
+                    with closing(body):
+                        copy = self._threads.run_until_left
+                        await copy(body.interrupt, self._copy, body, part)
         except SourceRefused as error:
             if is_redirected:  # such addresses are good for a while only
                 raise SourceBroke(str(error)) from error
@@ -205,6 +214,20 @@ class _Download:
                 await self._write(part, chunks)
         if part.missing_bytes:
             raise SourceBroke(f"{response.url.host} closed the connection early")
+
+    def _copy(self, body: SocketBody, part: Part) -> None:
+        """Write a body to its part, in a thread; what came before a failure too."""
+        buffer = memoryview(bytearray(WRITE_BYTES))
+        while part.missing_bytes:
+            wanted = buffer[: part.missing_bytes]
+            num_bytes = 0
+            try:
+                while num_bytes < len(wanted):
+                    num_bytes += body.read_into(wanted[num_bytes:])
+            finally:
+                self._partial.write(part, [wanted[:num_bytes]])
+                if not self._has_grown.is_set():
+                    self._loop.call_soon_threadsafe(self._has_grown.set)
 
     async def _write(self, part: Part, chunks: list[bytes]) -> None:
         await self._threads.run_to_end(self._partial.write, part, chunks)

@@ -29,12 +29,15 @@ from yarl import URL
 from olla import __version__
 from olla.errors import SourceBroke, SourceError, SourceRefused, SourceUnauthorized
 from olla.sources.addresses import GuardedResolver
+from olla.sources.direct import SocketBody, take_body
 
 CHUNK_BYTES = 256 * 1024
+DIRECT_BYTES = 2**20
 DOCUMENT_RETRIES = 2  # a person waits, and nothing has come yet that would be lost
 MAX_ERROR_BYTES = 4096
 MAX_REDIRECTS = 10
 MAX_RETRY_AFTER_S = 60.0
+STREAMS_INSIDE = 3
 USER_AGENT = f"olla/{__version__}"
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -97,6 +100,10 @@ class Rate:
         self._free_at = 0.0
 
     @property
+    def is_limited(self) -> bool:
+        return self._bytes_per_s != _UNLIMITED
+
+    @property
     def chunk_bytes(self) -> int:
         """How much to read at once, so that a slow transfer flows evenly."""
         tenth = self._bytes_per_s // 10
@@ -130,6 +137,12 @@ class Line:
         self._renew = renew
         self._renewing = asyncio.Lock()
         self.patience = patience
+
+    @property
+    def num_streams(self) -> int:
+        """How many connections a blob may use: few where one is as fast as the disk."""
+        most = self.patience.num_streams
+        return min(most, STREAMS_INSIDE) if self._resolver.is_inside else most
 
     @asynccontextmanager
     async def get(
@@ -185,6 +198,15 @@ class Line:
             raise _broken(response.url, error) from error
         await self.rate.take(len(chunk))
         return chunk
+
+    def take(self, response: ClientResponse, num_bytes: int) -> SocketBody | None:
+        """A large body of so many bytes, to be read from its socket; the answer is then spent.
+
+        None where that is not possible, or the body small, or the rate limited: `read` it.
+        """
+        if num_bytes < DIRECT_BYTES or self.rate.is_limited or response.content_length != num_bytes:
+            return None
+        return take_body(response, self.patience.stall_s)
 
     async def document(
         self, url: URL, max_bytes: int, headers: Mapping[str, str] | None = None
