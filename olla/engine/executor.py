@@ -97,11 +97,11 @@ class Executor:
         images: list[ImageRows] = []
         for item in scheduled:
             sequence = item.sequence
-            first, end = sequence.num_computed, sequence.num_computed + item.num_tokens
+            first, end = sequence.num_computed, item.end
             where = self._slots(sequence.block_table, end)
             images += _image_rows(sequence, first, end, len(tokens))
             spans.append(Span(len(tokens), len(tokens) + end - first, where, _blocks(sequence)))
-            tokens += sequence.tokens[first:end]
+            tokens += item.tokens
             positions += range(first, end)
             slots += [self._slot(sequence.block_table, place) for place in range(first, end)]
             logit_rows += range(len(tokens) - item.num_logits, len(tokens))
@@ -125,11 +125,7 @@ class Executor:
         found = [
             position
             for item in scheduled
-            for position in axes(
-                item.sequence.images,
-                item.sequence.num_computed,
-                item.sequence.num_computed + item.num_tokens,
-            )
+            for position in axes(item.sequence.images, item.sequence.num_computed, item.end)
         ]
         return torch.tensor(found, dtype=torch.int64, device=self._device).T
 
@@ -163,7 +159,7 @@ def _is_recordable(scheduled: Rows[Scheduled]) -> bool:
     """Whether each sequence decodes one token, on the base model, in a shape for recordings."""
     sequences = [item.sequence for item in scheduled]
     return (
-        all(item.num_tokens == 1 and item.reaches_end for item in scheduled)
+        all(item.num_tokens == item.num_logits == 1 for item in scheduled)
         and all(sequence.adapter == NO_ADAPTER for sequence in sequences)
         and padded_shape(len(sequences), max(len(s.block_table) for s in sequences)) is not None
     )
