@@ -17,6 +17,7 @@ from olla.engine.profile import Profile
 from olla.engine.sampler import SamplingRow, sample
 from olla.engine.scheduler import Scheduled
 from olla.engine.sequence import Sequence
+from olla.errors import BadInput
 
 CATCH_UP_TOKENS = 128
 """Tokens of one sequence that are read in a step; one that is further behind drafts later."""
@@ -111,6 +112,20 @@ class Drafter:
         for item in read:
             item.sequence.num_computed += item.num_tokens
             self._blocks.commit(item.sequence)
+
+
+def check_draft(model: LoadedModel, draft: LoadedModel) -> None:
+    """
+    Raises:
+        BadInput: the two number tokens differently, so that one cannot draft for the other.
+    """
+    own, other = model.tokenizer.get_vocab(), draft.tokenizer.get_vocab()
+    numbers = {number: token for token, number in own.items()}
+    if any(numbers.get(number, token) != token for token, number in other.items()):
+        raise BadInput(
+            "the DRAFT model has another vocabulary than the model: make the model again with a "
+            "smaller model of the same family"
+        )
 
 
 def _row(sequence: Sequence, follower: Sequence, depth: int) -> SamplingRow:

@@ -72,7 +72,11 @@ class Engine:
         self._adapters = AdapterTable(model.network, keeps_read=model.device.type != "cpu")
         self._scheduler = Scheduler(self._blocks, max_running, tokens_per_step)
         self._replies: dict[int, Reply] = {}
+        self._num_accepted = 0
+        self._models = [model]
         self._speculator = None
+        if speculation is not None and speculation.model is not None:
+            self._models.append(speculation.model)
         if speculation is not None:
             self._speculator = Speculator(
                 self._blocks, self._vocab_size, speculation, self._profile
@@ -98,10 +102,14 @@ class Engine:
         return (self._blocks.num_blocks - self._blocks.num_free) * BLOCK_SIZE
 
     @property
-    def num_drafted(self) -> tuple[int, int]:
-        """Tokens that were drafted so far, and how many of them held."""
-        speculator = self._speculator
-        return (0, 0) if speculator is None else (speculator.num_drafted, speculator.num_accepted)
+    def num_bytes(self) -> int:
+        """Memory of the weights, those of a model that drafts included."""
+        return sum(model.num_bytes for model in self._models)
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """What a token's keys and values take, in all caches."""
+        return sum(model.network.cache_bytes_per_token for model in self._models)
 
     def prepare(self, request: Generate) -> None:
         """Read the request's adapters ahead of `add`. For one thread, which may be another.
@@ -248,6 +256,7 @@ class Engine:
 
     def _compute(self, scheduled: list[Scheduled]) -> list[FromRunner]:
         started = time.perf_counter()
+        self._num_accepted = 0
         is_decoding = all(item.is_decode for item in scheduled)
         grown = [item for item in scheduled if item.reaches_end]
         logits = self._executor.forward(scheduled)
@@ -257,8 +266,12 @@ class Engine:
         messages = self._go_on(grown, logits) if grown else []
         if self._speculator is not None and is_decoding:
             self._speculator.note_step(scheduled, time.perf_counter() - started)
-        num_tokens = sum(item.num_tokens for item in scheduled)
-        self._profile.end_step(num_tokens, is_last=not self.has_work)
+        self._profile.end_step(
+            sum(item.num_tokens for item in scheduled),
+            is_last=not self.has_work,
+            drafted=sum(len(item.draft) for item in scheduled),
+            accepted=self._num_accepted,
+        )
         return messages
 
     def _score_prompts(self, logits: Tensor, scheduled: Iterable[Scheduled]) -> Tensor:
@@ -291,6 +304,7 @@ class Engine:
         drafts = [item.draft for item in grown]
         with self._profile.stage("sample"):
             verified = verify(logits, replies, drafts, self._vocab_size, self._token_bytes)
+        self._num_accepted = sum(found.num_accepted for found in verified)
         messages: list[FromRunner] = []
         with self._profile.stage("messages"):
             for reply, found in zip(replies, verified, strict=True):

@@ -69,6 +69,18 @@ class Speculation:
     model: LoadedModel | None = None
 
 
+def speculation_of(
+    model: LoadedModel, draft: LoadedModel | None, speculate: str
+) -> Speculation | None:
+    """How to speculate by the setting `OLLA_SPECULATE`; None for not at all.
+
+    By itself only where a wider step gives the same logits: when to draft is decided by the clock,
+    and no reply is to depend on that.
+    """
+    is_wanted = speculate == "on" or draft is not None or model.is_batch_invariant
+    return Speculation(model=draft) if is_wanted and speculate != "off" else None
+
+
 class Speculator:
     def __init__(
         self, blocks: BlockPool, vocab_size: int, speculation: Speculation, profile: Profile
@@ -82,7 +94,6 @@ class Speculator:
         self._token_s = 0.0
         self._histories: dict[int, _History] = {}
         self._sources: dict[int, Acceptance] = {}
-        self.num_drafted = self.num_accepted = 0
 
     def extend(self, scheduled: list[Scheduled], replies: Mapping[int, Reply]) -> list[Scheduled]:
         """The same work with drafts where they pay, which is where every sequence decodes."""
@@ -105,8 +116,6 @@ class Speculator:
 
     def note(self, sequence: Sequence, num_accepted: int, num_drafted: int) -> None:
         """Of the tokens drafted for a sequence in this step, so many were what was drawn."""
-        self.num_drafted += num_drafted
-        self.num_accepted += num_accepted
         sequence.num_drafted += num_drafted
         sequence.num_accepted += num_accepted
         source = self._sources.get(sequence.id)

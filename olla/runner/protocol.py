@@ -37,7 +37,9 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     """The first message: which model to load, and how. Answered by LoadProgress*, Loaded or Failed.
 
     0 threads or bytes of cache leave the choice to the runner.
-    `files` is `{"model.gguf": path}` or a repository's files (config.json, *.safetensors ...).
+    `files` is `{"model.gguf": path}` or a repository's files (config.json, *.safetensors ...);
+    `draft_files` those of a small model that drafts for it, if there is one. `speculate` is one of
+    `variables.SPECULATE`.
     `quantize` is one of `options.QUANTIZATIONS`. `num_gpu` layers go to GPUs, -1 as many as fit,
     beginning with number `main_gpu`. `num_ctx` is the window of the first request.
     With `profile`, the log tells where steps spend their time. At most `max_running` sequences
@@ -49,6 +51,8 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     device: str = "auto"
     num_threads: int = 0
     kv_cache_bytes: int = 0
+    draft_files: Files = {}
+    speculate: str = "auto"
     quantize: str = "auto"
     num_gpu: int = -1
     main_gpu: int = 0

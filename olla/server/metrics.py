@@ -54,6 +54,12 @@ class Metrics:
         self._reply_tokens = Counter(
             "olla_reply_tokens", "Tokens of replies.", model, registry=registry
         )
+        self._drafted_tokens = Counter(
+            "olla_drafted_tokens", "Tokens drafted for replies.", model, registry=registry
+        )
+        self._accepted_tokens = Counter(
+            "olla_accepted_tokens", "Those of them that were right.", model, registry=registry
+        )
         self._first_token = Histogram(
             "olla_time_to_first_token_seconds", "From request to the first words of its reply.",
             model, buckets=_SECONDS, registry=registry,
@@ -113,6 +119,8 @@ class Metrics:
         self._prompt_tokens.labels(label).inc(timings.num_prompt_tokens)
         self._cached_tokens.labels(label).inc(timings.num_cached_tokens)
         self._reply_tokens.labels(label).inc(timings.num_tokens)
+        self._drafted_tokens.labels(label).inc(timings.num_drafted_tokens)
+        self._accepted_tokens.labels(label).inc(timings.num_accepted_tokens)
 
     def pulled(self, num_bytes: int) -> None:
         self._pulled.inc(max(num_bytes, 0))
