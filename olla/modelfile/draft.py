@@ -62,7 +62,7 @@ def _vocabulary(files: Mapping[str, Path]) -> dict[int, str]:
     """Each token's text by its number; empty where no file says."""
     if GGUF_NAME in files:
         tokens = read_gguf(files[GGUF_NAME]).metadata.get("tokenizer.ggml.tokens")
-        return dict(enumerate(map(str, tokens))) if isinstance(tokens, list) else {}
+        return dict(enumerate(map(str, tokens))) if isinstance(tokens, tuple) else {}
     if _TOKENIZER not in files:
         return {}
     document = read_object(files[_TOKENIZER], _TOKENIZER)
