@@ -45,7 +45,9 @@ OPTION_SPECS: Mapping[str, OptionSpec] = {
     "main_gpu": OptionSpec(Kind.INTEGER, "the GPU to begin with"),
     "use_mmap": OptionSpec(Kind.BOOLEAN, _NO_EFFECT),
     "num_thread": OptionSpec(Kind.INTEGER, _NO_EFFECT),
-    "draft_num_predict": OptionSpec(Kind.INTEGER, _NO_EFFECT),
+    "draft_num_predict": OptionSpec(
+        Kind.INTEGER, "most tokens drafted in a step; 0 none, -1 as many as pay"
+    ),
     "num_keep": OptionSpec(Kind.INTEGER, "tokens kept when the context shifts; -1 the prompt"),
     "seed": OptionSpec(Kind.INTEGER, "random seed; -1 a new one for each request"),
     "num_predict": OptionSpec(Kind.INTEGER, "most tokens to generate; -1 until the model stops"),

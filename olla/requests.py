@@ -59,7 +59,8 @@ class Timings:
 
     `num_prompt_tokens` counts the prompt as it was run: `num_cached_tokens` of it were found in the
     cache, and `num_truncated_tokens` more were left out before, to fit the window.
-    `num_thinking_tokens` are part of `num_tokens`.
+    `num_thinking_tokens` are part of `num_tokens`. `num_accepted_tokens` of `num_drafted_tokens`
+    were drafted as they came.
     """
 
     total_ns: int = 0
@@ -71,6 +72,8 @@ class Timings:
     num_cached_tokens: int = 0
     num_truncated_tokens: int = 0
     num_thinking_tokens: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,8 @@ class CreateRequest:
 
     `files` and `adapters`: relative path in the repository -> digest text of an uploaded blob; each
     folder of `adapters`, and each GGUF file, is an adapter. `adapter_scales` names them by folder,
-    or by file where there is no folder; 1 is what is not named.
+    or by file where there is no folder; 1 is what is not named. `draft_files` is the model that
+    drafts for it.
     `parameters` is a JSON object of options, stored as it is over those of `base`.
     """
 
@@ -199,6 +203,7 @@ class CreateRequest:
     files: Mapping[str, str] = field(default_factory=dict)
     adapters: Mapping[str, str] = field(default_factory=dict)
     adapter_scales: Mapping[str, float] = field(default_factory=dict)
+    draft_files: Mapping[str, str] = field(default_factory=dict)
     template: str = ""
     system: str = ""
     renderer: str = ""

@@ -60,6 +60,7 @@ class Settings:
     device: str = "auto"
     num_threads: int = 0
     kv_cache_bytes: int = 0
+    speculate: str = "auto"
     profile: bool = False
     go_template: bool | None = None
 

@@ -22,6 +22,7 @@ DEFAULT_SOURCES = ("package", "ollama", "hf", "modelscope")
 """Where names without a host are looked for, in this order."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOG_FORMATS = ("text", "json")
+SPECULATE = ("auto", "on", "off")
 
 _FALSE = frozenset({"0", "f", "false"})
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -225,6 +226,10 @@ VARIABLES = (
     Variable("KV_CACHE", "kv_cache_bytes", _size, "automatic",
              "memory of each runner for keys and values, such as `512MiB` or `4GiB`; automatic is a quarter of the "
              "memory that is free, or four fifths on a GPU"),
+    Variable("SPECULATE", "speculate", _one_of(SPECULATE), "`auto`",
+             "draft tokens ahead and verify several in one step: `auto` where that changes no reply, which is in the "
+             "compiled core and wherever a model brings a [`DRAFT`](modelfile.md); `on` for every model; `off` never. "
+             "See [speculative decoding](engine.md#speculative-decoding)"),
     Variable("PROFILE", "profile", _on, "off",
              "log where the engine's steps spend their time; see [the engine](engine.md)"),
     Variable("GO_TEMPLATE", "go_template", _on, "automatic",

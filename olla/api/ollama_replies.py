@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -57,6 +57,7 @@ class ModelDescription:
     info: Mapping[str, Any]
     projector_info: Mapping[str, Any]
     tensors: Sequence[Json]
+    draft_info: Mapping[str, Any] = field(default_factory=dict)
 
 
 def encode(value: Any) -> bytes:
@@ -216,6 +217,7 @@ def show_to_json(model: ModelDescription) -> Json:
             requires=model.requires,
             messages=[{"role": m.role, "content": m.content} for m in model.messages],
             projector_info=model.projector_info,
+            draft_info=model.draft_info,
             tensors=model.tensors,
             capabilities=summary.capabilities,
         ),
@@ -281,6 +283,8 @@ def _timings(timings: Timings) -> Json:
         prompt_eval_duration=timings.prompt_ns,
         eval_count=timings.num_tokens,
         eval_duration=timings.generation_ns,
+        draft_count=timings.num_drafted_tokens,
+        draft_accepted_count=timings.num_accepted_tokens,
     )
 
 

@@ -3,7 +3,7 @@
 Knows neither HTTP nor the store. Every wrong type is refused here, before anything runs.
 Ignored, as in Ollama: `username`, `password` (pull, push), `template` (show), and the
 `items` of tools. Refused by name, since a reply without them would be a wrong one: `remote_host`,
-`info`, `draft_files`, `draft_quantize`.
+`info`, `draft_quantize`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def generate_from_json(body: bytes) -> GenerateRequest:
 
 def create_from_json(body: bytes) -> CreateRequest:
     fields = parse_fields(body, "CreateRequest")
-    _refuse(fields, ("remote_host", "info", "draft_files", "draft_quantize"))
+    _refuse(fields, ("remote_host", "info", "draft_quantize"))
     parameters = fields.object("parameters")
     Options.from_json(parameters)
     return CreateRequest(
@@ -97,6 +97,7 @@ def create_from_json(body: bytes) -> CreateRequest:
         files=_files(fields, "files"),
         adapters=_files(fields, "adapters"),
         adapter_scales=_scales(fields),
+        draft_files=_files(fields, "draft_files"),
         template=fields.text("template"),
         system=fields.text("system"),
         renderer=fields.text("renderer"),

@@ -35,6 +35,7 @@ class Recipe:
     request: CreateRequest
     files: Mapping[str, Path] = field(default_factory=dict)
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    draft_files: Mapping[str, Path] = field(default_factory=dict)
 
 
 @command("create", exactly(1))
@@ -78,13 +79,11 @@ def create(
 
 
 def read_recipe(model: str, modelfile: Modelfile, folder: Path) -> Recipe:
-    """Find the files that FROM and ADAPTER mean; paths are relative to `folder`.
+    """Find the files that FROM, ADAPTER and DRAFT mean; paths are relative to `folder`.
 
     Raises:
         BadInput: a path that does not exist, or is no model; a command that is not supported.
     """
-    if modelfile.drafts:
-        raise BadInput("DRAFT is not supported")
     base, files = "", dict[str, Path]()
     for text in modelfile.bases:
         path = expand(text, folder)
@@ -96,7 +95,23 @@ def read_recipe(model: str, modelfile: Modelfile, folder: Path) -> Recipe:
             base = text
     adapters, scales = _adapter_files(modelfile.adapters, folder)
     request = replace(_request(model, base, modelfile), adapter_scales=scales)
-    return Recipe(request, files, adapters)
+    return Recipe(request, files, adapters, _draft_files(modelfile.drafts, files, folder))
+
+
+def _draft_files(
+    lines: tuple[str, ...], files: Mapping[str, Path], folder: Path
+) -> dict[str, Path]:
+    """The files of the model that drafts."""
+    found: dict[str, Path] = {}
+    for text in lines:
+        path = expand(text, folder)
+        if not path.exists():
+            raise BadInput(f"{text}: no such file or directory")
+        for name, file in collect_files(path).items():
+            if any(file.samefile(own) for own in files.values()):
+                raise BadInput(f"DRAFT must not reference the same local path as FROM: {text}")
+            found[name] = file
+    return found
 
 
 def _adapter_files(
@@ -168,7 +183,12 @@ def _upload(client: Client, recipe: Recipe, show: Show) -> CreateRequest:
     def upload(paths: Mapping[str, Path]) -> dict[str, str]:
         return {name: _upload_file(client, path, show) for name, path in paths.items()}
 
-    return replace(recipe.request, files=upload(recipe.files), adapters=upload(recipe.adapters))
+    return replace(
+        recipe.request,
+        files=upload(recipe.files),
+        adapters=upload(recipe.adapters),
+        draft_files=upload(recipe.draft_files),
+    )
 
 
 def _upload_file(client: Client, path: Path, show: Show) -> str:

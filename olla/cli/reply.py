@@ -84,6 +84,7 @@ def timing_lines(timings: Timings) -> list[str]:
         ("eval count", _tokens(timings.num_tokens)),
         ("eval duration", timings.generation_ns and format_duration(timings.generation_ns)),
         ("eval rate", _rate(timings.num_tokens, timings.generation_ns)),
+        ("draft acceptance", _acceptance(timings)),
     )
     return [f"{name + ':':<22}{value}" for name, value in rows if value]
 
@@ -154,6 +155,14 @@ def _tokens(count: int) -> str:
 
 def _rate(count: int, duration_ns: int) -> str:
     return f"{count * NANOSECONDS / duration_ns:.2f} tokens/s" if count and duration_ns else ""
+
+
+def _acceptance(timings: Timings) -> str:
+    """How many of the tokens that were drafted came, in llama.cpp's words."""
+    drafted, accepted = timings.num_drafted_tokens, timings.num_accepted_tokens
+    if not drafted:
+        return ""
+    return f"{accepted / drafted:.5f} ({accepted} accepted / {drafted} generated)"
 
 
 def _write(text: str) -> None:

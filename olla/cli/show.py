@@ -50,6 +50,7 @@ def format_info(shown: ShownModel, *, verbose: bool = False) -> str:
         ("Model", _model_rows(shown)),
         ("Capabilities", [(name,) for name in shown.capabilities]),
         ("Projector", _projector_rows(shown)),
+        ("Draft", _draft_rows(shown)),
         ("Parameters", [tuple(line.split()) for line in shown.parameters.splitlines()]),
         ("Metadata", _metadata_rows(shown) if verbose else []),
         ("Tensors", _tensor_rows(shown) if verbose else []),
@@ -84,6 +85,15 @@ def _projector_rows(shown: ShownModel) -> Rows:
         ("parameters", format_count(count) if count else ""),
         ("embedding length", info.get(f"{architecture}.vision.embedding_length")),
         ("dimensions", info.get(f"{architecture}.vision.projection_dim")),
+    )
+
+
+def _draft_rows(shown: ShownModel) -> Rows:
+    info = shown.draft_info
+    count = info.get("general.parameter_count")
+    return _filled(
+        ("architecture", info.get("general.architecture")),
+        ("parameters", format_count(count) if count else ""),
     )
 
 

@@ -95,6 +95,7 @@ class ShownModel:
     messages: tuple[Message, ...] = ()
     model_info: Json = field(default_factory=dict)
     projector_info: Json = field(default_factory=dict)
+    draft_info: Json = field(default_factory=dict)
     tensors: tuple[Tensor, ...] = ()
 
     @property
@@ -168,6 +169,8 @@ def chunk_from_json(reply: Json) -> ChatChunk:
             generation_ns=reply.get("eval_duration", 0),
             num_cached_tokens=reply.get("prompt_cache_count", 0),
             num_truncated_tokens=reply.get("prompt_truncated_count", 0),
+            num_drafted_tokens=reply.get("draft_count", 0),
+            num_accepted_tokens=reply.get("draft_accepted_count", 0),
         ),
     )
 
@@ -263,6 +266,7 @@ def shown_from_json(reply: Json) -> ShownModel:
         ),
         model_info=reply.get("model_info") or {},
         projector_info=reply.get("projector_info") or {},
+        draft_info=reply.get("draft_info") or {},
         tensors=tuple(
             Tensor(name=tensor["name"], type=tensor["type"], shape=tuple(tensor["shape"]))
             for tensor in reply.get("tensors") or ()
@@ -277,6 +281,7 @@ def create_to_json(request: CreateRequest) -> Json:
         "files": dict(request.files),
         "adapters": dict(request.adapters),
         "adapter_scales": dict(request.adapter_scales),
+        "draft_files": dict(request.draft_files),
         "quantize": request.quantize,
         "template": request.template,
         "system": request.system,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import partial
 
 from torch import Tensor
 
@@ -24,10 +25,12 @@ from olla.engine.profile import NoProfile, Profile
 from olla.engine.prompt import check_echo, check_request, fit_prompt
 from olla.engine.prompt_reader import PromptReader
 from olla.engine.reply import Reply
-from olla.engine.sampler import Bias, sample
+from olla.engine.sampler import Bias
 from olla.engine.scheduler import TOKENS_PER_STEP, Scheduled, Scheduler
-from olla.engine.sequence import Sequence
+from olla.engine.sequence import Sequence, SequenceState
+from olla.engine.speculator import Speculation, Speculator
 from olla.engine.token_bytes import TokenBytes
+from olla.engine.verification import Verified, verify
 from olla.errors import NoTokenAllowed, OutOfMemory, RunnerError
 from olla.options import SamplingParams
 from olla.requests import DoneReason, TokenLogprob
@@ -45,40 +48,37 @@ class Engine:
         max_running: int = MAX_RUNNING,
         profile: Profile | None = None,
         merge_after: int = PATIENCE,
+        speculation: Speculation | None = None,
     ) -> None:
         """Args:
         cache_tokens: how many tokens' keys and values are kept, of all sequences together.
         merge_after: steps of one adapter alone before it is merged into a copy of the weights.
+        speculation: how tokens are drafted; None drafts none.
         """
-        self._profile = profile or NoProfile()
+        network = model.network
+        profile = self._profile = profile or NoProfile()
         self._blocks = BlockPool(max(cache_tokens // BLOCK_SIZE, 1))
         self.reader = PromptReader(model, self._blocks.num_tokens)
         self.encode, self.decode = self.reader.encode, self.reader.decode
-        self._tokenizer = model.tokenizer
-        self._special_tokens = model.special_tokens
-        self._vocab_size = model.network.config.vocab_size
-        self._merging = Merging(
-            model.network, model.dtype, merge_after, lambda: room_on(model.device)
-        )
-        self._executor = Executor(
-            model.network,
-            model.device,
-            self._blocks.num_blocks,
-            self._blocks.block_size,
-            self._profile,
-            self._merging,
-            model.record,
-        )
+        self._tokenizer, self._special_tokens = model.tokenizer, model.special_tokens
+        self._vocab_size = network.config.vocab_size
+        self._merging = Merging(network, model.dtype, merge_after, partial(room_on, model.device))
+        executor = (network, model.device, self._blocks.num_blocks, BLOCK_SIZE, profile)
+        self._executor = Executor(*executor, self._merging, model.record)
         self._token_bytes = TokenBytes(model.tokenizer)
         self._grammars = Grammars(model.tokenizer, self._vocab_size, model.special_tokens.end_ids)
-        self._device = model.device
+        self._device = device = model.device
         self._adapters = AdapterTable(
-            model.network,
-            keeps_read=model.device.type != "cpu",
-            on_removed=self._merging.drop,
+            network, keeps_read=device.type != "cpu", on_removed=self._merging.drop
         )
         self._scheduler = Scheduler(self._blocks, max_running, tokens_per_step)
         self._replies: dict[int, Reply] = {}
+        self._num_accepted = 0
+        self._models = [model]
+        self._speculator = None
+        if speculation is not None:
+            self._models += [speculation.model] if speculation.model else []
+            self._speculator = Speculator(self._blocks, self._vocab_size, speculation, profile)
 
     @property
     def has_work(self) -> bool:
@@ -103,6 +103,16 @@ class Engine:
     def num_merged_bytes(self) -> int:
         """Memory of the weights with an adapter merged in; 0 while there are none."""
         return self._merging.copy.num_bytes if self._merging.copy else 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weights, those of a model that drafts included."""
+        return sum(model.num_bytes for model in self._models)
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """What a token's keys and values take, in all caches."""
+        return sum(model.network.cache_bytes_per_token for model in self._models)
 
     def prepare(self, request: Generate) -> None:
         """Read the request's adapters ahead of `add`. For one thread, which may be another.
@@ -171,6 +181,7 @@ class Engine:
             max_length=window,
             num_predict=request.num_predict,
             num_keep=keep,
+            num_draft=request.num_draft,
             shift=shift,
             adapter=self._adapters.number(request.adapters, in_use),
             images=images,
@@ -243,14 +254,29 @@ class Engine:
         for item in scheduled:
             reply = self._replies[item.sequence.id]
             reply.started_ns = reply.started_ns or now
-        replies = [self._replies[item.sequence.id] for item in scheduled if item.reaches_end]
+        if self._speculator is not None:
+            with self._profile.stage("draft"):
+                scheduled = self._speculator.extend(scheduled, self._replies)
+        return self._compute(scheduled)
+
+    def _compute(self, scheduled: list[Scheduled]) -> list[FromRunner]:
+        started = time.perf_counter()
+        self._num_accepted = 0
+        is_decoding = all(item.is_decode for item in scheduled)
+        grown = [item for item in scheduled if item.reaches_end]
         logits = self._executor.forward(scheduled)
         if any(item.sequence.scores_prompt for item in scheduled):
             logits = self._score_prompts(logits, scheduled)
         self._scheduler.committed(scheduled)
-        messages = self._go_on(replies, logits) if replies else []
-        num_tokens = sum(item.num_tokens for item in scheduled)
-        self._profile.end_step(num_tokens, is_last=not self.has_work)
+        messages = self._go_on(grown, logits) if grown else []
+        if self._speculator is not None and is_decoding:
+            self._speculator.note_step(scheduled, time.perf_counter() - started)
+        self._profile.end_step(
+            sum(item.num_tokens for item in scheduled),
+            is_last=not self.has_work,
+            drafted=sum(len(item.draft) for item in scheduled),
+            accepted=self._num_accepted,
+        )
         return messages
 
     def _score_prompts(self, logits: Tensor, scheduled: Iterable[Scheduled]) -> Tensor:
@@ -273,21 +299,35 @@ class Engine:
         reply.score_prompt(first, score(rows, targets, num_top, self._token_bytes))
         sequence.scores_prompt = not item.reaches_end
 
-    def _go_on(self, replies: list[Reply], logits: Tensor) -> list[FromRunner]:
-        """Add a token to each reply; `logits` (num_replies, vocab_size) are overwritten."""
-        requests = [reply.request for reply in replies]
-        top_of = {place: r.top_logprobs for place, r in enumerate(requests) if r.logprobs}
-        kept = {place: logits[place : place + 1].clone() for place in top_of}
+    def _go_on(self, grown: list[Scheduled], logits: Tensor) -> list[FromRunner]:
+        """Add a token to each reply, and those of its draft that are drawn just the same.
+
+        `logits` (num_rows, vocab_size) are overwritten: a row for each item's last token, and one
+        for each token of its draft.
+        """
+        replies = [self._replies[item.sequence.id] for item in grown]
+        drafts = [item.draft for item in grown]
         with self._profile.stage("sample"):
-            tokens = sample(logits, [reply.sampling_row(self._vocab_size) for reply in replies])
-        logprobs = {
-            place: score(rows, [tokens[place]], top_of[place], self._token_bytes)[0]
-            for place, rows in kept.items()
-        }
+            verified = verify(logits, replies, drafts, self._vocab_size, self._token_bytes)
+        self._num_accepted = sum(found.num_accepted for found in verified)
         messages: list[FromRunner] = []
         with self._profile.stage("messages"):
-            for place, (reply, token) in enumerate(zip(replies, tokens, strict=True)):
-                messages += self._accept(reply, token, logprobs.get(place))
+            for reply, found in zip(replies, verified, strict=True):
+                if self._speculator is not None:
+                    self._speculator.note(reply.sequence, found.num_accepted, found.num_tested)
+                messages += self._accept_all(reply, found)
+        return messages
+
+    def _accept_all(self, reply: Reply, found: Verified) -> list[FromRunner]:
+        """Add verified tokens to their reply, which may end before the last of them."""
+        sequence = reply.sequence
+        messages: list[FromRunner] = []
+        for number, (token, logprob) in enumerate(zip(found.tokens, found.logprobs, strict=True)):
+            messages += self._accept(reply, token, logprob)
+            if sequence.state is SequenceState.FINISHED:
+                break
+            # Its place in the cache was filled by the same step that verified it.
+            sequence.num_computed += int(number < found.num_accepted)
         return messages
 
     def _accept(self, reply: Reply, token: int, logprob: TokenLogprob | None) -> list[FromRunner]:
@@ -324,3 +364,5 @@ class Engine:
     def _remove(self, reply: Reply) -> None:
         self._replies.pop(reply.sequence.id, None)
         self._scheduler.remove(reply.sequence)
+        if self._speculator is not None:
+            self._speculator.forget(reply.sequence)

@@ -28,11 +28,11 @@ class Executor:
         num_blocks: int,
         block_size: int,
         profile: Profile,
-        merging: Merging,
+        merging: Merging | None = None,
         record: Record | None = None,
     ) -> None:
         """Args:
-        merging: lays merged weights in for the sequences that use them.
+        merging: lays merged weights in for the sequences that use them; None if none do.
         record: how to record a step that decodes; None computes every step as it comes.
         """
         self._profile = profile
@@ -67,6 +67,7 @@ class Executor:
         return torch.cat([rows[item] for item in scheduled])
 
     def _forward_merged(self, scheduled: Rows[Scheduled]) -> Tensor:
+        assert self._merging is not None, "a sequence is merged by it"
         with self._merging.laid_in():
             return self._forward(scheduled, self._merging.copy)
 
@@ -120,11 +121,11 @@ class Executor:
         images: list[ImageRows] = []
         for item in scheduled:
             sequence = item.sequence
-            first, end = sequence.num_computed, sequence.num_computed + item.num_tokens
+            first, end = sequence.num_computed, item.end
             where = self._slots(sequence.block_table, end)
             images += _image_rows(sequence, first, end, len(tokens))
             spans.append(Span(len(tokens), len(tokens) + end - first, where, _blocks(sequence)))
-            tokens += sequence.tokens[first:end]
+            tokens += item.tokens
             positions += range(first, end)
             slots += [self._slot(sequence.block_table, place) for place in range(first, end)]
             logit_rows += range(len(tokens) - item.num_logits, len(tokens))
@@ -148,11 +149,7 @@ class Executor:
         found = [
             position
             for item in scheduled
-            for position in axes(
-                item.sequence.images,
-                item.sequence.num_computed,
-                item.sequence.num_computed + item.num_tokens,
-            )
+            for position in axes(item.sequence.images, item.sequence.num_computed, item.end)
         ]
         return torch.tensor(found, dtype=torch.int64, device=self._device).T
 
@@ -209,7 +206,7 @@ def _is_recordable(scheduled: Rows[Scheduled]) -> bool:
     """Whether each sequence decodes one token, with no delta, in a shape for recordings."""
     sequences = [item.sequence for item in scheduled]
     return (
-        all(item.num_tokens == 1 and item.reaches_end for item in scheduled)
+        all(item.num_tokens == item.num_logits == 1 for item in scheduled)
         and all(sequence.adapter == NO_ADAPTER or sequence.is_merged for sequence in sequences)
         and padded_shape(len(sequences), max(len(s.block_table) for s in sequences)) is not None
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -62,7 +63,8 @@ def needed(checkpoint: Checkpoint, precision: Precision, request: Load) -> Need:
         if number.isdigit() and int(number) < len(layers):
             layers[int(number)] += size
     weights_in_layers = sum(layers) - cache_bytes * len(layers)
-    return Need(tuple(layers), sum(sizes.values()) - weights_in_layers)
+    draft_bytes = sum(Path(path).stat().st_size for path in request.draft_files.values())
+    return Need(tuple(layers), sum(sizes.values()) - weights_in_layers + draft_bytes)
 
 
 def kept_bytes(checkpoint: Checkpoint, name: str, precision: Precision) -> int:

@@ -10,6 +10,7 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import Collection
+from collections.abc import Sequence as Rows
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -62,6 +63,14 @@ class Constraint:
         if self._matcher.is_error() or not mask.any():
             raise NoTokenAllowed(_reason(self._matcher))
         return mask
+
+    def num_allowed(self, tokens: Rows[int]) -> int:
+        """How many of `tokens`, one after the other from here on, match."""
+        return int(self._matcher.validate_tokens(list(tokens)))
+
+    def copy(self) -> Constraint:
+        """One that is as far, and goes on by itself."""
+        return Constraint(self._matcher.deep_copy())
 
     def accept(self, token: int) -> None:
         """Go on by a token of the reply.

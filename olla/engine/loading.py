@@ -61,6 +61,8 @@ class LoadedModel:
     images: ImageReader | None = None
     record: Record | None = None
     """How steps that decode are recorded, where that pays."""
+    is_batch_invariant: bool = False
+    """Whether a row's logits are the same to the bit whatever other rows a step has."""
 
     @property
     def num_bytes(self) -> int:
@@ -117,6 +119,7 @@ def _loaded(
         dtype=dtype,
         images=_image_reader(checkpoint, files, tokenizer),
         record=recorder(network, device),
+        is_batch_invariant=isinstance(network, NativeDecoder),
     )
 
 

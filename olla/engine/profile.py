@@ -20,8 +20,14 @@ class Profile(Protocol):
         """Time spent in the block is that of `name`."""
         ...
 
-    def end_step(self, num_tokens: int, *, is_last: bool) -> None:
-        """A step of so many tokens is over; after the last one nothing is left to do."""
+    def end_step(
+        self, num_tokens: int, *, is_last: bool, drafted: int = 0, accepted: int = 0
+    ) -> None:
+        """A step of so many tokens is over; after the last one nothing is left to do.
+
+        Args:
+            drafted: tokens beyond those, of which so many were `accepted`.
+        """
         ...
 
 
@@ -34,7 +40,9 @@ class NoProfile:
     def stage(self, name: str) -> AbstractContextManager[None]:
         return self._nothing
 
-    def end_step(self, num_tokens: int, *, is_last: bool) -> None:
+    def end_step(
+        self, num_tokens: int, *, is_last: bool, drafted: int = 0, accepted: int = 0
+    ) -> None:
         pass
 
 
@@ -56,20 +64,26 @@ class StageTimes:
         self._stages = [_OUTSIDE]
         self._spent_ns: dict[str, int] = {}
         self._num_steps = self._num_tokens = 0
+        self._num_drafted = self._num_accepted = 0
         self._started_ns = self._marked_ns = 0
         self._is_within_step = False
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         return _Stage(self, name)
 
-    def end_step(self, num_tokens: int, *, is_last: bool) -> None:
+    def end_step(
+        self, num_tokens: int, *, is_last: bool, drafted: int = 0, accepted: int = 0
+    ) -> None:
         self._mark()
         self._num_steps += 1
         self._num_tokens += num_tokens
+        self._num_drafted += drafted
+        self._num_accepted += accepted
         if is_last or self._marked_ns - self._started_ns >= REPORT_EVERY_S * 1e9:
             self._report(self._line())
             self._spent_ns.clear()
             self._num_steps = self._num_tokens = self._started_ns = 0
+            self._num_drafted = self._num_accepted = 0
         self._is_within_step = False
 
     def enter(self, name: str) -> None:
@@ -100,8 +114,11 @@ class StageTimes:
             for stage, spent in self._spent_ns.items()
         )
         total = sum(self._spent_ns.values()) / self._num_steps / 1e6
+        drafts = ""
+        if self._num_drafted:
+            drafts = f"drafted={self._num_drafted} accepted={self._num_accepted} "
         return (
-            f"profile steps={self._num_steps} tokens={self._num_tokens} {times} "
+            f"profile steps={self._num_steps} tokens={self._num_tokens} {drafts}{times} "
             f"total_ms={total:.3f}"
         )
 

@@ -6,8 +6,11 @@ Knows text, stop strings, the constraint and what was asked to come along; nothi
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from olla.engine.detokenizer import Detokenizer
@@ -15,7 +18,7 @@ from olla.engine.grammar import Constraint
 from olla.engine.image_places import without_images
 from olla.engine.logprobs import LogprobQueue, describe
 from olla.engine.loops import EqualPieces, TokenLoop
-from olla.engine.sampler import Bias, SamplingRow
+from olla.engine.sampler import Bias, SamplingRow, penalizes
 from olla.engine.sequence import Sequence
 from olla.engine.stops import StopScanner
 from olla.engine.token_bytes import TokenBytes
@@ -85,17 +88,52 @@ class Reply:
         is_cut = sequence.has_predicted_enough or (sequence.is_full and not sequence.shift)
         return DoneReason.LENGTH if is_cut or self.repeats else None
 
-    def sampling_row(self, vocab_size: int) -> SamplingRow:
-        """What the next token is drawn by; `failure` is set if there can be none."""
+    def sampling_rows(self, vocab_size: int, draft: Rows[int] = ()) -> list[SamplingRow]:
+        """What the next token is drawn by, and each that follows if `draft` begins as it should.
+
+        There are fewer where the draft leaves the grammar. `failure` is set if there can be no
+        next token.
+        """
         mask = None
         if self.constraint is not None:
             try:
                 mask = self.constraint.mask(vocab_size)
             except NoTokenAllowed as error:
                 self._give_up_constraint(error)
+        rows = [self._row(draft[:0], mask)]
+        ahead = self.constraint.copy() if draft and self.constraint is not None else None
+        for end, token in enumerate(draft, 1):
+            if ahead is not None:
+                try:
+                    ahead.accept(token)
+                    if ahead.is_complete:
+                        break
+                    mask = ahead.mask(vocab_size)
+                except NoTokenAllowed:
+                    break
+            rows.append(self._row(draft[:end], mask))
+        return rows
+
+    def _row(self, draft: Rows[int], mask: NDArray[np.uint8] | None) -> SamplingRow:
+        """What the token after `draft` is drawn by."""
         sequence = self.sequence
-        uniform = sequence.random.random()
-        return SamplingRow(sequence.sampling, sequence.tokens, uniform, self.bias, mask)
+        history: Rows[int] = sequence.tokens
+        if draft and penalizes(sequence.sampling):
+            history = [*history, *draft]
+        uniform = sequence.uniform(len(draft))
+        return SamplingRow(sequence.sampling, history, uniform, self.bias, mask)
+
+    def num_allowed(self, draft: Rows[int]) -> int:
+        """How many tokens of a draft the grammar has nothing against."""
+        return len(draft) if self.constraint is None else self.constraint.num_allowed(draft)
+
+    def most_drafted(self, wanted: int) -> int:
+        """How many of `wanted` tokens can be drafted before the reply or its window is full."""
+        sequence = self.sequence
+        room = sequence.max_length - len(sequence.tokens) - 1
+        if sequence.num_predict >= 0:
+            room = min(room, sequence.num_predict - sequence.num_generated - 1)
+        return min(wanted if sequence.num_draft < 0 else sequence.num_draft, wanted, max(room, 0))
 
     def _give_up_constraint(self, error: NoTokenAllowed) -> None:
         """The reply goes on without, where that is allowed."""
@@ -159,6 +197,8 @@ class Reply:
             else [],
             num_truncated_tokens=self.num_truncated,
             stop_sequence=self.stops.matched,
+            num_drafted_tokens=sequence.num_drafted,
+            num_accepted_tokens=sequence.num_accepted,
         )
         return [*self._pieces(rest, logprobs), finished]
 

@@ -71,7 +71,7 @@ def sample(logits: Tensor, rows: Rows[SamplingRow]) -> list[int]:
     for index, row in enumerate(rows):
         if row.bias is not None:
             logits[index].index_add_(0, row.bias.ids, row.bias.addends)
-        if _penalizes(row.params):
+        if penalizes(row.params):
             penalize(logits[index], row.params, row.history)
     forbid(logits, rows)
     chosen = logits.argmax(dim=-1)
@@ -96,7 +96,8 @@ def _sample_top(logits: Tensor, width: int, rows: Rows[SamplingRow]) -> Tensor:
     return tokens.gather(1, places).squeeze(1)
 
 
-def _penalizes(params: SamplingParams) -> bool:
+def penalizes(params: SamplingParams) -> bool:
+    """Whether the history makes a difference."""
     is_on = params.repeat_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
     return bool(is_on) and params.repeat_last_n != 0
 

@@ -24,10 +24,11 @@ TOKENS_PER_STEP_WHILE_DECODING = 128
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """The next `num_tokens` uncomputed tokens of `sequence`."""
+    """The next `num_tokens` uncomputed tokens of `sequence`, and a `draft` of what may follow."""
 
     sequence: Sequence
     num_tokens: int
+    draft: tuple[int, ...] = ()
 
     @property
     def reaches_end(self) -> bool:
@@ -35,9 +36,28 @@ class Scheduled:
         return self.num_tokens == self.sequence.num_pending
 
     @property
+    def is_decode(self) -> bool:
+        """Whether it is a reply's newest token."""
+        return self.num_tokens == 1 and self.reaches_end and self.sequence.num_generated > 0
+
+    @property
     def num_logits(self) -> int:
         """Of how many of the tokens, the last ones, the step gives logits."""
-        return self.num_tokens if self.sequence.scores_prompt else int(self.reaches_end)
+        if self.sequence.scores_prompt:
+            return self.num_tokens
+        return int(self.reaches_end) + len(self.draft)
+
+    @property
+    def end(self) -> int:
+        """Where the tokens to compute end, those of the draft included."""
+        return self.sequence.num_computed + self.num_tokens + len(self.draft)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens to compute."""
+        sequence = self.sequence
+        first = sequence.num_computed
+        return [*sequence.tokens[first : first + self.num_tokens], *self.draft]
 
 
 class Scheduler:
@@ -63,7 +83,8 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, finished or not."""
+        """Take a sequence out, finished or not; what it computed may be found again."""
+        self._blocks.commit(sequence)
         self._blocks.release(sequence)
         if sequence.state is SequenceState.RUNNING:
             self._running.remove(sequence)

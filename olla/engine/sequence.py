@@ -6,6 +6,7 @@ Knows token ids and counts; nothing of tensors, text or other sequences.
 from __future__ import annotations
 
 import random
+from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -27,8 +28,10 @@ class Sequence:
 
     `adapter` is the engine's number of the adapter in use, 0 for none; `is_merged` says whether it
     is computed with the copy of the weights that has it merged in. `max_length` caps the
-    tokens in the window (num_ctx), `num_predict` those of the reply (-1: no cap). While
-    `scores_prompt`, the logits of every token are wanted, so that none comes from the cache.
+    tokens in the window (num_ctx), `num_predict` those of the reply (-1: no cap), `num_draft` those
+    that a step drafts (-1: as many as pay); `num_accepted` of `num_drafted` so far were right.
+    While `scores_prompt`, the logits of every token are wanted, so that none comes from the cache.
+    `num_shifts` counts how often the window moved on.
     """
 
     id: int
@@ -37,6 +40,7 @@ class Sequence:
     max_length: int
     num_predict: int = -1
     num_keep: int = 0
+    num_draft: int = -1
     shift: bool = True
     adapter: int = 0
     is_merged: bool = False
@@ -49,13 +53,17 @@ class Sequence:
     block_table: list[int] = field(default_factory=list)
     num_committed: int = 0
     prefix_serial: int = 0
+    num_shifts: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
     num_prompt_tokens: int = field(init=False)
-    random: random.Random = field(init=False)
+    _random: random.Random = field(init=False)
+    _uniforms: deque[float] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.tokens)
         seed = self.sampling.seed
-        self.random = random.Random(None if seed < 0 else seed)
+        self._random = random.Random(None if seed < 0 else seed)
 
     @property
     def num_pending(self) -> int:
@@ -70,8 +78,16 @@ class Sequence:
     def has_predicted_enough(self) -> bool:
         return 0 <= self.num_predict <= self.num_generated
 
+    def uniform(self, ahead: int = 0) -> float:
+        """The number in [0, 1) that the next token is drawn by, or the one `ahead` tokens later."""
+        while len(self._uniforms) <= ahead:
+            self._uniforms.append(self._random.random())
+        return self._uniforms[ahead]
+
     def append(self, token: int) -> None:
         """Add a token of the reply."""
+        if self._uniforms:
+            self._uniforms.popleft()
         self.tokens.append(token)
         self.num_generated += 1
 
@@ -80,6 +96,7 @@ class Sequence:
 
         What moved is computed anew, since keys in the cache carry their positions.
         """
+        self.num_shifts += 1
         keep = min(self.num_keep, self.max_length - 1)
         rest = len(self.tokens) - keep
         del self.tokens[keep : keep + max(rest // 2, 1)]

@@ -6,6 +6,7 @@ formula is spec/scheduler.md section 6: the weights, and keys and values of one 
 
 from __future__ import annotations
 
+from olla.registry.manifest import MediaType
 from olla.registry.model import Model
 from olla.settings import Settings
 
@@ -24,10 +25,14 @@ def needed_bytes(model: Model, quantize: str, num_ctx: int, settings: Settings) 
 
 def _weights_bytes(model: Model, quantize: str, dtype: str) -> int:
     if quantize in _BITS:
-        return int(model.parameter_count * _BITS[quantize] / 8)
+        return int(model.parameter_count * _BITS[quantize] / 8) + _draft_bytes(model)
     if quantize == "none" or dtype != "auto":
-        return model.parameter_count * (4 if dtype == "float32" else 2)
+        return model.parameter_count * (4 if dtype == "float32" else 2) + _draft_bytes(model)
     return model.size_bytes
+
+
+def _draft_bytes(model: Model) -> int:
+    return sum(layer.size_bytes for layer in model.manifest.layers_of(MediaType.DRAFT))
 
 
 def _cache_bytes(model: Model, num_ctx: int) -> int:

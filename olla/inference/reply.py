@@ -114,6 +114,8 @@ class _Reply:
             num_cached_tokens=finished.num_cached_tokens,
             num_truncated_tokens=asked.num_dropped_tokens + finished.num_truncated_tokens,
             num_thinking_tokens=min(self._num_thinking, finished.num_tokens),
+            num_drafted_tokens=finished.num_drafted_tokens,
+            num_accepted_tokens=finished.num_accepted_tokens,
         )
 
 

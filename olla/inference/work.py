@@ -22,6 +22,7 @@ from olla.options import Options
 from olla.parsers.choose import VERBATIM, Choice
 from olla.parsers.reply_grammar import reply_grammar
 from olla.registry.model import Capability, Model
+from olla.registry.weights import GGUF_NAME
 from olla.requests import (
     ChatRequest,
     GenerateRequest,
@@ -174,6 +175,7 @@ def to_runner(
         add_special_tokens=add_special_tokens,
         num_predict=_num_predict(options.num_predict, work.num_ctx),
         num_keep=DEFAULT_NUM_KEEP if options.num_keep is None else options.num_keep,
+        num_draft=-1 if options.draft_num_predict is None else options.draft_num_predict,
         shift=_shift(work),
         truncate=request.truncate and not request.keeps_messages_whole,
         stop=list(options.stop or ()),
@@ -217,6 +219,7 @@ def runnable(model: Model, options: Options, num_ctx: int, settings: Settings) -
         model.weights_key,
         _paths(model.files),
         num_ctx,
+        draft_files=_paths({GGUF_NAME: model.draft} if model.draft else {}),
         quantize=options.quantize or "",
         num_gpu=num_gpu,
         main_gpu=main_gpu,

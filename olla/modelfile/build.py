@@ -13,6 +13,7 @@ from typing import Any
 
 from olla.errors import BadInput
 from olla.modelfile.adapter import ImportedAdapter, import_adapters
+from olla.modelfile.draft import import_draft
 from olla.modelfile.parse import parse_version
 from olla.modelfile.quantized import Quantize, quantized
 from olla.modelfile.uploads import Upload, find_uploads, is_gguf, is_safetensors
@@ -51,6 +52,7 @@ def build_model(
     with store.hold() as hold:
         uploads = find_uploads(request.files, store.blobs, hold)
         adapters = find_uploads(request.adapters, store.blobs, hold)
+        draft = find_uploads(request.draft_files, store.blobs, hold)
         base = _stored_base(request.base, store) if request.base else (yield from _import(uploads))
         if request.quantize:
             weights = yield from quantized(base.weights, request.quantize, quantize, store, hold)
@@ -60,6 +62,9 @@ def build_model(
         imported = yield from _import_adapters(adapters, base.weights, request)
         config = _with_adapters(base.weights, imported, request)
         assembly.keep(_numbered(base.weights.layers, imported))
+        if draft:
+            yield Progress("checking the draft model")
+            assembly.replace_file(import_draft(draft, base.weights.files))
         _lay_over(assembly, request, base.parameters)
         manifest = assembly.manifest(_config(request, config))
         yield from assembly.report()
@@ -104,6 +109,11 @@ class _Assembly:
         """Put one layer, of the first type, in place of all layers of these types."""
         self._layers = [layer for layer in self._layers if layer.media_type not in media_types]
         self.add(media_types[0], data)
+
+    def replace_file(self, layer: Layer) -> None:
+        """Put an uploaded file's layer in place of all of its type."""
+        self._layers = [old for old in self._layers if old.media_type != layer.media_type]
+        self.keep((layer,))
 
     def report(self) -> Iterator[Progress]:
         for layer in self._layers:

@@ -28,6 +28,7 @@ class Description:
     base: str
     adapters: Sequence[tuple[str, float]] = ()
     projectors: Sequence[str] = ()
+    draft: str = ""
     template: str = ""
     system: str = ""
     renderer: str = ""
@@ -65,6 +66,7 @@ def _commands(description: Description) -> Iterator[Command]:
         yield Command(CommandName.ADAPTER, path if scale == 1.0 else f"{path} {scale:g}")
     yield from (Command(CommandName.MODEL, path) for path in description.projectors)
     texts = (
+        (CommandName.DRAFT, description.draft),
         (CommandName.TEMPLATE, description.template),
         (CommandName.SYSTEM, description.system),
         (CommandName.RENDERER, description.renderer),

@@ -24,6 +24,7 @@ class MediaType(StrEnum):
     MODEL = "application/vnd.ollama.image.model"
     PROJECTOR = "application/vnd.ollama.image.projector"
     ADAPTER = "application/vnd.ollama.image.adapter"
+    DRAFT = "application/vnd.ollama.image.draft"
     TEMPLATE = "application/vnd.ollama.image.template"
     PROMPT = "application/vnd.ollama.image.prompt"  # what templates were called at first
     SYSTEM = "application/vnd.ollama.image.system"

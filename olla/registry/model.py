@@ -62,7 +62,8 @@ class Model:
     `template` is its TEMPLATE, `chat_template` the Jinja text of the weights; "" is none.
     `go_template` settles which of the two is used, if they are in different languages.
     `parameters` is the JSON object as it is stored, `options` what it means. `weights_key` is
-    equal for models that share base weights, and "" without weights.
+    equal for models that share base weights, and "" without weights. `draft` is a small model that
+    drafts for this one.
     """
 
     name: ModelName
@@ -78,6 +79,7 @@ class Model:
     files: Mapping[str, Path]
     adapters: tuple[Mapping[str, Path], ...]
     projectors: tuple[Path, ...]
+    draft: Path | None
     weights_key: str
     headers: WeightsHeaders = field(repr=False, compare=False)
     go_template: bool | None = None
@@ -188,15 +190,26 @@ class Model:
         with disk_errors(f"cannot read model {self.name}"):
             return gguf_info(read_gguf(self.projectors[0]), verbose)
 
+    def draft_info(self) -> Mapping[str, InfoValue]:
+        """What `info` is of this model, of the one that drafts for it; empty if there is none.
+
+        Raises:
+            FormatError, StoreError: it cannot be read.
+        """
+        if self.draft is None:
+            return {}
+        with disk_errors(f"cannot read model {self.name}"):
+            return gguf_info(read_gguf(self.draft), verbose=False)
+
     def check_files(self) -> None:
         """
         Raises:
             StoreError: a file to be loaded is not in the store.
         """
-        for files in (self.files, *self.adapters):
-            for path in files.values():
-                if not path.is_file():
-                    raise StoreError(f"model {self.name} is broken: {path.name} is not there")
+        paths = [path for files in (self.files, *self.adapters) for path in files.values()]
+        for path in (*paths, *((self.draft,) if self.draft else ())):
+            if not path.is_file():
+                raise StoreError(f"model {self.name} is broken: {path.name} is not there")
 
     def tensors(self) -> tuple[TensorInfo, ...]:
         return self.header.tensors
@@ -250,6 +263,7 @@ def read_model(
         projectors=tuple(
             blobs.path(layer.digest) for layer in parsed.layers_of(MediaType.PROJECTOR)
         ),
+        draft=next((blobs.path(layer.digest) for layer in parsed.layers_of(MediaType.DRAFT)), None),
         weights_key=weights_key(parsed),
         headers=headers or WeightsHeaders(),
         go_template=go_template,

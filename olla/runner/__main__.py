@@ -14,12 +14,14 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
 from olla.engine.blocks import BLOCK_SIZE
+from olla.engine.drafter import check_draft
 from olla.engine.embedder import Embedder, Job, NoEngine
 from olla.engine.encoder_files import is_encoder
 from olla.engine.engine import Engine
@@ -27,11 +29,12 @@ from olla.engine.fitting import choose_plan, first_that_fits, gpus
 from olla.engine.grammar import Constraint
 from olla.engine.image_places import PlacedPrompt
 from olla.engine.inputs import InputReader
-from olla.engine.loading import LoadedModel, load_model
+from olla.engine.loading import LoadedModel, OnProgress, load_model
 from olla.engine.memory import cache_budget, cache_tokens, synchronize
 from olla.engine.placement import Plan
 from olla.engine.pooled_decoder import PooledDecoder, decoder_head
 from olla.engine.profile import StageTimes
+from olla.engine.speculator import speculation_of
 from olla.errors import BadInput, OllaError, OutOfMemory, PromptTooLong
 from olla.logs import configure_logging
 from olla.runner.protocol import (
@@ -40,6 +43,7 @@ from olla.runner.protocol import (
     Embed,
     Failed,
     FailureKind,
+    Files,
     FromRunner,
     Generate,
     Load,
@@ -154,16 +158,12 @@ def load(request: Load, outbox: Outbox) -> Served:
             outbox.send(LoadProgress(completed_bytes, total_bytes))
 
     def by(plan: Plan | None) -> tuple[LoadedModel, Engine]:
-        model = load_model(
-            request.files,
-            request.dtype,
-            request.device,
-            request.num_threads,
-            on_progress,
-            quantize=request.quantize,
-            plan=plan,
-        )
-        return model, make_engine(model, request)
+        model = _load_model(request.files, request, on_progress, plan)
+        draft = None
+        if request.draft_files and request.speculate != "off":
+            draft = _load_model(request.draft_files, request, lambda completed, total: None)
+            check_draft(model, draft)
+        return model, make_engine(model, request, draft)
 
     (model, engine), plan, note = first_that_fits(choose_plan(request, gpus()), by)
     loaded = describe(model, engine, plan, note)
@@ -178,6 +178,20 @@ def load(request: Load, outbox: Outbox) -> Served:
     reader = InputReader(model.tokenizer, config.vocab_size, config.context_length)
     head = decoder_head(request.files, model.device)
     return Served(engine, Embedder(PooledDecoder(model.network, head, model.device), reader))
+
+
+def _load_model(
+    files: Files, request: Load, on_progress: OnProgress, plan: Plan | None = None
+) -> LoadedModel:
+    return load_model(
+        files,
+        request.dtype,
+        request.device,
+        request.num_threads,
+        on_progress,
+        quantize=request.quantize,
+        plan=plan,
+    )
 
 
 def serve_encoder(request: Load, outbox: Outbox) -> Served:
@@ -196,15 +210,21 @@ def serve_encoder(request: Load, outbox: Outbox) -> Served:
     return Served(NoEngine(reader), Embedder(encoder.model, reader))
 
 
-def make_engine(model: LoadedModel, request: Load) -> Engine:
+def make_engine(model: LoadedModel, request: Load, draft: LoadedModel | None = None) -> Engine:
     """An engine whose cache takes what the user says, or a share of the free memory.
+
+    With a model that drafts, the two caches take it together.
 
     On a GPU the cache is made now, so that too little memory shows at the load: a cache that does
     not fit is halved as long as it holds one window.
     """
     config = model.network.config
+    bytes_per_token = model.network.cache_bytes_per_token
+    if draft is not None:
+        bytes_per_token += draft.network.cache_bytes_per_token
+    speculation = speculation_of(model, draft, request.speculate)
     num_tokens = cache_tokens(
-        model.network.cache_bytes_per_token,
+        bytes_per_token,
         config.context_length,
         BLOCK_SIZE,
         request.kv_cache_bytes,
@@ -214,11 +234,12 @@ def make_engine(model: LoadedModel, request: Load) -> Engine:
     is_on_cpu = model.device.type == "cpu"
     wait = (lambda: None) if is_on_cpu else synchronize
     profile = StageTimes(_log.info, wait) if request.profile else None
+    engine_of = partial(Engine, model, max_running=most, profile=profile, speculation=speculation)
     if is_on_cpu:
-        return Engine(model, num_tokens, max_running=most, profile=profile)
+        return engine_of(num_tokens)
     while True:
         try:
-            engine = Engine(model, num_tokens, max_running=most, profile=profile)
+            engine = engine_of(num_tokens)
             engine.warm_up()
         except OutOfMemory:
             num_tokens //= 2
@@ -234,8 +255,8 @@ def describe(model: LoadedModel, engine: Engine, plan: Plan | None, note: str) -
     config = model.network.config
     is_on_gpu = model.device.type != "cpu"
     share = plan.num_gpu_layers / len(plan.layers) if plan and plan.layers else float(is_on_gpu)
-    cache_bytes = engine.num_cache_tokens * model.network.cache_bytes_per_token * is_on_gpu
-    total_bytes = model.num_bytes + cache_bytes
+    cache_bytes = engine.num_cache_tokens * engine.cache_bytes_per_token * is_on_gpu
+    total_bytes = engine.num_bytes + cache_bytes
     return Loaded(
         architecture=config.architecture,
         context_length=min(config.context_length, engine.num_cache_tokens),

@@ -334,6 +334,8 @@ def _load_message(model: RunnableModel, settings: Settings) -> Load:
         device=settings.device,
         num_threads=settings.num_threads,
         kv_cache_bytes=settings.kv_cache_bytes,
+        draft_files=model.draft_files,
+        speculate=settings.speculate,
         quantize=model.quantize or settings.quantize,
         num_gpu=model.num_gpu,
         main_gpu=model.main_gpu,

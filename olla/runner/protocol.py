@@ -37,7 +37,9 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     """The first message: which model to load, and how. Answered by LoadProgress*, Loaded or Failed.
 
     0 threads or bytes of cache leave the choice to the runner.
-    `files` is `{"model.gguf": path}` or a repository's files (config.json, *.safetensors ...).
+    `files` is `{"model.gguf": path}` or a repository's files (config.json, *.safetensors ...);
+    `draft_files` those of a small model that drafts for it, if there is one. `speculate` is one of
+    `variables.SPECULATE`.
     `quantize` is one of `options.QUANTIZATIONS`. `num_gpu` layers go to GPUs, -1 as many as fit,
     beginning with number `main_gpu`. `num_ctx` is the window of the first request.
     With `profile`, the log tells where steps spend their time. At most `max_running` sequences
@@ -49,6 +51,8 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     device: str = "auto"
     num_threads: int = 0
     kv_cache_bytes: int = 0
+    draft_files: Files = {}
+    speculate: str = "auto"
     quantize: str = "auto"
     num_gpu: int = -1
     main_gpu: int = 0
@@ -106,6 +110,7 @@ class Generate(msgspec.Struct, tag=True, frozen=True):
     The prompt is `context` (token ids) followed by `prompt`. `num_predict` < 0 is no bound but
     the window. `num_keep` and `shift` say what happens when the window of `num_ctx` is full:
     shift drops the oldest tokens after the first `num_keep`, else the reply ends with "length".
+    A step drafts `num_draft` tokens at most, -1 for as many as pay; no text depends on it.
     With `echo`, the first Piece is the prompt. `images` are files; the prompt has a place for each,
     which is `[img-N]` for number N of them, or what the model's own template writes, in order. A
     prompt with images is not cut, and its window does not shift. Special tokens have no text in
@@ -120,6 +125,7 @@ class Generate(msgspec.Struct, tag=True, frozen=True):
     add_special_tokens: bool = False
     num_predict: int = -1
     num_keep: int = 4
+    num_draft: int = -1
     shift: bool = True
     truncate: bool = True
     stop: list[str] = []
@@ -230,7 +236,8 @@ class Finished(msgspec.Struct, tag=True, frozen=True):
     `context` holds the token ids of prompt and reply if they were asked for, without images'.
     `num_prompt_tokens` counts those of images, and those reused from the cache;
     `num_cached_tokens` only the latter. `num_truncated_tokens` were cut from the prompt.
-    `stop_sequence` is the stop string that ended the reply, if one did.
+    `stop_sequence` is the stop string that ended the reply, if one did. `num_drafted_tokens` were
+    guessed ahead, and `num_accepted_tokens` of them were right.
     """
 
     id: int
@@ -243,6 +250,8 @@ class Finished(msgspec.Struct, tag=True, frozen=True):
     context: list[int] = []
     num_truncated_tokens: int = 0
     stop_sequence: str = ""
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 class Embeddings(msgspec.Struct, tag=True, frozen=True):

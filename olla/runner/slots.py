@@ -27,7 +27,8 @@ _NOT_BEGUN = LoadProgress(0, 0)
 class RunnableModel:
     """What the pool needs of a model. `context_length` is the window its request asks for.
 
-    `quantize` is "" for what the settings say; `num_gpu` and `main_gpu` are those of Load.
+    `quantize` is "" for what the settings say; `draft_files`, `num_gpu` and `main_gpu` are those of
+    Load.
     `needed_bytes` is an estimate of its memory, 0 if there is none.
     """
 
@@ -35,6 +36,7 @@ class RunnableModel:
     weights_key: str
     files: Files
     context_length: int
+    draft_files: Files = field(default_factory=dict)
     quantize: str = ""
     num_gpu: int = -1
     main_gpu: int = 0
@@ -43,7 +45,8 @@ class RunnableModel:
     @property
     def runner_key(self) -> str:
         """Equal for models that may share a runner: the same weights, loaded alike."""
-        return f"{self.weights_key} {self.quantize} {self.num_gpu} {self.main_gpu}"
+        draft = " ".join(self.draft_files.values())
+        return f"{self.weights_key} {draft} {self.quantize} {self.num_gpu} {self.main_gpu}"
 
 
 @dataclass(frozen=True, slots=True)

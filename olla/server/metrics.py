@@ -7,6 +7,7 @@ exist, and models up to a number, past which they are one. Gauges are read when 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -38,6 +39,7 @@ class Metrics:
         self._models: set[str] = set()
         self._cache: dict[str, Stepped] = {}
         model = ("model",)
+        counter = partial(Counter, labelnames=model, registry=registry)
         self._requests = Counter(
             "olla_requests", "Requests by route.", ("method", "route", "status"), registry=registry
         )
@@ -45,15 +47,11 @@ class Metrics:
             "olla_request_seconds", "From request to the end of its reply.", ("route",),
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self._prompt_tokens = Counter(
-            "olla_prompt_tokens", "Tokens of prompts.", model, registry=registry
-        )
-        self._cached_tokens = Counter(
-            "olla_cached_tokens", "Those of them found in the cache.", model, registry=registry
-        )
-        self._reply_tokens = Counter(
-            "olla_reply_tokens", "Tokens of replies.", model, registry=registry
-        )
+        self._prompt_tokens = counter("olla_prompt_tokens", "Tokens of prompts.")
+        self._cached_tokens = counter("olla_cached_tokens", "Those of them found in the cache.")
+        self._reply_tokens = counter("olla_reply_tokens", "Tokens of replies.")
+        self._drafted_tokens = counter("olla_drafted_tokens", "Tokens drafted for replies.")
+        self._accepted_tokens = counter("olla_accepted_tokens", "Those of them that were right.")
         self._first_token = Histogram(
             "olla_time_to_first_token_seconds", "From request to the first words of its reply.",
             model, buckets=_SECONDS, registry=registry,
@@ -113,6 +111,8 @@ class Metrics:
         self._prompt_tokens.labels(label).inc(timings.num_prompt_tokens)
         self._cached_tokens.labels(label).inc(timings.num_cached_tokens)
         self._reply_tokens.labels(label).inc(timings.num_tokens)
+        self._drafted_tokens.labels(label).inc(timings.num_drafted_tokens)
+        self._accepted_tokens.labels(label).inc(timings.num_accepted_tokens)
 
     def pulled(self, num_bytes: int) -> None:
         self._pulled.inc(max(num_bytes, 0))

@@ -125,6 +125,17 @@ def test_several_adapters_have_folders_and_scales(
     }
 
 
+def test_a_draft_model_is_uploaded_too(
+    olla: Olla, daemon: FakeDaemon, tmp_path: Path, blob: Blob
+) -> None:
+    digest = blob(tmp_path / "small.gguf", b"GGUF small")
+    (tmp_path / "Modelfile").write_text("FROM base\nDRAFT ./small.gguf\n")
+
+    olla("create", "m")
+
+    assert created(daemon) == {"model": "m", "from": "base", "draft_files": {"small.gguf": digest}}
+
+
 def test_from_and_adapter_do_without_a_modelfile(
     olla: Olla, daemon: FakeDaemon, adapter: dict[str, str]
 ) -> None:
@@ -176,7 +187,12 @@ def test_deprecated_parameters_are_warned_of(
         (["m"], "FROM m\nADAPTER ./missing\n", "./missing: no such file or directory"),
         (["m"], "FROM m\nPARAMETER nope 1\n", "unknown parameter 'nope'"),
         (["m"], "FROM m\nPARAMETER seed x\n", "invalid int value [x]"),
-        (["m"], "FROM m\nDRAFT d\n", "DRAFT is not supported"),
+        (["m"], "FROM m\nDRAFT ./missing\n", "./missing: no such file or directory"),
+        (
+            ["m"],
+            "FROM ./Modelfile\nDRAFT ./Modelfile\n",
+            "DRAFT must not reference the same local path as FROM: ./Modelfile",
+        ),
         (
             ["m"],
             "FROM m\nREQUIRES x\n",

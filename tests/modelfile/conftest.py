@@ -74,12 +74,19 @@ def lora_tensors(module: str, a: tuple[int, ...], b: tuple[int, ...]) -> Tensors
     return {f"{prefix}.lora_A.weight": zeros(*a), f"{prefix}.lora_B.weight": zeros(*b)}
 
 
-def write_gguf(path: Path, metadata: Mapping[str, str | int], architecture: str = "llama") -> Path:
+Metadata = Mapping[str, str | int | list[str]]
+
+
+def write_gguf(path: Path, metadata: Metadata, architecture: str = "llama") -> Path:
     """A file with the tiny llama's tensors under GGUF's names."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in metadata.items():
-        add = writer.add_string if isinstance(value, str) else writer.add_uint32
-        add(key, value)
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        else:
+            writer.add_array(key, value)
     writer.add_context_length(128)
     writer.add_embedding_length(HIDDEN)
     writer.add_file_type(0)

@@ -142,6 +142,7 @@ def _show(store: ModelStore, name: ModelName, asked: ShowRequest) -> Json:
         requires=model.config.requires,
         info=model.info(verbose=asked.verbose),
         projector_info=model.projector_info(verbose=asked.verbose),
+        draft_info=model.draft_info(),
         tensors=[asdict(tensor) for tensor in model.tensors()],
     )
     return show_to_json(description)
@@ -207,6 +208,7 @@ def _modelfile(model: Model, system: str, parameters: Mapping[str, Any]) -> Desc
         base=str(model.files[GGUF_NAME]) if is_in_files else model.name.short,
         adapters=adapters if is_in_files else (),
         projectors=[str(path) for path in model.projectors] if is_in_files else (),
+        draft=str(model.draft) if is_in_files and model.draft else "",
         template=model.template or ("" if model.chat_template else DEFAULT_TEMPLATE),
         system=system,
         renderer=model.config.renderer,

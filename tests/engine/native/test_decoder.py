@@ -83,6 +83,23 @@ def test_a_sequence_does_not_see_the_others_of_its_batch(
     assert torch.equal(together, torch.stack(alone))
 
 
+@pytest.mark.parametrize("num_tokens", [2, 3, 5, 8, 17, 25])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_wide_step_gives_the_logits_of_single_ones_to_the_bit(
+    tmp_path: Path, core: Core, family: str, num_tokens: int
+) -> None:
+    """What is promised of a seed, whoever else is there and whatever was drafted, rests on it."""
+    native, _ = load_pair(tmp_path, core, family)
+    tokens = torch.randint(0, VOCAB_SIZE - 3, (130 + num_tokens,))
+    cache = KVCache(len(tokens))
+    forward(native, tokens[:130], cache)
+
+    ones = [forward(native, tokens[at : at + 1], cache, at) for at in range(130, len(tokens))]
+    wide = forward(native, tokens[130:], cache, 130)
+
+    assert torch.equal(wide, torch.cat(ones))
+
+
 def test_adapters_of_a_mixed_batch_touch_their_own_rows(tmp_path: Path, core: Core) -> None:
     native, decoder = load_pair(tmp_path, core)
     tokens = torch.randint(0, 256, (6,))

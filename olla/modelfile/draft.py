@@ -1,0 +1,83 @@
+"""DRAFT: a small model, as one GGUF file, that drafts tokens for a large one.
+
+The two have to have the same vocabulary, since one verifies the other's token numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from olla.errors import BadInput
+from olla.formats.gguf import read_gguf
+from olla.modelfile.base_weights import read_object
+from olla.modelfile.uploads import Upload
+from olla.modelfile.weights import import_gguf
+from olla.registry.manifest import Layer, MediaType
+from olla.registry.weights import GGUF_NAME
+
+MOST_PADDING = 128
+"""By so many tokens at its end a vocabulary may be longer: sizes are rounded up."""
+_TOKENIZER = "tokenizer.json"
+
+
+def import_draft(uploads: tuple[Upload, ...], base: Mapping[str, Path]) -> Layer:
+    """The layer of a draft model for the model whose files are `base`.
+
+    Raises:
+        BadInput: it is not one model in GGUF, is the base itself, or has another vocabulary.
+        FormatError: a file is broken.
+    """
+    files = import_gguf(uploads).files
+    if len(uploads) != 1:
+        raise BadInput("DRAFT takes one GGUF file with a model, and no projectors")
+    if files[GGUF_NAME] == base.get(GGUF_NAME):
+        raise BadInput(f"DRAFT must not reference the same local path as FROM: {uploads[0].name}")
+    check_vocabularies(_vocabulary(base), _vocabulary(files))
+    return uploads[0].layer(MediaType.DRAFT)
+
+
+def check_vocabularies(base: Mapping[int, str], draft: Mapping[int, str]) -> None:
+    """
+    Raises:
+        BadInput: a number means another token in the draft model. Nothing is known of empty ones.
+    """
+    if not base or not draft:
+        return
+    differing = [number for number in base.keys() & draft.keys() if base[number] != draft[number]]
+    if not differing and abs(len(base) - len(draft)) <= MOST_PADDING:
+        return
+    reason = f"they have {len(base)} and {len(draft)} tokens"
+    if differing:
+        first = min(differing)
+        reason = f"token {first} is {base[first]!r} in one and {draft[first]!r} in the other"
+    raise BadInput(
+        f"the DRAFT model has another vocabulary than the model: {reason}; "
+        "take a smaller model of the same family"
+    )
+
+
+def _vocabulary(files: Mapping[str, Path]) -> dict[int, str]:
+    """Each token's text by its number; empty where no file says."""
+    if GGUF_NAME in files:
+        tokens = read_gguf(files[GGUF_NAME]).metadata.get("tokenizer.ggml.tokens")
+        return dict(enumerate(map(str, tokens))) if isinstance(tokens, tuple) else {}
+    if _TOKENIZER not in files:
+        return {}
+    document = read_object(files[_TOKENIZER], _TOKENIZER)
+    model, added = document.get("model"), document.get("added_tokens")
+    vocabulary = _tokens(model.get("vocab") if isinstance(model, dict) else None)
+    for entry in added if isinstance(added, list) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("id"), int):
+            vocabulary[entry["id"]] = str(entry.get("content"))
+    return vocabulary
+
+
+def _tokens(vocab: Any) -> dict[int, str]:
+    """A tokenizer's vocabulary, which some kinds write as a list of tokens and scores."""
+    if isinstance(vocab, dict):
+        return {number: token for token, number in vocab.items() if isinstance(number, int)}
+    if isinstance(vocab, list):
+        return {number: str(entry[0]) for number, entry in enumerate(vocab) if entry}
+    return {}

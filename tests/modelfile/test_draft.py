@@ -1,0 +1,129 @@
+"""A model that drafts for another comes with it, if it says the same by the same numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from olla.errors import BadInput
+from olla.modelfile.draft import check_vocabularies
+from olla.registry.manifest import MediaType
+from olla.registry.store import ModelStore
+from tests.modelfile.conftest import Metadata, write_gguf
+from tests.modelfile.test_build import build, resolve, upload
+
+TOKENS: Metadata = {"tokenizer.ggml.tokens": ["a", "b", "c"]}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "store")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """Models with the same vocabulary, with another, and with none that is known."""
+    other: Metadata = {"tokenizer.ggml.tokens": ["a", "x", "c"]}
+    return {
+        "large": write_gguf(tmp_path / "large.gguf", {**TOKENS, "general.name": "large"}),
+        "small": write_gguf(tmp_path / "small.gguf", {**TOKENS, "general.name": "small"}),
+        "other": write_gguf(tmp_path / "other.gguf", other),
+    }
+
+
+def make(store: ModelStore, base: Path, *drafts: Path, model: str = "new") -> list[str]:
+    return build(
+        store,
+        model,
+        files=upload(store, {base.name: base}),
+        draft_files=upload(store, {path.name: path for path in drafts}),
+    )
+
+
+def test_a_draft_is_a_layer_of_the_model(store: ModelStore, files: dict[str, Path]) -> None:
+    lines = make(store, files["large"], files["small"])
+
+    model = resolve(store)
+    assert "checking the draft model" in lines
+    assert model.draft is not None
+    assert model.draft.read_bytes() == files["small"].read_bytes()
+    assert model.draft_info()["general.architecture"] == "llama"
+    assert [layer.media_type for layer in model.manifest.layers] == [
+        MediaType.MODEL,
+        MediaType.DRAFT,
+    ]
+
+
+def test_a_model_made_from_one_with_a_draft_keeps_it_or_has_another(
+    store: ModelStore, files: dict[str, Path], tmp_path: Path
+) -> None:
+    make(store, files["large"], files["small"])
+    newer = write_gguf(tmp_path / "newer.gguf", {**TOKENS, "general.name": "newer"})
+
+    build(store, "kept", base="new")
+    build(store, "changed", base="new", draft_files=upload(store, {"newer.gguf": newer}))
+
+    assert resolve(store, "kept").draft == resolve(store).draft
+    changed = resolve(store, "changed").draft
+    assert changed is not None
+    assert changed.read_bytes() == newer.read_bytes()
+
+
+def test_without_a_draft_there_is_none(store: ModelStore, files: dict[str, Path]) -> None:
+    build(store, files=upload(store, {"large.gguf": files["large"]}))
+
+    assert resolve(store).draft is None
+    assert resolve(store).draft_info() == {}
+
+
+def test_another_vocabulary_is_refused(store: ModelStore, files: dict[str, Path]) -> None:
+    with pytest.raises(BadInput, match=r"token 1 is 'b' in one and 'x' in the other; take a smal"):
+        make(store, files["large"], files["other"])
+
+    assert store.list() == ()
+
+
+def test_a_model_does_not_draft_for_itself(store: ModelStore, files: dict[str, Path]) -> None:
+    with pytest.raises(BadInput, match="must not reference the same local path"):
+        make(store, files["large"], files["large"])
+
+
+def test_a_draft_is_one_gguf_file(
+    store: ModelStore, files: dict[str, Path], tmp_path: Path
+) -> None:
+    text = tmp_path / "model.safetensors"
+    text.write_bytes(b"no weights")
+
+    with pytest.raises(BadInput, match="expected one GGUF file with a model"):
+        make(store, files["large"], files["small"], files["other"])
+    with pytest.raises(BadInput, match="not in GGUF format"):
+        make(store, files["large"], text)
+
+
+def test_a_repository_s_vocabulary_is_read_too(
+    store: ModelStore, files: dict[str, Path], repository: Path
+) -> None:
+    tokenizer = {
+        "model": {"vocab": {"a": 0, "b": 1}},
+        "added_tokens": [{"id": 2, "content": "<end>"}],
+    }
+    (repository / "tokenizer.json").write_text(json.dumps(tokenizer))
+    weights = {path.name: path for path in repository.iterdir()}
+
+    with pytest.raises(BadInput, match="token 2 is '<end>' in one and 'c' in the other"):
+        build(
+            store,
+            files=upload(store, weights),
+            draft_files=upload(store, {"small.gguf": files["small"]}),
+        )
+
+
+def test_a_vocabulary_may_be_padded_but_not_much_longer() -> None:
+    short = dict(enumerate("abc"))
+
+    check_vocabularies(short, short | dict.fromkeys(range(3, 131), "pad"))
+    check_vocabularies(short, {})
+    with pytest.raises(BadInput, match="they have 3 and 132 tokens"):
+        check_vocabularies(short, short | dict.fromkeys(range(3, 132), "pad"))
