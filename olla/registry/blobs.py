@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,17 @@ from typing import BinaryIO, Self
 
 from olla.errors import BlobNotFound, DigestMismatch, InvalidDigest, StoreError
 from olla.registry.digest import Digest
-from olla.registry.disk import TEMPORARY_PREFIX, disk_errors, publish, try_lock
+from olla.registry.disk import (
+    TEMPORARY_PREFIX,
+    disk_errors,
+    publish,
+    try_lock,
+    write_atomically,
+)
 
 MAX_SMALL_BLOB_BYTES = 64 * 1024 * 1024
 STALE_S = 3600.0
+_PARTS_SUFFIX = "-parts"
 _BLOCK_BYTES = 512  # of st_blocks, whatever the file system
 
 _log = logging.getLogger(__name__)
@@ -100,6 +107,27 @@ class BlobStore:
     def remove(self, digest: Digest) -> None:
         with disk_errors(f"cannot remove blob {digest}"):
             self.place(digest).unlink(missing_ok=True)
+            self._parts_file(digest).unlink(missing_ok=True)
+
+    def put_parts(self, whole: Digest, parts: Sequence[Digest]) -> None:
+        """Write down which blobs were joined into one, so that nobody brings them again."""
+        text = "".join(f"{digest}\n" for digest in parts)
+        with disk_errors(f"cannot write the parts of blob {whole}"):
+            write_atomically(self._parts_file(whole), text.encode())
+
+    def joined(self) -> Mapping[tuple[Digest, ...], Digest]:
+        """The blobs here that are made of parts, by these."""
+        found: dict[tuple[Digest, ...], Digest] = {}
+        for path in self.directory.glob(f"*{_PARTS_SUFFIX}"):
+            with suppress(OSError, InvalidDigest, UnicodeDecodeError):
+                parts = tuple(map(Digest.parse, path.read_text("ascii").split()))
+                whole = Digest.parse(path.name.removesuffix(_PARTS_SUFFIX))
+                if self.has(whole):
+                    found[parts] = whole
+        return found
+
+    def _parts_file(self, whole: Digest) -> Path:
+        return self.directory / f"{whole.file_name}{_PARTS_SUFFIX}"
 
     def rename_old_names(self) -> None:
         """Old stores name blobs `sha256:<hex>`, which Windows forbids."""
@@ -157,13 +185,18 @@ class BlobWriter:
         with disk_errors("cannot write blob"):
             self._file.write(chunk)
 
+    @property
+    def digest(self) -> Digest:
+        """Of what was written so far."""
+        return Digest(self._hash.hexdigest())
+
     def commit(self) -> Digest:
         """Keep what was written.
 
         Raises:
             DigestMismatch: it is not what was expected; nothing is kept.
         """
-        digest = Digest(self._hash.hexdigest())
+        digest = self.digest
         if self._expected is not None and digest != self._expected:
             raise DigestMismatch(str(self._expected), str(digest))
         with disk_errors(f"cannot write blob {digest}"):
