@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from olla import __version__
+from olla.address import Address
 from olla.cli.findings import (
     Finding,
     Health,
@@ -18,7 +19,7 @@ from olla.cli.findings import (
     hints,
     hub_addresses,
 )
-from olla.settings import Address, Settings
+from olla.settings import Settings
 from tests.cli.fake_daemon import FakeDaemon, Reply, failed
 
 GPU = {"name": "Fast", "free_bytes": 8_000_000_000, "total_bytes": 24_000_000_000}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from olla.settings import DEFAULT_SOURCES
 from olla.sources.places import PLACES, index_of
+from olla.variables import DEFAULT_SOURCES
 
 
 @pytest.mark.parametrize(
