@@ -118,12 +118,13 @@ class BlobStore:
     def joined(self) -> Mapping[tuple[Digest, ...], Digest]:
         """The blobs here that are made of parts, by these."""
         found: dict[tuple[Digest, ...], Digest] = {}
-        for path in self.directory.glob(f"*{_PARTS_SUFFIX}"):
-            with suppress(OSError, InvalidDigest, UnicodeDecodeError):
-                parts = tuple(map(Digest.parse, path.read_text("ascii").split()))
-                whole = Digest.parse(path.name.removesuffix(_PARTS_SUFFIX))
-                if self.has(whole):
-                    found[parts] = whole
+        for directory in (self.directory, *self._extra):
+            for path in directory.glob(f"*{_PARTS_SUFFIX}"):
+                with suppress(OSError, InvalidDigest, UnicodeDecodeError):
+                    parts = tuple(map(Digest.parse, path.read_text("ascii").split()))
+                    whole = Digest.parse(path.name.removesuffix(_PARTS_SUFFIX))
+                    if self.has(whole):
+                        found[parts] = whole
         return found
 
     def _parts_file(self, whole: Digest) -> Path:
@@ -152,6 +153,7 @@ class BlobStore:
     def disk_bytes(self, besides: Collection[Digest]) -> int:
         """What the other files of the directory take: unused blobs, partial ones, leftovers."""
         names = {digest.file_name for digest in besides}
+        names |= {f"{name}{_PARTS_SUFFIX}" for name in names}
         with disk_errors("cannot read the model store"):
             return sum(_taken(path) for path in self._files() if path.name not in names)
 

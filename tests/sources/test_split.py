@@ -11,10 +11,11 @@ from olla.errors import BadInput, BlobCorrupt, FormatError, StoreError
 from olla.names import ModelName
 from olla.registry.manifest import MediaType
 from olla.registry.store import ModelStore
+from olla.registry.usage import usage_of
 from olla.requests import Progress
 from olla.sources.choose import Sources
 from olla.sources.ollama import Registry
-from olla.sources.pull import plan_pull
+from olla.sources.pull import plan_pull, pull
 from tests.gguf_split import split_gguf
 from tests.modelfile.conftest import write_gguf
 from tests.sources.hub_server import Hub, Repo, sha256
@@ -92,6 +93,32 @@ async def test_a_second_pull_brings_no_weights(
     assert second.manifest == first.manifest
     assert not [step for step in steps if step.status.startswith("joining")]
     assert [step.status for step in planned[1:4]] == [f"have {part}" for part in PARTS]
+
+
+async def test_what_another_store_has_is_not_pulled(
+    hub: Hub, pulled: Pulled, store: ModelStore, registry: Registry, tmp_path: Path
+) -> None:
+    first, _ = await pulled(NAME)
+    hub.requests.clear()
+    second = ModelStore(tmp_path / "second", extra=(tmp_path / "none", tmp_path / "store"))
+    name = ModelName.parse(NAME)
+
+    steps = [step async for step in pull(name, second, Sources(registry).source_for(name))]
+
+    assert steps[-1] == Progress("success")
+    assert hub.fetched == ["LICENSE"]
+    assert second.resolve(name).files == first.files
+
+
+async def test_a_note_of_parts_is_neither_unused_nor_left_behind(
+    hub: Hub, pulled: Pulled, store: ModelStore
+) -> None:
+    model, _ = await pulled(NAME)
+
+    assert usage_of(store).unused_bytes == 0
+    assert store.collect(min_age_s=0) == ()
+    store.delete(model.name)
+    assert list(store.blobs.directory.iterdir()) == []
 
 
 async def test_the_whole_file_is_known_by_its_bytes(
