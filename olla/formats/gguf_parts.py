@@ -22,6 +22,7 @@ from olla.formats.gguf import MAGIC, GgufFile, GgufTensor, alignment_of
 _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 _VERSION = 3
 _OWN_KEYS = "split."
+_MAX_ALIGNMENT = 2**16  # what lies between tensors is written, so it must not be any number
 _CHUNK_BYTES = 1 << 22
 
 
@@ -138,6 +139,8 @@ def join_parts(parts: Mapping[str, GgufFile]) -> WholeGguf:
     _check_tensors(parts)
     first = next(iter(parts.values()))
     alignment = alignment_of(first.metadata)
+    if alignment > _MAX_ALIGNMENT:
+        raise FormatError(f"an alignment of {alignment} is more than the {_MAX_ALIGNMENT} allowed")
     pieces = tuple(
         Piece(file.path, tensor.offset, tensor.size_bytes, -tensor.size_bytes % alignment)
         for file in parts.values()

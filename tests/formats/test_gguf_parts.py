@@ -154,6 +154,15 @@ def test_tensors_that_were_promised(tmp_path: Path) -> None:
         join(part(tmp_path, 1, NORM), part(tmp_path, 2))
 
 
+@pytest.mark.parametrize("alignment", [2**17, 2**62])
+def test_a_small_file_does_not_become_a_huge_one(tmp_path: Path, alignment: int) -> None:
+    first = part(tmp_path, 1, general__alignment=alignment)
+    second = part(tmp_path, 2, EMBEDDING, NORM)
+
+    with pytest.raises(FormatError, match=f"alignment of {alignment} is more than the 65536"):
+        join(first, second)
+
+
 def test_a_part_that_became_shorter(tmp_path: Path) -> None:
     first, second = part(tmp_path, 1, EMBEDDING), part(tmp_path, 2, NORM)
     whole = join(first, second)

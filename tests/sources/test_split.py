@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -156,6 +157,20 @@ async def test_parts_that_came_are_not_brought_again(
     await pulled(NAME)
 
     assert hub.fetched == [PARTS[2], "LICENSE"]
+
+
+async def test_two_pulls_at_once_make_one_model(
+    hub: Hub, store: ModelStore, registry: Registry
+) -> None:
+    name = ModelName.parse(NAME)
+
+    async def bring() -> Progress:
+        source = Sources(registry).source_for(name)
+        return [step async for step in pull(name, store, source)][-1]
+
+    assert set(await asyncio.gather(bring(), bring())) == {Progress("success")}
+    model = store.resolve(name)
+    assert stored_blobs(store) == {blob.digest.file_name for blob in model.manifest.blobs}
 
 
 async def test_parts_that_do_not_fit_together_make_no_model(
