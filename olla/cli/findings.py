@@ -32,6 +32,7 @@ SURVEY_TIMEOUT_S = 120.0
 HUB_TIMEOUT_S = 4.0
 LITTLE_DISK_BYTES = 5_000_000_000
 LITTLE_MEMORY_BYTES = 2_000_000_000
+
 Survey = Mapping[str, Any]
 """What olla/engine/survey.py tells."""
 

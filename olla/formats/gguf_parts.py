@@ -55,8 +55,9 @@ def group_parts(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The name of each whole file -> the names of its parts, in their order.
 
     Raises:
-        FormatError: a part is missing, or numbered past the last one.
+        FormatError: a part is missing or numbered past the last one, or the whole is there too.
     """
+    names = dict.fromkeys(names)
     found: dict[tuple[str, int], set[int]] = defaultdict(set)
     for part in filter(None, map(PartName.parse, names)):
         found[part.stem, part.count].add(part.number)
@@ -64,6 +65,8 @@ def group_parts(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     for (stem, count), numbers in found.items():
         one = PartName(stem, min(numbers), count)
         _check_numbers(one, numbers)
+        if one.whole in names:
+            raise FormatError(f"{one.whole} is there as a whole and in parts: leave one of them")
         if one.whole in groups:
             raise FormatError(f"{one.whole} is split twice, into different numbers of parts")
         groups[one.whole] = tuple(one.sibling(number) for number in range(1, count + 1))

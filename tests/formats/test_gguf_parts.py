@@ -98,6 +98,7 @@ def test_parts_are_grouped_in_their_order() -> None:
         (["t-00001-of-00003", "t-00003-of-00003"], r"t-00002-of-00003.gguf is missing"),
         (["t-00001-of-99999"], r"t-00002-of-99999.gguf is missing"),
         (["t-00001-of-00002", "u-00002-of-00002"], r"t-00002-of-00002.gguf is missing"),
+        (["t-00001-of-00002", "t-00002-of-00002", "t"], "t.gguf is there as a whole and in parts"),
         (["t-00001-of-00002", "t-00003-of-00002"], r"t-00003-of-00002.gguf is numbered past"),
         (["t-00000-of-00002", "t-00001-of-00002"], r"t-00000-of-00002.gguf is numbered past"),
         (

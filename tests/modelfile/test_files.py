@@ -35,6 +35,8 @@ def fill(directory: Path, *names: str) -> Path:
         ),
         (["consolidated.safetensors", "params.json", "x.gguf"],
          ["consolidated.safetensors", "params.json"]),
+        (["t-00001-of-00002.gguf", "t-00002-of-00002.gguf", "mmproj.gguf"],
+         ["mmproj.gguf", "t-00001-of-00002.gguf", "t-00002-of-00002.gguf"]),
         (["b.gguf", "mmproj.gguf", "a.bin"], ["b.gguf", "mmproj.gguf"]),
         (
             ["model.safetensors", "chat_template.jinja", "tokenizer.model", "x/tokenizer.model"],
