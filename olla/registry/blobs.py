@@ -22,13 +22,7 @@ from typing import BinaryIO, Self
 
 from olla.errors import BlobNotFound, DigestMismatch, InvalidDigest, StoreError
 from olla.registry.digest import Digest
-from olla.registry.disk import (
-    TEMPORARY_PREFIX,
-    disk_errors,
-    publish,
-    try_lock,
-    write_atomically,
-)
+from olla.registry.disk import TEMPORARY_PREFIX, disk_errors, publish, try_lock
 
 MAX_SMALL_BLOB_BYTES = 64 * 1024 * 1024
 STALE_S = 3600.0
@@ -113,7 +107,7 @@ class BlobStore:
         """Write down which blobs were joined into one, so that nobody brings them again."""
         text = "".join(f"{digest}\n" for digest in parts)
         with disk_errors(f"cannot write the parts of blob {whole}"):
-            write_atomically(self._parts_file(whole), text.encode())
+            self._parts_file(whole).write_text(text, "ascii")  # half of it would be no harm
 
     def joined(self) -> Mapping[tuple[Digest, ...], Digest]:
         """The blobs here that are made of parts, by these."""
@@ -176,11 +170,17 @@ class BlobWriter:
     def __enter__(self) -> Self:
         with disk_errors("cannot write to the model store"):
             self._store.directory.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=self._store.directory)
-            self._path = Path(name)
-            self._file = os.fdopen(descriptor, "wb")
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._create()
+            while not self._path.exists():  # somebody cleaned up before we had locked it
+                self._file.close()
+                self._create()
         return self
+
+    def _create(self) -> None:
+        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=self._store.directory)
+        self._path = Path(name)
+        self._file = os.fdopen(descriptor, "wb")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def write(self, chunk: bytes) -> None:
         self._hash.update(chunk)
