@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from olla.address import DEFAULT_PORT, Address
+from olla.address import Address
 from olla.durations import FOREVER
 from olla.errors import InvalidSetting
 from olla.variables import DEFAULT_SOURCES, VARIABLES, Variable
-
-__all__ = ["DEFAULT_PORT", "DEFAULT_SOURCES", "Address", "Settings"]
 
 CONFIG_NAME = "config.toml"
 _DEFAULT_ADDRESS = Address()

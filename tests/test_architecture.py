@@ -38,7 +38,9 @@ RULES = {
     "renderers": Rule(("values", "gotemplate", "registry.model"), ("jinja2",)),
     "parsers": Rule(("values", "gotemplate", "registry.model")),
     "modelfile": Rule(("values", "registry", "formats")),
-    "sources": Rule(("values", "registry", "modelfile"), ("aiohttp", "cryptography", "yarl")),
+    "sources": Rule(
+        ("values", "registry", "formats", "modelfile"), ("aiohttp", "cryptography", "yarl")
+    ),
     "runner": Rule(("values",), ("msgspec",)),
     "inference": Rule(("values", "registry", "renderers", "parsers", "runner")),
     "api": Rule(("values",), ("msgspec",)),

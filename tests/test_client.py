@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from olla.address import Address
 from olla.client import Client
 from olla.client.replies import ReplySettings, Tensor
 from olla.errors import ApiError, ClientError, ServerUnreachable
 from olla.messages import Message, ToolCall
 from olla.requests import ChatChunk, CreateRequest, DoneReason, Progress, Timings, TransferOptions
-from olla.settings import Address
 from tests.cli.fake_daemon import (
     SHOW,
     FakeDaemon,

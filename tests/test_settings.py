@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from olla.address import Address
 from olla.cli.settings_page import settings_text
 from olla.durations import FOREVER
 from olla.errors import InvalidSetting
-from olla.settings import Address, Settings
+from olla.settings import Settings
 
 SETTINGS_PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 

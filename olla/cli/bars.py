@@ -6,7 +6,7 @@ Text only: the caller gives the width and the time and puts the lines on the scr
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from olla.cli.text import format_size
 from olla.requests import Progress
@@ -30,6 +30,10 @@ class Row:
     samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_NUM_SAMPLES))
 
     def update(self, progress: Progress, now: float) -> None:
+        if progress.total_bytes == self.progress.total_bytes:
+            # What a transfer has to bring once more is no step back to whoever waits.
+            most = max(progress.completed_bytes, self.progress.completed_bytes)
+            progress = replace(progress, completed_bytes=most)
         self.progress = progress
         if not self.samples or now - self.samples[-1][0] >= _SAMPLE_S:
             self.samples.append((now, progress.completed_bytes))

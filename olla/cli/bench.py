@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from olla.address import Address
 from olla.cli.cobra import CLIENT_ENVIRONMENT, command, exactly
 from olla.cli.daemon import connect
 from olla.cli.figures import Round, figure_of, format_figure, prompt_of, round_of
@@ -22,7 +23,7 @@ from olla.client import Client
 from olla.client.replies import ReplySettings
 from olla.client.timing import Api, Question, TimedReply, ask, together
 from olla.errors import ApiError, ClientError, ServerUnreachable
-from olla.settings import Address, Settings
+from olla.settings import Settings
 
 _HEADER = ("STREAMS", "FIRST TOKEN s", "PREFILL tok/s", "DECODE tok/s")
 _MAX_STREAMS = 256

@@ -8,7 +8,6 @@ import click
 
 from olla.cli.cobra import CLIENT_ENVIRONMENT, command, exactly
 from olla.cli.findings import (
-    HUBS,
     Finding,
     Health,
     find_disk,
@@ -17,6 +16,7 @@ from olla.cli.findings import (
     find_olla,
     find_server,
     hints,
+    hub_addresses,
     take_survey,
 )
 from olla.cli.terminal import waiting
@@ -35,12 +35,13 @@ def doctor(settings: Settings) -> None:
     """
     with waiting():
         survey = take_survey()
+        addresses = hub_addresses(settings.sources)
     found = chain(
         find_olla(settings),
         [survey] if isinstance(survey, Finding) else find_engine(survey),
         find_disk(settings.models),
         find_server(settings),
-        find_hubs({name: HUBS[name] for name in settings.sources}),
+        find_hubs(addresses),
     )
     broken = []
     for finding in found:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from olla import __version__
 from olla.cli.text import format_size
@@ -31,13 +32,6 @@ SURVEY_TIMEOUT_S = 120.0
 HUB_TIMEOUT_S = 4.0
 LITTLE_DISK_BYTES = 5_000_000_000
 LITTLE_MEMORY_BYTES = 2_000_000_000
-HUBS = {
-    "package": "https://pypi.org",
-    "ollama": "https://registry.ollama.ai",
-    "hf": "https://huggingface.co",
-    "modelscope": "https://modelscope.cn",
-}
-"""Where each of OLLA_SOURCES looks."""
 
 Survey = Mapping[str, Any]
 """What olla/engine/survey.py tells."""
@@ -65,19 +59,46 @@ def find_olla(settings: Settings) -> Iterator[Finding]:
 
 def take_survey() -> Survey | Finding:
     """What torch and the engine find; a finding if they cannot be started."""
+    try:
+        return _told_by("olla.engine.survey")
+    except _Mute as error:
+        return Finding("torch", Health.BROKEN, f"{error}; install olla again")
+
+
+def hub_addresses(sources: tuple[str, ...]) -> Mapping[str, str] | Finding:
+    """Where each source looks, as its own client is set up."""
+    try:
+        told = _told_by("olla.sources.places", *sources)
+    except _Mute as error:
+        return Finding("hubs", Health.BROKEN, f"{error}; install olla again")
+    return {name: _without_login(url) for name, url in told.items()}
+
+
+class _Mute(Exception):
+    """A process that was to tell us something failed; the text says why."""
+
+
+def _told_by(module: str, *arguments: str) -> Mapping[str, Any]:
+    """The JSON that a module of ours prints last, in a process of its own."""
     # -P: the folder that the command runs in may hold a "torch" of its own.
-    command = [sys.executable, "-P", "-m", "olla.engine.survey"]
+    command = [sys.executable, "-P", "-m", module, *arguments]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=SURVEY_TIMEOUT_S
         )
-        survey: Survey = json.loads(done.stdout.splitlines()[-1])
+        told: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
-        return Finding("torch", Health.BROKEN, f"{reason}; install olla again")
+        raise _Mute(reason) from error
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
-        return Finding("torch", Health.BROKEN, f"{error}; install olla again")
-    return survey
+        raise _Mute(str(error)) from error
+    return told
+
+
+def _without_login(url: str) -> str:
+    """The address of an index may have a password in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def find_engine(survey: Survey) -> Iterator[Finding]:
@@ -151,8 +172,14 @@ def _without_server(settings: Settings) -> Finding:
     return Finding("server", Health.OK, f"not running, port {address.port} is free; {how}")
 
 
-def find_hubs(hubs: Mapping[str, str]) -> Iterator[Finding]:
-    """Ask all at once. One that is out of reach is a note: models that are here still run."""
+def find_hubs(hubs: Mapping[str, str] | Finding) -> Iterator[Finding]:
+    """Ask all at once, if we know where they are.
+
+    One that is out of reach is a note: models that are here still run.
+    """
+    if isinstance(hubs, Finding):
+        yield hubs
+        return
     answers: dict[str, str] = {}
 
     def ask(name: str, url: str) -> None:

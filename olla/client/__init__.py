@@ -17,6 +17,7 @@ from typing import IO
 from urllib.parse import quote
 
 from olla import __version__
+from olla.address import Address
 from olla.client.replies import (
     Collected,
     EmbedSettings,
@@ -51,7 +52,6 @@ from olla.requests import (
     TransferOptions,
     Usage,
 )
-from olla.settings import Address
 
 CONNECT_TIMEOUT_S = 10.0
 HEARTBEAT_TIMEOUT_S = 10.0

@@ -22,6 +22,8 @@ __all__ = ["FILE_TYPES", "GgmlType", "GgufFile", "GgufTensor", "MetadataValue", 
 
 MetadataScalar = int | float | bool | str
 MetadataValue = MetadataScalar | tuple[MetadataScalar, ...]
+Span = tuple[int, int]
+"""Where bytes of a file begin and end."""
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -51,9 +53,12 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
+    """`spans`: where each entry of the metadata stands in the file, its key included."""
+
     path: Path
     metadata: Mapping[str, MetadataValue]
     tensors: tuple[GgufTensor, ...]
+    spans: Mapping[str, Span]
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -68,14 +73,28 @@ def read_gguf(path: Path) -> GgufFile:
     with path.open("rb") as file:
         cursor = _Cursor(file, path.stat().st_size)
         num_tensors, num_entries = _read_counts(cursor)
-        metadata = _read_metadata(cursor, num_entries)
-        alignment = _alignment(metadata)
+        metadata, spans = _read_metadata(cursor, num_entries)
+        alignment = alignment_of(metadata)
         entries = [_read_tensor_entry(cursor) for _ in range(num_tensors)]
     data_start = -(-cursor.position // alignment) * alignment
     tensors = tuple(_place(entry, data_start, alignment, cursor.size) for entry in entries)
     _check_names([tensor.name for tensor in tensors])
     _check_overlaps(tensors)
-    return GgufFile(path=path, metadata=metadata, tensors=tensors)
+    return GgufFile(path, metadata, tensors, spans)
+
+
+def alignment_of(metadata: Mapping[str, MetadataValue]) -> int:
+    """What the offset of every tensor is a multiple of.
+
+    Raises:
+        FormatError: it is not a power of two.
+    """
+    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+        raise FormatError(
+            f"invalid GGUF file: its alignment is {alignment!r}, which is not a power of two"
+        )
+    return alignment
 
 
 class _Cursor:
@@ -162,14 +181,19 @@ def _read_counts(cursor: _Cursor) -> tuple[int, int]:
     return num_tensors, cursor.count(_MIN_ENTRY_BYTES, "metadata entries")
 
 
-def _read_metadata(cursor: _Cursor, num_entries: int) -> dict[str, MetadataValue]:
+def _read_metadata(
+    cursor: _Cursor, num_entries: int
+) -> tuple[dict[str, MetadataValue], dict[str, Span]]:
     metadata: dict[str, MetadataValue] = {}
+    spans: dict[str, Span] = {}
     for _ in range(num_entries):
+        start = cursor.position
         key = cursor.identifier()
         if key in metadata:
             raise FormatError(f"invalid GGUF file: duplicate metadata key {key!r}")
         metadata[key] = _read_value(cursor, cursor.u32())
-    return metadata
+        spans[key] = (start, cursor.position)
+    return metadata, spans
 
 
 def _read_value(cursor: _Cursor, type_code: int) -> MetadataValue:
@@ -202,15 +226,6 @@ def _scalar_format(type_code: int) -> str:
         return _SCALARS[type_code]
     except KeyError as error:
         raise FormatError(f"invalid GGUF file: unknown metadata type {type_code}") from error
-
-
-def _alignment(metadata: Mapping[str, MetadataValue]) -> int:
-    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-        raise FormatError(
-            f"invalid GGUF file: its alignment is {alignment!r}, which is not a power of two"
-        )
-    return alignment
 
 
 def _read_tensor_entry(cursor: _Cursor) -> GgufTensor:

@@ -15,6 +15,7 @@ from olla.errors import BadInput
 from olla.modelfile.adapter import ImportedAdapter, import_adapters
 from olla.modelfile.draft import import_draft
 from olla.modelfile.parse import parse_version
+from olla.modelfile.parts import join_uploads
 from olla.modelfile.quantized import Quantize, quantized
 from olla.modelfile.uploads import Upload, find_uploads, is_gguf, is_safetensors
 from olla.modelfile.weights import Weights, import_gguf, import_repository
@@ -53,7 +54,10 @@ def build_model(
         uploads = find_uploads(request.files, store.blobs, hold)
         adapters = find_uploads(request.adapters, store.blobs, hold)
         draft = find_uploads(request.draft_files, store.blobs, hold)
-        base = _stored_base(request.base, store) if request.base else (yield from _import(uploads))
+        if request.base:
+            base = _stored_base(request.base, store)
+        else:
+            base = yield from _import(uploads, store.blobs, hold)
         if request.quantize:
             weights = yield from quantized(base.weights, request.quantize, quantize, store, hold)
             base = replace(base, weights=weights)
@@ -137,9 +141,16 @@ def _stored_base(text: str, store: ModelStore) -> _Base:
     return _Base(Weights(model.config, layers, model.files), model.parameters)
 
 
-def _import(uploads: tuple[Upload, ...]) -> Generator[Progress, None, _Base]:
+def _import(
+    uploads: tuple[Upload, ...], blobs: BlobStore, hold: Hold
+) -> Generator[Progress, None, _Base]:
     if not uploads:
         raise BadInput("neither 'from' or 'files' was specified")
+    for item in join_uploads(uploads, blobs, hold):
+        if isinstance(item, Progress):
+            yield item
+        else:
+            uploads = item
     ggufs = tuple(upload for upload in uploads if is_gguf(upload))
     has_safetensors = any(is_safetensors(upload) for upload in uploads)
     if ggufs and has_safetensors:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from olla.errors import BadInput
+from olla.formats.gguf_parts import PartName, group_parts
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -48,13 +49,16 @@ def expand(argument: str, directory: Path) -> Path:
 def collect_files(path: Path) -> dict[str, Path]:
     """The files of a model: one file, or what a model needs of a directory; by relative name.
 
+    A part of a split GGUF file means all its parts.
+
     Raises:
-        BadInput: nothing there is a model, or a file is not what its name says.
+        BadInput: nothing there is a model, a file is not what its name says, or a part is missing.
     """
     if not path.is_dir():
         refuse_pickle(path.name)
-        return {path.name: path}
+        return _with_siblings(path)
     weights = _weights(path)
+    group_parts(file.relative_to(path).as_posix() for file in weights)
     texts = _glob(path, *_TEXTS)
     tokenizers = _first_group(path, _TOKENIZERS)
     _check_contents(path, binaries=[*weights, *tokenizers], texts=texts)
@@ -97,6 +101,18 @@ def refuse_pickle(name: str) -> None:
             "the weights to safetensors first (load them with transformers or peft where you "
             "trust them, then save_pretrained)"
         )
+
+
+def _with_siblings(path: Path) -> dict[str, Path]:
+    part = PartName.parse(path.name)
+    if part is None:
+        return {path.name: path}
+    numbers = range(1, part.count + 1)
+    siblings = [path.with_name(name) for name in map(part.sibling, numbers)]
+    found = [path, *(file for file in siblings if file != path and file.is_file())]
+    group_parts(file.name for file in found)
+    _check_contents(path.parent, binaries=found, texts=[])
+    return {file.name: file for file in sorted(found)}
 
 
 def _weights(directory: Path) -> list[Path]:
@@ -147,8 +163,9 @@ def _roots(directory: Path) -> Iterator[Path]:
     A Hugging Face cache has links in `<repository>/snapshots/<commit>` to `<repository>/blobs`.
     """
     yield directory
-    if directory.parent.name == "snapshots":
-        yield directory.parent.parent / "blobs"
+    for folder in directory.parents[:2]:  # of the commit, or of a folder in it
+        if folder.name == "snapshots":
+            yield folder.parent / "blobs"
 
 
 def _check_type(path: Path, directory: Path, *, is_text: bool) -> None:

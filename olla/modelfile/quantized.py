@@ -82,6 +82,6 @@ def _stored(path: Path, store: ModelStore, hold: Hold) -> Layer:
     with path.open("rb") as file, store.blobs.writer() as writer:
         while chunk := file.read(_CHUNK_BYTES):
             writer.write(chunk)
+        hold.add(writer.digest)
         digest: Digest = writer.commit()
-    hold.add(digest)
     return Layer(MediaType.MODEL, digest, store.blobs.size_bytes(digest))

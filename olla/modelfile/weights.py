@@ -13,6 +13,7 @@ from pathlib import Path
 
 from olla.errors import BadInput, FormatError
 from olla.formats.gguf import MAGIC, GgufFile, read_gguf
+from olla.formats.gguf_parts import is_part
 from olla.modelfile.base_weights import read_object, repository_tensors
 from olla.modelfile.uploads import Upload
 from olla.registry.describe import describe_weights
@@ -75,21 +76,16 @@ def _media_type(upload: Upload) -> MediaType:
         header = read_gguf(upload.path)
     except FormatError as error:
         raise FormatError(f"{upload.name}: {error}") from error
-    if _is_part(header):
+    if is_part(header):
         raise BadInput(
-            f"{upload.name} is a part of a split GGUF file: merge the parts first "
-            "(llama-gguf-split --merge)"
+            f"{upload.name} is a part of a split GGUF file, which are found by their names: "
+            "call them x-00001-of-00003.gguf and so on, as llama-gguf-split does"
         )
     kind = header.metadata.get("general.type")
     if kind == "adapter":
         raise BadInput(f"{upload.name} is an adapter, not a model")
     is_projector = kind in _PROJECTOR_TYPES or _architecture(header) == _VISION_TOWER
     return MediaType.PROJECTOR if is_projector else MediaType.MODEL
-
-
-def _is_part(header: GgufFile) -> bool:
-    count = header.metadata.get("split.count", 0)
-    return isinstance(count, int) and count > 1
 
 
 def _architecture(header: GgufFile) -> object:

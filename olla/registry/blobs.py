@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from olla.registry.disk import TEMPORARY_PREFIX, disk_errors, publish, try_lock
 
 MAX_SMALL_BLOB_BYTES = 64 * 1024 * 1024
 STALE_S = 3600.0
+_PARTS_SUFFIX = "-parts"
 _BLOCK_BYTES = 512  # of st_blocks, whatever the file system
 
 _log = logging.getLogger(__name__)
@@ -100,6 +101,28 @@ class BlobStore:
     def remove(self, digest: Digest) -> None:
         with disk_errors(f"cannot remove blob {digest}"):
             self.place(digest).unlink(missing_ok=True)
+            self._parts_file(digest).unlink(missing_ok=True)
+
+    def put_parts(self, whole: Digest, parts: Sequence[Digest]) -> None:
+        """Write down which blobs were joined into one, so that nobody brings them again."""
+        text = "".join(f"{digest}\n" for digest in parts)
+        with disk_errors(f"cannot write the parts of blob {whole}"):
+            self._parts_file(whole).write_text(text, "ascii")  # half of it would be no harm
+
+    def joined(self) -> Mapping[tuple[Digest, ...], Digest]:
+        """The blobs here that are made of parts, by these."""
+        found: dict[tuple[Digest, ...], Digest] = {}
+        for directory in (self.directory, *self._extra):
+            for path in directory.glob(f"*{_PARTS_SUFFIX}"):
+                with suppress(OSError, InvalidDigest, UnicodeDecodeError):
+                    parts = tuple(map(Digest.parse, path.read_text("ascii").split()))
+                    whole = Digest.parse(path.name.removesuffix(_PARTS_SUFFIX))
+                    if self.has(whole):
+                        found[parts] = whole
+        return found
+
+    def _parts_file(self, whole: Digest) -> Path:
+        return self.directory / f"{whole.file_name}{_PARTS_SUFFIX}"
 
     def rename_old_names(self) -> None:
         """Old stores name blobs `sha256:<hex>`, which Windows forbids."""
@@ -124,6 +147,7 @@ class BlobStore:
     def disk_bytes(self, besides: Collection[Digest]) -> int:
         """What the other files of the directory take: unused blobs, partial ones, leftovers."""
         names = {digest.file_name for digest in besides}
+        names |= {f"{name}{_PARTS_SUFFIX}" for name in names}
         with disk_errors("cannot read the model store"):
             return sum(_taken(path) for path in self._files() if path.name not in names)
 
@@ -146,16 +170,27 @@ class BlobWriter:
     def __enter__(self) -> Self:
         with disk_errors("cannot write to the model store"):
             self._store.directory.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=self._store.directory)
-            self._path = Path(name)
-            self._file = os.fdopen(descriptor, "wb")
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._create()
+            while not self._path.exists():  # somebody cleaned up before we had locked it
+                self._file.close()
+                self._create()
         return self
+
+    def _create(self) -> None:
+        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=self._store.directory)
+        self._path = Path(name)
+        self._file = os.fdopen(descriptor, "wb")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def write(self, chunk: bytes) -> None:
         self._hash.update(chunk)
         with disk_errors("cannot write blob"):
             self._file.write(chunk)
+
+    @property
+    def digest(self) -> Digest:
+        """Of what was written so far."""
+        return Digest(self._hash.hexdigest())
 
     def commit(self) -> Digest:
         """Keep what was written.
@@ -163,7 +198,7 @@ class BlobWriter:
         Raises:
             DigestMismatch: it is not what was expected; nothing is kept.
         """
-        digest = Digest(self._hash.hexdigest())
+        digest = self.digest
         if self._expected is not None and digest != self._expected:
             raise DigestMismatch(str(self._expected), str(digest))
         with disk_errors(f"cannot write blob {digest}"):

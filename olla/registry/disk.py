@@ -65,6 +65,22 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def check_room(directory: Path, missing_bytes: int) -> None:
+    """
+    Raises:
+        StoreError: the disk has no room for so many bytes more.
+    """
+    with disk_errors("cannot read the size of the disk"):
+        directory.mkdir(parents=True, exist_ok=True)
+        disk = os.statvfs(directory)
+    free_bytes = disk.f_bavail * disk.f_frsize
+    if free_bytes < missing_bytes:
+        raise StoreError(
+            f"no space left on device: {missing_bytes} bytes are needed in the model store and "
+            f"{free_bytes} are free"
+        )
+
+
 def try_lock(file: BinaryIO) -> bool:
     """Lock `file`, unless somebody else has."""
     try:
@@ -78,6 +94,7 @@ class Hold:
     """Blobs that stay until this is closed. Made by `StoreLocks.hold`."""
 
     def __init__(self, locks: StoreLocks, file: BinaryIO) -> None:
+        self.digests: set[Digest] = set()
         self._locks = locks
         self._file = file
 
@@ -86,6 +103,7 @@ class Hold:
         with disk_errors(f"cannot hold blob {digest}"), self._locks.exclusive():
             self._file.write(f"{digest}\n".encode())
             self._file.flush()
+        self.digests.add(digest)
 
 
 class StoreLocks:

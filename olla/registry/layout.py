@@ -16,6 +16,7 @@ from olla.registry.manifest import Layer, Manifest, MediaType
 from olla.registry.weights import GGUF_NAME
 
 GGUF_ADAPTER_NAME = "adapter.gguf"
+_MAX_NAME_BYTES = 255  # file systems take no longer ones
 _REPOSITORY_TYPES = (MediaType.FILE, MediaType.JSON, MediaType.TENSOR)
 
 
@@ -77,10 +78,12 @@ def _file_name(layer: Layer) -> str:
 
 
 def is_clean(name: str) -> bool:
-    """Whether a file's name is a relative path that leads nowhere else."""
+    """Whether a file's name is a relative path that leads nowhere else and can be one on disk."""
     path = PurePosixPath(name)
     is_relative = str(path) == name != "." and not path.is_absolute() and ".." not in path.parts
-    return is_relative and name.isprintable() and "\\" not in name
+    if not (is_relative and name.isprintable() and "\\" not in name):
+        return False
+    return all(len(part.encode()) <= _MAX_NAME_BYTES for part in path.parts)
 
 
 def _clean_name(name: str) -> str:

@@ -109,6 +109,18 @@ def parse_manifest(data: bytes) -> Manifest:
     )
 
 
+def parse_new_manifest(data: bytes) -> Manifest:
+    """Read the manifest of a model that comes from elsewhere.
+
+    Raises:
+        StoreError: it is not one, or names no layers, so that there is no model.
+    """
+    manifest = parse_manifest(data)
+    if not manifest.layers:
+        raise StoreError("it names no layers, so there is no model")
+    return manifest
+
+
 def format_manifest(manifest: Manifest) -> bytes:
     return format_json(
         {

@@ -21,7 +21,7 @@ from typing import BinaryIO
 from olla.errors import BlobCorrupt, StoreError
 from olla.registry.blobs import BlobStore
 from olla.registry.digest import Digest
-from olla.registry.disk import disk_errors, publish, try_lock
+from olla.registry.disk import check_room, disk_errors, publish, try_lock
 
 MIN_PART_BYTES = 16 * 2**20
 NUM_PARTS = 64
@@ -64,7 +64,7 @@ class PartialBlob:
         self._writing = threading.Lock()  # the system would have those who wait for a file spin
         parts = self._read_parts()
         missing_bytes = size_bytes - sum(part.completed_bytes for part in parts)
-        _check_room(blobs.directory, missing_bytes)
+        check_room(blobs.directory, missing_bytes)
         self.parts = parts or self._start(split(size_bytes))
 
     @property
@@ -218,6 +218,13 @@ def read_parts(blobs: BlobStore, digest: Digest) -> Iterator[Part]:
                 yield Part(*numbers)
 
 
+def stored_bytes(blobs: BlobStore, digest: Digest, size_bytes: int) -> int:
+    """How much of a blob is here already."""
+    if blobs.has(digest):
+        return size_bytes
+    return sum(part.completed_bytes for part in read_parts(blobs, digest))
+
+
 def split(size_bytes: int) -> tuple[Part, ...]:
     """Parts small enough that hashing from the front keeps up, and not too many of them."""
     step = max(size_bytes // NUM_PARTS, MIN_PART_BYTES)
@@ -243,14 +250,3 @@ def _is_current(file: BinaryIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _check_room(directory: Path, missing_bytes: int) -> None:
-    with disk_errors("cannot read the size of the disk"):
-        disk = os.statvfs(directory)
-    free_bytes = disk.f_bavail * disk.f_frsize
-    if free_bytes < missing_bytes:
-        raise StoreError(
-            f"no space left on device: {missing_bytes} bytes are needed in the model store and "
-            f"{free_bytes} are free"
-        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -162,6 +162,12 @@ class ModelStore:
                     f"knows which blobs it needs: olla rm {broken} removes it"
                 )
             return self.blobs.remove_stale(self._needed(), min_age_s, dry_run)
+
+    def discard(self, digests: Iterable[Digest]) -> None:
+        """Remove those of these blobs that nothing needs, as what was only on its way is."""
+        with self._changing("cannot clean up the model store"):
+            if self._prune:
+                self._remove_blobs(frozenset(digests) - self._needed())
 
     def hold(self) -> AbstractContextManager[Hold]:
         """For `with`: blobs added to the hold stay, whoever deletes or prunes meanwhile."""

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from aiohttp import web
 
 from olla import __version__
+from olla.address import Address
 from olla.errors import OllaError
 from olla.keys import KeyRing
 from olla.logs import configure_logging
@@ -43,7 +44,7 @@ from olla.server.origins import HostGuard, OriginGuard, is_loopback
 from olla.server.recorder import Recorder
 from olla.server.services import SERVICES, Services
 from olla.server.streaming import BODY_TIMEOUT, MAX_BODY_BYTES
-from olla.settings import Address, Settings
+from olla.settings import Settings
 
 DRAIN_S = 1.5
 """How long a request that was told to end may take for it, twice."""

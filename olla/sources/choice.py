@@ -13,6 +13,7 @@ from enum import Enum, auto
 from fnmatch import fnmatchcase
 
 from olla.errors import SourceError
+from olla.formats.gguf_parts import PartName, group_parts
 from olla.modelfile.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refuse_pickle
 from olla.names import DEFAULT_TAG
 from olla.sources.repository import RemoteFile
@@ -39,7 +40,6 @@ _QUANTIZATION = re.compile(
     r"(?:^|[-._/])((?:UD-)?(?:I?Q\d|TQ\d|BF16|F16|F32|FP16|FP32|MXFP4)(?:_[0-9A-Z]+)*)(?=[-._/]|$)",
     re.IGNORECASE,
 )
-_PART = re.compile(r"(.*)-\d{5}-of-\d{5}")
 _MAX_NAMED = 12
 
 
@@ -60,8 +60,17 @@ class Choice:
     overlays: tuple[RemoteFile, ...] = ()
 
     @property
+    def texts(self) -> tuple[RemoteFile, ...]:
+        return (*self.licenses, *self.overlays)
+
+    @property
     def all_files(self) -> tuple[RemoteFile, ...]:
-        return (*self.files, *self.licenses, *self.overlays)
+        return (*self.files, *self.texts)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the files are the parts of one."""
+        return self.kind is Kind.GGUF and len(self.files) > 1
 
 
 def choose_files(files: tuple[RemoteFile, ...], tag: str = DEFAULT_TAG) -> Choice | None:
@@ -69,6 +78,7 @@ def choose_files(files: tuple[RemoteFile, ...], tag: str = DEFAULT_TAG) -> Choic
 
     Raises:
         SourceError: nothing here is a model that olla loads.
+        FormatError: a part of a split file is missing.
         BadInput: all there is are pickles.
     """
     ggufs = _by_label(files)
@@ -95,46 +105,48 @@ def labels(files: tuple[RemoteFile, ...]) -> str:
 
 def quantization_of(name: str) -> str:
     """What the name of a GGUF file says about its precision, in upper case, else ""."""
-    stem = _PART.sub(r"\1", name.removesuffix(".gguf"))
-    found = _QUANTIZATION.findall(stem)
+    found = _QUANTIZATION.findall(_stem(name))
     return found[-1].upper().replace("FP16", "F16").replace("FP32", "F32") if found else ""
 
 
 def _by_label(files: Iterable[RemoteFile]) -> dict[str, list[RemoteFile]]:
     """Tag -> the file it means, or the parts of a split one. A whole file wins over parts."""
     found: dict[str, list[RemoteFile]] = {}
-    for file in sorted(_models(files), key=lambda file: (_is_part(file), file.name)):
-        label = (quantization_of(file.name) or _stem(file)).lower()
+    for file in _models(files):
+        label = (quantization_of(file.name) or _stem(file.base_name)).lower()
         known = found.setdefault(label, [])
-        if not known or (_is_part(known[0]) and _whole(known[0]) == _whole(file)):
+        if not known or (_split(file) and _split(file) == _split(known[0])):
             known.append(file)
     return found
 
 
 def _models(files: Iterable[RemoteFile]) -> list[RemoteFile]:
+    """The GGUF files that may be models, whole ones before parts."""
     ggufs = (file for file in files if file.name.lower().endswith(".gguf"))
-    return [f for f in ggufs if not any(word in f.base_name.lower() for word in _NO_MODELS)]
+    models = (f for f in ggufs if not any(word in f.base_name.lower() for word in _NO_MODELS))
+    return sorted(models, key=lambda file: (_split(file) is not None, file.name))
 
 
 def _by_file_name(files: Iterable[RemoteFile], tag: str) -> list[RemoteFile]:
-    wanted = tag.lower().removesuffix(".gguf")
-    return [file for file in _models(files) if _stem(file).lower() == wanted]
+    """The file, or the parts of the split one, that the tag names; the name of a part names all."""
+    wanted = _stem(tag).lower()
+    named = [file for file in _models(files) if _stem(file.base_name).lower() == wanted]
+    split = _split(named[0]) if named else None
+    return [file for file in named if _split(file) == split] if split else named[:1]
 
 
-def _stem(file: RemoteFile) -> str:
-    return _PART.sub(r"\1", file.base_name[: -len(".gguf")])
+def _stem(name: str) -> str:
+    part = PartName.parse(name)
+    return part.stem if part else re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
 
 
-def _whole(file: RemoteFile) -> str:
-    return f"{file.folder}/{_stem(file)}"
-
-
-def _is_part(file: RemoteFile) -> bool:
-    return _PART.fullmatch(file.base_name[: -len(".gguf")]) is not None
+def _split(file: RemoteFile) -> tuple[str, int] | None:
+    """Of which file this is a part, and of how many; None for a whole one."""
+    part = PartName.parse(file.name)
+    return (part.whole, part.count) if part else None
 
 
 def _preferred(ggufs: dict[str, list[RemoteFile]]) -> list[RemoteFile]:
-    ggufs = {label: files for label, files in ggufs.items() if len(files) == 1} or ggufs
     for label in PREFERRED_QUANTIZATIONS:
         if label.lower() in ggufs:
             return ggufs[label.lower()]
@@ -142,11 +154,7 @@ def _preferred(ggufs: dict[str, list[RemoteFile]]) -> list[RemoteFile]:
 
 
 def _gguf(files: tuple[RemoteFile, ...], chosen: list[RemoteFile]) -> Choice:
-    if _is_part(chosen[0]):
-        raise SourceError(
-            f"{chosen[0].base_name} is a part of a split GGUF file, which olla does not load: name "
-            "another quantization as the tag, or pull the repository that has the safetensors"
-        )
+    group_parts(file.name for file in chosen)
     overlays = tuple(file for file in files if file.name in _OVERLAYS)
     return Choice(Kind.GGUF, tuple(chosen), _licenses(files), overlays)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from olla.errors import SourceNotFound
 from olla.names import DEFAULT_HOST, ModelName
 from olla.requests import PLAIN_TRANSFER, TransferOptions
-from olla.settings import DEFAULT_SOURCES
 from olla.sources.base import Source
 from olla.sources.catalogue import PACKAGED_MODELS
 from olla.sources.first_of import FirstOf
@@ -18,6 +17,7 @@ from olla.sources.line import Patience
 from olla.sources.ollama import OllamaSource, Registry
 from olla.sources.package import PackageSource
 from olla.sources.well_known import place_on
+from olla.variables import DEFAULT_SOURCES
 
 _NUM_RETRIES = 2
 """How often a source is asked again while there is another one to ask."""

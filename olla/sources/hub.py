@@ -105,13 +105,13 @@ class HubSource:
             raise SourceError(f"{repository.name} is an adapter too, which cannot be a base")
         async with line_to(repository, self.patience, self.limit_rate) as line:
             bringer = Bringer(repository, line, blobs, hold)
-            async with aclosing(bringer.bring(choice.all_files)) as coming:
+            async with aclosing(bringer.bring(choice)) as coming:
                 async for item in coming:
                     if isinstance(item, Progress):
                         yield item
                     else:
-                        brought = dict(zip(choice.all_files, item, strict=True))
-        uploads = tuple(brought[file] for file in choice.files)
+                        brought = item
+        uploads = brought.weights
         if choice.kind is Kind.ADAPTER:
             base = self._base_of(repository, await run_to_end(uploads[0].path.read_bytes))
             async with aclosing(base._bring(blobs, hold, is_base=True)) as coming_base:
@@ -123,7 +123,7 @@ class HubSource:
         else:
             make = import_gguf if choice.kind is Kind.GGUF else import_repository
             weights = await run_to_end(make, uploads)
-        texts = await run_to_end(_text_layers, choice, brought, repository)
+        texts = await run_to_end(_text_layers, choice, brought.files, repository)
         yield replace(weights, layers=(*weights.layers, *texts))
 
     async def _choose(self) -> tuple[Repository, Choice]:

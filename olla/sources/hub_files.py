@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,27 @@ from pathlib import Path
 from yarl import URL
 
 from olla.errors import SourceError, SourceRefused, SourceUnauthorized
+from olla.modelfile.parts import find_joined, join_uploads
 from olla.modelfile.uploads import Upload
 from olla.registry.adopt import adopt
 from olla.registry.blobs import MAX_SMALL_BLOB_BYTES, BlobStore
 from olla.registry.digest import Digest
-from olla.registry.disk import Hold
-from olla.registry.threads import run_to_end
+from olla.registry.disk import Hold, check_room
+from olla.registry.partial import stored_bytes
+from olla.registry.threads import QuietThreads, run_to_end
 from olla.requests import Progress
+from olla.sources.choice import Choice
 from olla.sources.download import REPORT_S, Remote, fetch
 from olla.sources.line import Line, Patience, Rate, open_line
 from olla.sources.repository import RemoteFile, Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A choice's files in the store: those of the model, parts made one, and all that came."""
+
+    weights: tuple[Upload, ...]
+    files: Mapping[RemoteFile, Upload]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +48,39 @@ class Bringer:
     blobs: BlobStore
     hold: Hold
 
-    async def bring(
-        self, files: Iterable[RemoteFile]
-    ) -> AsyncGenerator[Progress | tuple[Upload, ...], None]:
-        """Bring the files, held; the last item is what they are in the store, in their order.
+    async def bring(self, choice: Choice) -> AsyncGenerator[Progress | Brought, None]:
+        """Bring the files, held; the last item is what they are in the store.
 
         Raises:
             SourceError: the hub refused or broke.
+            FormatError: parts of a file do not fit together.
             BlobCorrupt: it sent other bytes than it promised.
             StoreError: the store refused.
         """
-        uploads: list[Upload] = []
+        joined = await run_to_end(self._find_joined, choice)
+        if joined:
+            yield _done(joined)
+        elif choice.is_split:
+            await run_to_end(self._check_room, choice.files)
+        files = choice.texts if joined else choice.all_files
+        brought: dict[RemoteFile, Upload] = {}
+        async with aclosing(self._bring_files(files, brought)) as coming:
+            async for progress in coming:
+                yield progress
+        weights = (joined,) if joined else tuple(brought[file] for file in choice.files)
+        if choice.is_split and not joined:
+            async with aclosing(self._join(weights)) as joining:
+                async for item in joining:
+                    if isinstance(item, Progress):
+                        yield item
+                    else:
+                        weights = item
+        yield Brought(weights, brought)
+
+    async def _bring_files(
+        self, files: Iterable[RemoteFile], brought: dict[RemoteFile, Upload]
+    ) -> AsyncGenerator[Progress, None]:
+        """Bring the files and enter them in `brought`."""
         try:
             for file in files:
                 digest = file.digest or await self._bring_document(file)
@@ -55,10 +88,38 @@ class Bringer:
                     async for progress in coming:
                         yield progress
                 path = self.blobs.path(digest)
-                uploads.append(Upload(file.name, digest, file.size_bytes, path))
+                brought[file] = Upload(file.name, digest, file.size_bytes, path)
         except (SourceUnauthorized, SourceRefused) as error:
             raise explained(error, self.repository) from error
-        yield tuple(uploads)
+
+    async def _join(
+        self, parts: tuple[Upload, ...]
+    ) -> AsyncGenerator[Progress | tuple[Upload, ...], None]:
+        """Make one file of the parts; the last item is that file."""
+        steps = join_uploads(parts, self.blobs, self.hold)
+        with QuietThreads(1) as threads:
+            try:
+                while (step := await threads.run_to_end(next, steps, None)) is not None:
+                    yield step
+            finally:
+                await threads.run_to_end(steps.close)
+
+    def _find_joined(self, choice: Choice) -> Upload | None:
+        """What these parts were made into by an earlier pull."""
+        digests = tuple(file.digest for file in choice.files if file.digest)
+        digest = find_joined(digests, self.blobs, self.hold) if choice.is_split else None
+        if digest is None:
+            return None
+        path = self.blobs.path(digest)
+        return Upload(choice.files[0].name, digest, self.blobs.size_bytes(digest), path)
+
+    def _check_room(self, parts: Iterable[RemoteFile]) -> None:
+        """The parts and what they are made into are on the disk together for a while."""
+        size_bytes = sum(part.size_bytes for part in parts)
+        here = sum(
+            stored_bytes(self.blobs, part.digest, part.size_bytes) for part in parts if part.digest
+        )
+        check_room(self.blobs.directory, 2 * size_bytes - here)
 
     async def _bring_document(self, file: RemoteFile) -> Digest:
         data = await read_document(self.line, self.repository, file)
@@ -115,6 +176,11 @@ def explained(error: SourceUnauthorized | SourceRefused, repository: Repository)
     if isinstance(error, SourceUnauthorized) or error.status == 403:
         return SourceError(repository.refusal)
     return SourceError(f"{repository.name}: {error}")
+
+
+def _done(file: Upload) -> Progress:
+    status = f"pulling {file.digest.short}"
+    return Progress(status, str(file.digest), file.size_bytes, file.size_bytes)
 
 
 def _may_be(path: Path, remote: Remote, blobs: BlobStore) -> bool:

@@ -63,6 +63,11 @@ def look_up(name: str, revision: str) -> Repository:
     )
 
 
+def endpoint() -> str:
+    """The address of the hub or its mirror."""
+    return str(constants.ENDPOINT)
+
+
 def _file(name: str, info: ModelInfo, sibling: RepoSibling) -> RemoteFile:
     path, lfs = sibling.rfilename, sibling.lfs
     size_bytes = lfs.size if lfs else sibling.size

@@ -53,6 +53,11 @@ def look_up(name: str, revision: str) -> Repository:
         raise SourceError(f"{config.endpoint} sent no list of files: {error}") from error
 
 
+def endpoint() -> str:
+    """The address of the hub or its mirror."""
+    return str(HubConfig().endpoint)
+
+
 def _repository(
     api: HubApi, config: HubConfig, name: str, revision: str, files: list[FileInfo]
 ) -> Repository:

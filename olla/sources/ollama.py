@@ -20,7 +20,7 @@ from olla.names import ModelName
 from olla.registry.blobs import BlobStore
 from olla.registry.digest import Digest
 from olla.registry.disk import Hold
-from olla.registry.manifest import MANIFEST_TYPE, Manifest, parse_config, parse_manifest
+from olla.registry.manifest import MANIFEST_TYPE, Manifest, parse_config, parse_new_manifest
 from olla.registry.threads import run_to_end
 from olla.requests import Progress, TransferOptions
 from olla.sources.download import Planned, Remote, fetch
@@ -123,12 +123,9 @@ def manifest_url(name: ModelName, options: TransferOptions) -> URL:
 
 def _parse(data: bytes) -> Manifest:
     try:
-        manifest = parse_manifest(data)
+        return parse_new_manifest(data)
     except StoreError as error:
         raise SourceError(f"pull model manifest: {error}") from error
-    if not manifest.layers:
-        raise SourceError("pull model manifest: it names no layers, so there is no model")
-    return manifest
 
 
 def _check_config(blobs: BlobStore, manifest: Manifest) -> None:

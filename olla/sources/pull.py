@@ -13,7 +13,7 @@ from contextlib import ExitStack, aclosing
 from olla.names import ModelName
 from olla.registry.blobs import BlobStore
 from olla.registry.manifest import format_manifest
-from olla.registry.partial import read_parts
+from olla.registry.partial import stored_bytes
 from olla.registry.store import ModelStore
 from olla.registry.threads import run_to_end
 from olla.requests import Progress
@@ -43,6 +43,7 @@ async def pull(
         yield Progress("verifying sha256 digest")
         yield Progress("writing manifest")
         num_removed = await run_to_end(store.put, name, manifest)
+    await run_to_end(store.discard, hold.digests)  # parts that were joined
     if num_removed:
         yield Progress("removing unused layers")
     yield Progress("success")
@@ -61,6 +62,6 @@ async def plan_pull(store: ModelStore, source: Source) -> AsyncGenerator[Progres
 def _stored_bytes(blobs: BlobStore, planned: Planned) -> int:
     if planned.digest is None:
         return 0
-    if blobs.has(planned.digest):
+    if any(planned.digest in parts for parts in blobs.joined()):
         return planned.size_bytes
-    return sum(part.completed_bytes for part in read_parts(blobs, planned.digest))
+    return stored_bytes(blobs, planned.digest, planned.size_bytes)

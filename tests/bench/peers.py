@@ -22,10 +22,10 @@ from typing import IO, Protocol
 
 import psutil
 
+from olla.address import Address
 from olla.client import Client
 from olla.client.replies import ReplySettings
 from olla.client.timing import Api, Question, TimedReply, ask, together
-from olla.settings import Address
 from tests.bench.models import CACHE
 
 ROOT = Path(__file__).parents[2]

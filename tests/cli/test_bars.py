@@ -46,6 +46,18 @@ def test_the_bar_grows_with_the_bytes() -> None:
     assert lengths[0] == 0
 
 
+def test_a_bar_does_not_go_back_while_bytes_come_again() -> None:
+    rows = Rows()
+    rows.update(Progress("pulling x", "d", 100, 60), 0.0)
+    before = rows.lines(80, 0.0)
+
+    rows.update(Progress("pulling x", "d", 100, 20), 0.0)
+
+    assert rows.lines(80, 0.0) == before
+    rows.update(Progress("pulling x", "d", 50, 20), 0.0)  # another file of that name
+    assert " 40% " in rows.lines(80, 0.0)[0]
+
+
 def test_a_narrow_terminal_gets_no_bar_and_no_overflow() -> None:
     line = Row(layer(GB)).line(30, now=0.0, is_busy=True)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from olla.address import Address
 from olla.client import Client
-from olla.settings import Address
 from tests.cli.conftest import Olla
 
 NOT_STARTED = "Error: could not connect to olla server, run 'olla serve' to start it\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from olla import __version__
+from olla.address import Address
 from olla.cli.findings import (
     Finding,
     Health,
@@ -16,8 +17,9 @@ from olla.cli.findings import (
     find_hubs,
     find_server,
     hints,
+    hub_addresses,
 )
-from olla.settings import Address, Settings
+from olla.settings import Settings
 from tests.cli.fake_daemon import FakeDaemon, Reply, failed
 
 GPU = {"name": "Fast", "free_bytes": 8_000_000_000, "total_bytes": 24_000_000_000}
@@ -147,6 +149,27 @@ def test_a_hub_that_answers_anything_is_in_reach(daemon: FakeDaemon) -> None:
         ("hub hf", Health.OK),
         ("hub ollama", Health.OK),
         ("hub package", Health.NOTE),
+    ]
+
+
+def test_hubs_are_where_their_clients_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hf.example.com/")
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://ms.example.com")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://me:secret@pip.example.com:8080/simple")
+
+    assert hub_addresses(("hf", "modelscope", "package", "ollama")) == {
+        "hf": "http://hf.example.com",
+        "modelscope": "http://ms.example.com",
+        "package": "http://pip.example.com:8080/simple",
+        "ollama": "https://registry.ollama.ai",
+    }
+
+
+def test_hubs_that_nobody_can_tell_of_are_one_finding() -> None:
+    addresses = hub_addresses(("unknown",))
+
+    assert list(find_hubs(addresses)) == [
+        Finding("hubs", Health.BROKEN, "KeyError: 'unknown'; install olla again")
     ]
 
 

@@ -6,12 +6,12 @@ import threading
 
 import pytest
 
+from olla.address import Address
 from olla.cli.loading import describe_load, describe_place, load_status
 from olla.client import Client
 from olla.client.replies import QueuedRequest
 from olla.names import ModelName
 from olla.requests import Progress
-from olla.settings import Address
 from tests.cli.fake_daemon import FakeDaemon, Reply, generated
 from tests.cli.tmux import Terminal
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from olla.address import Address
 from olla.cli.conversation import Conversation
 from olla.cli.reply import View
 from olla.cli.slash import run_slash
@@ -11,7 +12,6 @@ from olla.client import Client
 from olla.client.replies import ReplySettings
 from olla.errors import ClientError
 from olla.messages import Message
-from olla.settings import Address
 from tests.cli.fake_daemon import SHOW, FakeDaemon, Reply, failed
 
 Captured = pytest.CaptureFixture[str]

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from olla.address import Address
 from olla.client import Client
 from olla.client.timing import (
     Api,
@@ -20,7 +21,6 @@ from olla.client.timing import (
     together,
 )
 from olla.errors import ApiError, ClientError
-from olla.settings import Address
 from tests.cli.fake_daemon import Reply, failed, generated, running_daemon
 
 OLLAMA = (

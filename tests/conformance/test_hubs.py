@@ -9,8 +9,10 @@ from typing import NamedTuple
 import pytest
 import transformers
 
+from olla.formats.gguf import read_gguf
 from tests.conformance.daemon import Daemon, running_daemon
 from tests.gguf_model import write_gguf
+from tests.gguf_split import split_gguf
 from tests.sources.hub_server import Hub, Repo, serving
 from tests.sources.modelscope_server import ModelScope
 from tests.tiny_model import save_tiny_model
@@ -56,11 +58,14 @@ def tiny_repositories(folder: Path) -> dict[str, Repo]:
     """One random model, as safetensors and as GGUF."""
     files = {name: Path(path).read_bytes() for name, path in save_tiny_model(folder).items()}
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    gguf = write_gguf(folder / "tiny-F32.gguf", model, "llama").read_bytes()
+    path = folder / "tiny-F32.gguf"
+    gguf = write_gguf(path, model, "llama", add_metadata=lambda writer: writer.add_file_type(0))
     return {
         "org/tiny": Repo({**files, "chat_template.jinja": TEMPLATE, "README.md": b"Tiny"}),
-        WELL_KNOWN: Repo({"tiny-Q4_K_M.gguf": gguf, "params": b'{"num_predict": 8}'}),
-        "org/tiny-gguf": Repo({"tiny-F32.gguf": gguf, "params": b'{"num_predict": 8}'}),
+        WELL_KNOWN: Repo({"tiny-Q4_K_M.gguf": gguf.read_bytes(), "params": b'{"num_predict": 8}'}),
+        "org/tiny-gguf": Repo(
+            {"tiny-F32.gguf": gguf.read_bytes(), "params": b'{"num_predict": 8}'}
+        ),
     }
 
 
@@ -86,6 +91,43 @@ def test_the_same_model_from_anywhere_answers_alike(hubs: Hubs) -> None:
     assert [done.returncode for done in pulls] == [0, 0, 0], pulls
     assert hubs.modelscope.fetched == []  # the store has these bytes from the other hub
     assert replies[0] == replies[1] == replies[2] != ""
+
+
+@pytest.mark.weights
+def test_a_split_file_answers_as_the_whole_one_does(
+    hubs: Hubs, smollm2_gguf: Path, tmp_path: Path
+) -> None:
+    whole, split, local = "whole", "hf.co/org/split:q4_1", "local"
+    parts = split_gguf(smollm2_gguf, tmp_path / "SmolLM2-Q4_1", 100)
+    files = {f"Q4_1/{path.name}": path.read_bytes() for path in parts}
+    hubs.huggingface.repos["org/split"] = Repo(files)
+    exported = tmp_path / "exported.gguf"
+
+    commands = [
+        hubs.daemon.run("pull", split),
+        hubs.daemon.run("create", whole, "--from", str(smollm2_gguf)),
+        hubs.daemon.run("create", local, "--from", str(parts[0])),
+        hubs.daemon.run("export", split, str(exported), "--format", "gguf"),
+        hubs.daemon.run("verify", split),
+    ]
+
+    assert [done.returncode for done in commands] == [0] * 5, commands
+    assert hubs.generate(split) == hubs.generate(local) == hubs.generate(whole) != ""
+    shown = hubs.daemon.run("show", split).stdout
+    assert "134.52M" in shown
+    assert "Q4_1" in shown
+    assert read_gguf(exported).tensors
+
+
+def test_split_floats_are_quantized(hubs: Hubs, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.gguf"
+    whole.write_bytes(hubs.huggingface.repos["org/tiny-gguf"].files["tiny-F32.gguf"])
+    first, *_ = split_gguf(whole, tmp_path / "tiny", 5)
+
+    done = hubs.daemon.run("create", "smaller", "--from", str(first), "-q", "q8_0")
+
+    assert done.returncode == 0, done.stderr
+    assert "Q8_0" in hubs.daemon.run("show", "smaller").stdout
 
 
 def test_a_repository_that_is_not_there_is_one_line(hubs: Hubs) -> None:

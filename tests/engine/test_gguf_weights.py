@@ -19,6 +19,7 @@ from olla.engine.weights.gguf_config import config_from_metadata
 from olla.errors import FormatError
 from tests.engine.test_families import EXPERTS, forward
 from tests.gguf_model import write_gguf
+from tests.gguf_split import split_gguf
 from tests.tiny_model import SMALL, VOCAB_SIZE
 
 FAMILIES: list[tuple[str, str, dict[str, Any]]] = [
@@ -218,6 +219,14 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(FormatError, match=r"the weights lack model\.layers\.1\."):
         load(path)
+
+
+def test_a_part_of_a_split_file_is_named_as_such(tmp_path: Path) -> None:
+    whole = write_gguf(tmp_path / "model.gguf", tiny("llama"), "llama")
+    first, *_ = split_gguf(whole, tmp_path / "model", 3)
+
+    with pytest.raises(FormatError, match="one part of a split GGUF file"):
+        load(first)
 
 
 def test_rotary_factors_are_as_exact_in_bfloat16_as_in_float32(tmp_path: Path) -> None:

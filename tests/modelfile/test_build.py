@@ -139,7 +139,7 @@ class TestFromGguf:
         [
             ({"general.type": "adapter"}, "x.gguf is an adapter, not a model"),
             ({"general.type": "mmproj"}, "expected one GGUF file with a model, got none"),
-            ({"split.count": 2}, "x.gguf is a part of a split GGUF file: merge the parts first"),
+            ({"split.count": 2}, "x.gguf is a part of a split GGUF file"),
         ],
     )
     def test_files_that_are_no_model(

@@ -35,6 +35,8 @@ def fill(directory: Path, *names: str) -> Path:
         ),
         (["consolidated.safetensors", "params.json", "x.gguf"],
          ["consolidated.safetensors", "params.json"]),
+        (["t-00001-of-00002.gguf", "t-00002-of-00002.gguf", "mmproj.gguf"],
+         ["mmproj.gguf", "t-00001-of-00002.gguf", "t-00002-of-00002.gguf"]),
         (["b.gguf", "mmproj.gguf", "a.bin"], ["b.gguf", "mmproj.gguf"]),
         (
             ["model.safetensors", "chat_template.jinja", "tokenizer.model", "x/tokenizer.model"],
@@ -76,6 +78,41 @@ def test_a_directory_of_pickles_is_refused_with_the_reason(tmp_path: Path, name:
 
     with pytest.raises(BadInput, match=f"{name} holds pickled"):
         collect_files(tmp_path)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_part_of_a_split_file_is_all_parts(tmp_path: Path, number: int) -> None:
+    names = ["t-00001-of-00002.gguf", "t-00002-of-00002.gguf"]
+    fill(tmp_path, *names, "u-00001-of-00002.gguf", "t.gguf")
+
+    files = collect_files(tmp_path / names[number - 1])
+
+    assert files == {name: tmp_path / name for name in names}
+
+
+@pytest.mark.parametrize("place", ["", "t-00001-of-00003.gguf"])
+def test_a_missing_part_is_named_before_anything_is_uploaded(tmp_path: Path, place: str) -> None:
+    fill(tmp_path, "t-00001-of-00003.gguf", "t-00003-of-00003.gguf")
+
+    with pytest.raises(BadInput, match=r"t-00002-of-00003.gguf is missing"):
+        collect_files(tmp_path / place)
+
+
+def test_a_part_that_links_outside_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "secret.gguf", "m/t-00001-of-00002.gguf")
+    (tmp_path / "m" / "t-00002-of-00002.gguf").symlink_to(tmp_path / "secret.gguf")
+
+    with pytest.raises(BadInput, match=r"^insecure path: .*t-00002-of-00002.gguf"):
+        collect_files(tmp_path / "m" / "t-00001-of-00002.gguf")
+
+
+def test_parts_in_a_folder_of_a_hugging_face_cache(tmp_path: Path) -> None:
+    names = ["t-00001-of-00002.gguf", "t-00002-of-00002.gguf"]
+    folder = fill(tmp_path / "models--o--m", "blobs/1", "snapshots/abc/Q4_0/README.md")
+    for name in names:
+        (folder / "snapshots" / "abc" / "Q4_0" / name).symlink_to("../../../blobs/1")
+
+    assert [*collect_files(folder / "snapshots" / "abc" / "Q4_0" / names[0])] == names
 
 
 def test_a_directory_without_a_model(tmp_path: Path) -> None:

@@ -38,9 +38,8 @@ class Worker:
         self._chance = random.Random(seed)
 
     def work(self) -> str:
-        action = self._chance.choice(
-            [self.create, self.create, self.delete, self.copy, self.prune, self.verify]
-        )
+        actions = [self.create, self.create, self.delete, self.copy, self.prune, self.verify]
+        action = self._chance.choice([*actions, self.collect])
         with suppress(ModelNotFound):
             action()
         return action.__name__
@@ -72,6 +71,10 @@ class Worker:
             with suppress(FileNotFoundError):
                 os.utime(path, (then, then))
         self._store.prune()
+
+    def collect(self) -> None:
+        """As `olla gc --all`."""
+        self._store.collect(min_age_s=0)
 
     def verify(self) -> None:
         """A model that is still the same once its blobs are held is whole."""

@@ -225,7 +225,12 @@ def test_scales_for_another_number_of_adapters_are_a_broken_config(store: ModelS
 
 
 @pytest.mark.parametrize(
-    "path", ["../x", "/x", "a/../b", "a//b", "./a", "", "..", "a\\b", "a\nb", "a/", "a\x00b"]
+    "path",
+    [
+        *("../x", "/x", "a/../b", "a//b", "./a", "", "..", "a\\b", "a\nb", "a/", "a\x00b"),
+        *("a" * 300, "\u0430" * 150, "a\u202eb"),
+    ],
+    ids=repr,
 )
 @pytest.mark.parametrize("media_type", [FILE, ADAPTER_FILE])
 def test_a_manifest_cannot_name_files_outside(
@@ -235,6 +240,16 @@ def test_a_manifest_cannot_name_files_outside(
 
     with pytest.raises(StoreError, match="is not a clean relative path"):
         put(store, (f"{media_type} {prefix}{path}", b"x"))
+
+
+@pytest.mark.parametrize("path", ["%2e%2e/x", "\u2024\u2024/x", "\uff0e\uff0e/x", "..\uff0fx"])
+def test_what_only_looks_like_a_way_out_is_a_name(
+    store: ModelStore, tmp_path: Path, path: str
+) -> None:
+    model = put(store, (f"{FILE} {path}", b"x"))
+
+    assert set(model.files) == {path}
+    assert (tmp_path / path).resolve().is_relative_to(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["adapter.json", "x/a", "-1/a", "²/a", "1000/a"])

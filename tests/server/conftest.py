@@ -14,6 +14,7 @@ import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
+from olla.address import Address
 from olla.caller import CALLER, Caller
 from olla.errors import SourceNotFound
 from olla.inference.service import Inference
@@ -32,7 +33,7 @@ from olla.requests import ChatChunk, InferenceRequest, Progress, TransferOptions
 from olla.runner.pool import LoadedModel, LoadingModel, RunnerPool, Waiting
 from olla.server.app import create_app
 from olla.server.services import Services
-from olla.settings import Address, Settings
+from olla.settings import Settings
 from tests.formats.gguf_writer import tiny_model
 
 HANG = object()

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from olla.address import Address
 from olla.errors import OllaError
 from olla.keys import KeyFile, KeyRing, Scope
 from olla.requests import ChatChunk, DoneReason
 from olla.server.access import check_exposure, scope_of
 from olla.server.app import KEY_GUARD, create_app
 from olla.server.services import Services
-from olla.settings import Address, Settings
+from olla.settings import Settings
 from tests.server.conftest import Client, FakeInference, StartClient
 
 DONE = ChatChunk(done_reason=DoneReason.STOP)

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from olla.address import Address
 from olla.requests import ChatChunk, DoneReason
 from olla.server.app import create_app
 from olla.server.services import Services
-from olla.settings import Address, Settings
+from olla.settings import Settings
 from tests.server.conftest import Client, FakeInference, StartClient
 
 DONE = ChatChunk(done_reason=DoneReason.STOP)

@@ -1,10 +1,11 @@
-"""A tiny model in a Python package, as a wheel in a folder and as an installation."""
+"""A tiny model in a Python package, as a wheel in a folder and as an installation; hubs to ask."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from olla.sources.line import Patience
 from olla.sources.ollama import Registry
 from olla.sources.ollama_auth import Keyring
 from olla.sources.pull import pull
+from tests.sources.hub_server import Hub, serving
+from tests.sources.modelscope_server import ModelScope
 from tests.sources.pulling import Pulled
 
 LICENSE = b"Do as you like.\n"
@@ -104,6 +107,30 @@ def pulled(store: ModelStore, registry: Registry) -> Pulled:
         return store.resolve(name), steps
 
     return pull_by_name
+
+
+@pytest.fixture
+def huggingface(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    hub = Hub()
+    with serving(hub.app()) as hub.url:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield hub
+
+
+@pytest.fixture
+def modelscope(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelScope]:
+    hub = ModelScope()
+    with serving(hub.app()) as hub.url:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
+        monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "home"))
+        monkeypatch.delenv("MODELSCOPE_API_TOKEN", raising=False)
+        yield hub
 
 
 def _packaged_file(media_type: MediaType, pattern: str, data: bytes) -> PackagedFile:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -138,7 +139,7 @@ class Hub:
             return web.Response(body=data, headers=headers)
         self._bodies[sha256(data)] = data
         headers |= {"X-Linked-Etag": f'"{sha256(data)}"', "X-Linked-Size": str(len(data))}
-        elsewhere = f"http://localhost:{request.url.port}/cdn/{sha256(data)}?x=1"
+        elsewhere = f"{request.scheme}://localhost:{request.url.port}/cdn/{sha256(data)}?x=1"
         return web.Response(status=302, headers={**headers, "Location": elsewhere})
 
     _bodies: dict[str, bytes] = field(default_factory=dict)
@@ -181,7 +182,7 @@ def _error(kind: type[web.HTTPError], code: str, text: str) -> web.HTTPError:
 
 
 @contextmanager
-def serving(app: web.Application) -> Iterator[str]:
+def serving(app: web.Application, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Run the application in a thread; its address."""
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(app)
@@ -190,9 +191,9 @@ def serving(app: web.Application) -> Iterator[str]:
 
     async def start() -> str:
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
         host, port = runner.addresses[0][:2]
-        return f"http://{host}:{port}"
+        return f"{'https' if tls else 'http'}://{host}:{port}"
 
     try:
         yield asyncio.run_coroutine_threadsafe(start(), loop).result(10)

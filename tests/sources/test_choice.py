@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from olla.errors import BadInput, SourceError
+from olla.errors import BadInput, FormatError, SourceError
 from olla.sources.choice import (
     PREFERRED_QUANTIZATIONS,
     Choice,
@@ -121,15 +121,39 @@ def test_eyes_and_statistics_are_no_models() -> None:
     assert chosen("mmproj-t-f16.gguf", "t.imatrix.gguf", "t-Q2_K.gguf") == ["t-Q2_K.gguf"]
 
 
-def test_split_files_are_refused_and_whole_ones_win() -> None:
-    parts = [f"Q4_K_M/t-Q4_K_M-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+@pytest.mark.parametrize("folder", ["", "Q4_K_M/", "Q4_K_M/deep/"])
+@pytest.mark.parametrize("tag", ["latest", "q4_k_m", "T-Q4_K_M", "t-Q4_K_M-00002-of-00003.gguf"])
+def test_the_parts_of_a_split_file_come_together(folder: str, tag: str) -> None:
+    parts = [f"{folder}t-Q4_K_M-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
 
-    with pytest.raises(SourceError, match=r"t-Q4_K_M-00001-of-00003.gguf is a part of a split"):
-        chosen(*parts)
-    with pytest.raises(SourceError, match="is a part of a split GGUF file"):
-        chosen(*parts, "t-Q8_0.gguf", tag="q4_k_m")
-    assert chosen(*parts, "t-Q8_0.gguf") == ["t-Q8_0.gguf"]
-    assert chosen(*parts, "t-Q4_K_M.gguf", tag="q4_k_m") == ["t-Q4_K_M.gguf"]
+    assert chosen(*reversed(parts), "t-Q8_0.gguf", tag=tag) == parts
+
+
+@pytest.mark.parametrize("tag", ["latest", "q4_k_m", "t-Q4_K_M"])
+def test_a_whole_file_wins_over_parts(tag: str) -> None:
+    parts = [f"t-Q4_K_M-0000{number}-of-00002.gguf" for number in (1, 2)]
+
+    assert chosen(*parts, "t-Q4_K_M.gguf", tag=tag) == ["t-Q4_K_M.gguf"]
+
+
+def test_parts_of_two_files_of_one_quantization_do_not_mix() -> None:
+    names = [
+        f"{folder}/t-Q4_0-0000{number}-of-0000{count}.gguf"
+        for folder, count in (("a", 2), ("a", 3), ("b", 2))
+        for number in range(1, count + 1)
+    ]
+
+    assert chosen(*names) == names[:2]
+
+
+def test_of_two_files_of_one_name_the_first() -> None:
+    assert chosen("a/t.gguf", "b/t.gguf", tag="t") == ["a/t.gguf"]
+
+
+@pytest.mark.parametrize("tag", ["latest", "q4_0"])
+def test_a_split_file_that_lacks_a_part(tag: str) -> None:
+    with pytest.raises(FormatError, match=r"t-Q4_0-00002-of-00003.gguf is missing"):
+        chosen("t-Q4_0-00001-of-00003.gguf", "t-Q4_0-00003-of-00003.gguf", tag=tag)
 
 
 def test_safetensors_win_unless_the_tag_names_a_gguf_file() -> None:

@@ -6,13 +6,13 @@ import pytest
 
 from olla.errors import SourceNotFound
 from olla.names import ModelName
-from olla.settings import DEFAULT_SOURCES
 from olla.sources.base import Source
 from olla.sources.choose import Sources
 from olla.sources.first_of import FirstOf
 from olla.sources.hub import HubSource
 from olla.sources.ollama import OllamaSource, Registry
 from olla.sources.package import PackageSource
+from olla.variables import DEFAULT_SOURCES
 
 
 def source_of(registry: Registry, text: str, *order: str) -> Source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from tests.sources.hub_models import (
     safetensors_files,
     sharded_files,
 )
-from tests.sources.hub_server import Hub, Repo, commit_of, serving, sha256
+from tests.sources.hub_server import Hub, Repo, commit_of, sha256
 from tests.sources.pulling import Pulled
 
 NEEDED = {
@@ -31,16 +30,8 @@ NEEDED = {
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    hub = Hub()
-    with serving(hub.app()) as hub.url:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
-        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        yield hub
+def hub(huggingface: Hub) -> Hub:
+    return huggingface
 
 
 async def test_a_repository_of_safetensors(hub: Hub, pulled: Pulled) -> None:
@@ -283,7 +274,11 @@ async def test_only_pickles(hub: Hub, pulled: Pulled) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../../evil.json", "/etc/evil.json", "a/../evil.json", "evil\x00.json", "a\\evil.json"]
+    "name",
+    [
+        *("../../evil.json", "/etc/evil.json", "a/../evil.json", "evil\x00.json", "a\\evil.json"),
+        "token" * 60 + ".json",
+    ],
 )
 async def test_a_name_that_leads_outside_is_refused(hub: Hub, pulled: Pulled, name: str) -> None:
     hub.repos["org/tiny"] = Repo({**safetensors_files(), name: b"{}"})

@@ -5,14 +5,13 @@ What all hubs have in common is tested with Hugging Face.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from olla.errors import BlobCorrupt, SourceError, SourceNotFound
 from tests.sources.hub_models import adapter_files, gguf_bytes, gguf_files, safetensors_files
-from tests.sources.hub_server import Repo, serving
+from tests.sources.hub_server import Repo
 from tests.sources.modelscope_server import ModelScope
 from tests.sources.pulling import Pulled
 
@@ -23,14 +22,8 @@ NEEDED = {
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelScope]:
-    hub = ModelScope()
-    with serving(hub.app()) as hub.url:
-        monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
-        monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "home"))
-        monkeypatch.delenv("MODELSCOPE_API_TOKEN", raising=False)
-        yield hub
+def hub(modelscope: ModelScope) -> ModelScope:
+    return modelscope
 
 
 async def test_a_repository_of_safetensors(hub: ModelScope, pulled: Pulled) -> None:

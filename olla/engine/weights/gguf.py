@@ -29,6 +29,7 @@ from olla.errors import FormatError
 from olla.formats.expert_tensors import unstacked
 from olla.formats.ggml_types import GgmlType
 from olla.formats.gguf import GgufFile, GgufTensor, read_gguf
+from olla.formats.gguf_parts import is_part
 from olla.formats.tensor_names import hf_name
 
 _CHUNK = 2**20  # elements turned into floats at once: some megabytes, whatever the tensor's size
@@ -66,6 +67,8 @@ class GgufCheckpoint:
             FormatError: broken, or of an architecture that olla does not run.
         """
         self._file: GgufFile = read_gguf(path)
+        if is_part(self._file):
+            raise FormatError("the weights are one part of a split GGUF file: pull the model again")
         self.metadata: Mapping[str, Any] = self._file.metadata
         self._architecture = str(self.metadata.get("general.architecture"))
         self._tensors = self._by_hf_name()

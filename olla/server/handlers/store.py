@@ -16,7 +16,7 @@ from olla.names import ModelName
 from olla.registry.archive import Archive, archive_of
 from olla.registry.blobs import STALE_S, Leftover
 from olla.registry.disk import Hold
-from olla.registry.manifest import Manifest, parse_manifest
+from olla.registry.manifest import parse_manifest, parse_new_manifest
 from olla.registry.model import read_model
 from olla.registry.store import ModelStore
 from olla.registry.threads import run_to_end
@@ -117,23 +117,12 @@ async def _send_archive(request: web.Request, archive: Archive) -> web.StreamRes
 
 def _import(store: ModelStore, name: ModelName, manifest: bytes) -> ModelName:
     stored = store.find(name)
-    parsed = _parsed(manifest)
     with store.hold() as hold:
-        for layer in parsed.blobs:
-            hold.add(layer.digest)
         try:
+            for layer in parse_new_manifest(manifest).blobs:
+                hold.add(layer.digest)
             read_model(stored, manifest, datetime.now(UTC), store.blobs)
         except (BlobNotFound, StoreError) as error:
             raise BadInput(f"the model cannot be imported: {error}") from error
         store.put(stored, manifest)
     return stored
-
-
-def _parsed(manifest: bytes) -> Manifest:
-    try:
-        parsed = parse_manifest(manifest)
-    except StoreError as error:
-        raise BadInput(f"the model cannot be imported: {error}") from error
-    if not parsed.layers:
-        raise BadInput("the model cannot be imported: its manifest names no layers")
-    return parsed
