@@ -23,7 +23,7 @@ from olla.registry.digest import Digest
 from olla.registry.disk import Hold
 from olla.registry.threads import run_to_end
 from olla.requests import Progress
-from olla.sources.download import REPORT_S, Remote, fetch
+from olla.sources.download import REPORT_S, Remote, bringing_ahead, fetch
 from olla.sources.line import Line, Patience, Rate, open_line
 from olla.sources.repository import RemoteFile, Repository
 
@@ -47,15 +47,20 @@ class Bringer:
             BlobCorrupt: it sent other bytes than it promised.
             StoreError: the store refused.
         """
+        files = tuple(files)
         uploads: list[Upload] = []
+        remotes = [_remote(file, file.digest) for file in files if file.digest and not file.cached]
+        for remote in remotes:
+            await run_to_end(self.hold.add, remote.digest)
         try:
-            for file in files:
-                digest = file.digest or await self._bring_document(file)
-                async with aclosing(self._bring_blob(file, digest)) as coming:
-                    async for progress in coming:
-                        yield progress
-                path = self.blobs.path(digest)
-                uploads.append(Upload(file.name, digest, file.size_bytes, path))
+            async with bringing_ahead(self.line, remotes, self.blobs):
+                for file in files:
+                    digest = file.digest or await self._bring_document(file)
+                    async with aclosing(self._bring_blob(file, digest)) as coming:
+                        async for progress in coming:
+                            yield progress
+                    path = self.blobs.path(digest)
+                    uploads.append(Upload(file.name, digest, file.size_bytes, path))
         except (SourceUnauthorized, SourceRefused) as error:
             raise explained(error, self.repository) from error
         yield tuple(uploads)
@@ -66,7 +71,7 @@ class Bringer:
         return await run_to_end(self.blobs.put, data)
 
     async def _bring_blob(self, file: RemoteFile, digest: Digest) -> AsyncGenerator[Progress, None]:
-        remote = Remote(digest, file.size_bytes, URL(file.url, encoded=True))
+        remote = _remote(file, digest)
         await run_to_end(self.hold.add, digest)
         for path in file.cached:
             async with aclosing(self._adopt(remote, path)) as adopting:
@@ -90,6 +95,10 @@ class Bringer:
                     yield remote.report(checked_bytes)
         finally:
             await run_to_end(checking.close)
+
+
+def _remote(file: RemoteFile, digest: Digest) -> Remote:
+    return Remote(digest, file.size_bytes, URL(file.url, encoded=True))
 
 
 def line_to(
