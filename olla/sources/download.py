@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from contextlib import aclosing, asynccontextmanager, closing, suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from mmap import mmap
 
 from aiohttp import ClientResponse, hdrs
 from yarl import URL
 
-from olla.errors import OllaError, SourceBroke, SourceError, SourceRefused
+from olla.errors import SourceBroke, SourceError, SourceRefused
 from olla.registry.blobs import BlobStore
 from olla.registry.digest import Digest
-from olla.registry.partial import MIN_PART_BYTES, Part, PartialBlob, read_parts, try_open
+from olla.registry.partial import Part, PartialBlob, read_parts, try_open
 from olla.registry.threads import QuietThreads, run_to_end
 from olla.requests import Progress
 from olla.sources.direct import SocketBody
@@ -81,34 +81,6 @@ async def fetch(line: Line, remote: Remote, blobs: BlobStore) -> AsyncGenerator[
         finally:
             await run_to_end(partial.close)
     yield remote.report(remote.size_bytes)
-
-
-@asynccontextmanager
-async def bringing_ahead(
-    line: Line, remotes: Iterable[Remote], blobs: BlobStore
-) -> AsyncGenerator[None, None]:
-    """For `async with`: bring the small blobs, several at once, beside what is fetched within.
-
-    Who fetches each of them in turn finds it here, or on its way, and is told what went wrong.
-    """
-    small = (remote for remote in dict.fromkeys(remotes) if remote.size_bytes <= MIN_PART_BYTES)
-    workers = [
-        asyncio.create_task(_bring_each(line, small, blobs)) for _ in range(line.num_streams)
-    ]
-    try:
-        yield
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.wait(workers)
-
-
-async def _bring_each(line: Line, remotes: Iterable[Remote], blobs: BlobStore) -> None:
-    with suppress(OllaError):
-        for remote in remotes:
-            async with aclosing(fetch(line, remote, blobs)) as fetching:
-                async for _ in fetching:
-                    pass
 
 
 async def _bring(
@@ -192,8 +164,7 @@ class _Download:
                     await self._store(response, part, skipped_bytes)
                 else:
                     with closing(body):
-                        copy = self._threads.run_until_left
-                        await copy(body.interrupt, self._copy, body, part)
+                        await self._threads.run_until_left(body.interrupt, self._copy, body, part)
         except SourceRefused as error:
             if is_redirected:  # such addresses are good for a while only
                 raise SourceBroke(str(error)) from error

@@ -23,7 +23,8 @@ from olla.registry.digest import Digest
 from olla.registry.disk import Hold
 from olla.registry.threads import run_to_end
 from olla.requests import Progress
-from olla.sources.download import REPORT_S, Remote, bringing_ahead, fetch
+from olla.sources.ahead import Fetch, fetching_ahead
+from olla.sources.download import REPORT_S, Remote
 from olla.sources.line import Line, Patience, Rate, open_line
 from olla.sources.repository import RemoteFile, Repository
 
@@ -53,10 +54,10 @@ class Bringer:
         for remote in remotes:
             await run_to_end(self.hold.add, remote.digest)
         try:
-            async with bringing_ahead(self.line, remotes, self.blobs):
+            async with fetching_ahead(self.line, remotes, self.blobs) as fetch:
                 for file in files:
                     digest = file.digest or await self._bring_document(file)
-                    async with aclosing(self._bring_blob(file, digest)) as coming:
+                    async with aclosing(self._bring_blob(file, digest, fetch)) as coming:
                         async for progress in coming:
                             yield progress
                     path = self.blobs.path(digest)
@@ -70,14 +71,16 @@ class Bringer:
         await run_to_end(self.hold.add, Digest.of(data))
         return await run_to_end(self.blobs.put, data)
 
-    async def _bring_blob(self, file: RemoteFile, digest: Digest) -> AsyncGenerator[Progress, None]:
+    async def _bring_blob(
+        self, file: RemoteFile, digest: Digest, fetch: Fetch
+    ) -> AsyncGenerator[Progress, None]:
         remote = _remote(file, digest)
         await run_to_end(self.hold.add, digest)
         for path in file.cached:
             async with aclosing(self._adopt(remote, path)) as adopting:
                 async for progress in adopting:
                     yield progress
-        async with aclosing(fetch(self.line, remote, self.blobs)) as fetching:
+        async with aclosing(fetch(remote)) as fetching:
             async for progress in fetching:
                 yield progress
 

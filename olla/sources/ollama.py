@@ -23,7 +23,8 @@ from olla.registry.disk import Hold
 from olla.registry.manifest import MANIFEST_TYPE, Manifest, parse_config, parse_manifest
 from olla.registry.threads import run_to_end
 from olla.requests import Progress, TransferOptions
-from olla.sources.download import Planned, Remote, bringing_ahead, fetch
+from olla.sources.ahead import fetching_ahead
+from olla.sources.download import Planned, Remote
 from olla.sources.line import Line, Patience, Rate, open_line
 from olla.sources.ollama_auth import Keyring, answer_challenges
 
@@ -76,9 +77,9 @@ class OllamaSource:
                 Remote(layer.digest, layer.size_bytes, self._blob_url(layer.digest))
                 for layer in manifest.blobs
             ]
-            async with bringing_ahead(line, remotes, blobs):
+            async with fetching_ahead(line, remotes, blobs) as fetch:
                 for remote in remotes:
-                    async with aclosing(fetch(line, remote, blobs)) as fetching:
+                    async with aclosing(fetch(remote)) as fetching:
                         async for progress in fetching:
                             yield progress
         await run_to_end(_check_config, blobs, manifest)

@@ -18,7 +18,7 @@ from olla.registry.blobs import BlobStore
 from olla.registry.digest import Digest
 from olla.registry.partial import Part, read_parts, try_open
 from olla.requests import Progress
-from olla.sources.download import WRITE_BYTES, Remote, bringing_ahead, fetch
+from olla.sources.download import WRITE_BYTES, Remote, fetch
 from olla.sources.line import Patience, Rate, open_line
 from tests.sources.fault_server import Asked, Connection, FaultServer, Script, fault_server
 
@@ -109,33 +109,6 @@ async def test_where_the_line_is_cut_does_not_matter(blobs: BlobStore, seed: int
 
     check_whole(blobs)
     assert server.sent_bytes <= 1.1 * len(DATA)
-
-
-async def test_small_blobs_come_several_at_once(blobs: BlobStore) -> None:
-    datas = {f"/{number}": bytes([number]) * 1000 for number in range(12)}
-    now: set[str] = set()
-    most = 0
-
-    async def script(asked: Asked, connection: Connection) -> None:
-        nonlocal most
-        now.add(asked.path)
-        most = max(most, len(now))
-        await asyncio.sleep(0.01)
-        now.remove(asked.path)
-        await connection.blob(asked, datas[asked.path])
-
-    async with fault_server(script) as server:
-        remotes = [replace(remote(server, d), url=URL(server.url + p)) for p, d in datas.items()]
-        async with (
-            open_line(URL(server.url), patience=QUICK) as line,
-            bringing_ahead(line, remotes, blobs),
-        ):
-            for wanted in remotes:
-                assert [step async for step in fetch(line, wanted, blobs)]
-                assert blobs.has(wanted.digest)
-
-    assert 1 < most <= line.num_streams + 1
-    assert len(server.asked) == len(datas)
 
 
 @pytest.mark.parametrize("seed", range(10))
