@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,6 +62,7 @@ class PartialBlob:
         self._file = file
         self._hash = hashlib.sha256()
         self._hashed_bytes = 0
+        self._buffer = memoryview(mmap(-1, _HASH_BYTES))
         self._writing = threading.Lock()  # the system would have those who wait for a file spin
         parts = self._read_parts()
         missing_bytes = size_bytes - sum(part.completed_bytes for part in parts)
@@ -106,10 +108,9 @@ class PartialBlob:
         end = min(self._ready_bytes(), self._hashed_bytes + _HASH_STEP_BYTES)
         if end == self._hashed_bytes:
             return False
-        buffer = memoryview(bytearray(_HASH_BYTES))
         with disk_errors(f"cannot read blob {self._digest}"):
             while self._hashed_bytes < end:
-                wanted = buffer[: end - self._hashed_bytes]
+                wanted = self._buffer[: end - self._hashed_bytes]
                 num_read = os.preadv(self._file.fileno(), [wanted], self._hashed_bytes)
                 if not num_read:
                     raise StoreError(f"blob {self._digest} became shorter while it was written")

@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import dataclass
+from mmap import mmap
 
 from aiohttp import ClientResponse, hdrs
 from yarl import URL
@@ -163,8 +164,7 @@ class _Download:
                     await self._store(response, part, skipped_bytes)
                 else:
                     with closing(body):
-                        copy = self._threads.run_until_left
-                        await copy(body.interrupt, self._copy, body, part)
+                        await self._threads.run_until_left(body.interrupt, self._copy, body, part)
         except SourceRefused as error:
             if is_redirected:  # such addresses are good for a while only
                 raise SourceBroke(str(error)) from error
@@ -217,17 +217,12 @@ class _Download:
 
     def _copy(self, body: SocketBody, part: Part) -> None:
         """Write a body to its part, in a thread; what came before a failure too."""
-        buffer = memoryview(bytearray(WRITE_BYTES))
+        buffer = memoryview(mmap(-1, WRITE_BYTES))  # its pages come without Python's lock
         while part.missing_bytes:
             wanted = buffer[: part.missing_bytes]
-            num_bytes = 0
-            try:
-                while num_bytes < len(wanted):
-                    num_bytes += body.read_into(wanted[num_bytes:])
-            finally:
-                self._partial.write(part, [wanted[:num_bytes]])
-                if not self._has_grown.is_set():
-                    self._loop.call_soon_threadsafe(self._has_grown.set)
+            self._partial.write(part, [wanted[: body.read_into(wanted)]])
+            if not self._has_grown.is_set():
+                self._loop.call_soon_threadsafe(self._has_grown.set)
 
     async def _write(self, part: Part, chunks: list[bytes]) -> None:
         await self._threads.run_to_end(self._partial.write, part, chunks)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,9 @@ from olla.registry.disk import Hold, check_room
 from olla.registry.partial import stored_bytes
 from olla.registry.threads import QuietThreads, run_to_end
 from olla.requests import Progress
+from olla.sources.ahead import Fetch, fetching_ahead
 from olla.sources.choice import Choice
-from olla.sources.download import REPORT_S, Remote, fetch
+from olla.sources.download import REPORT_S, Remote
 from olla.sources.line import Line, Patience, Rate, open_line
 from olla.sources.repository import RemoteFile, Repository
 
@@ -64,7 +65,7 @@ class Bringer:
             await run_to_end(self._check_room, choice.files)
         files = choice.texts if joined else choice.all_files
         brought: dict[RemoteFile, Upload] = {}
-        async with aclosing(self._bring_files(files, brought)) as coming:
+        async with aclosing(self._bring_files(tuple(files), brought)) as coming:
             async for progress in coming:
                 yield progress
         weights = (joined,) if joined else tuple(brought[file] for file in choice.files)
@@ -78,17 +79,21 @@ class Bringer:
         yield Brought(weights, brought)
 
     async def _bring_files(
-        self, files: Iterable[RemoteFile], brought: dict[RemoteFile, Upload]
+        self, files: Sequence[RemoteFile], brought: dict[RemoteFile, Upload]
     ) -> AsyncGenerator[Progress, None]:
         """Bring the files and enter them in `brought`."""
+        remotes = [_remote(file, file.digest) for file in files if file.digest and not file.cached]
+        for remote in remotes:
+            await run_to_end(self.hold.add, remote.digest)
         try:
-            for file in files:
-                digest = file.digest or await self._bring_document(file)
-                async with aclosing(self._bring_blob(file, digest)) as coming:
-                    async for progress in coming:
-                        yield progress
-                path = self.blobs.path(digest)
-                brought[file] = Upload(file.name, digest, file.size_bytes, path)
+            async with fetching_ahead(self.line, remotes, self.blobs) as fetch:
+                for file in files:
+                    digest = file.digest or await self._bring_document(file)
+                    async with aclosing(self._bring_blob(file, digest, fetch)) as coming:
+                        async for progress in coming:
+                            yield progress
+                    path = self.blobs.path(digest)
+                    brought[file] = Upload(file.name, digest, file.size_bytes, path)
         except (SourceUnauthorized, SourceRefused) as error:
             raise explained(error, self.repository) from error
 
@@ -126,14 +131,16 @@ class Bringer:
         await run_to_end(self.hold.add, Digest.of(data))
         return await run_to_end(self.blobs.put, data)
 
-    async def _bring_blob(self, file: RemoteFile, digest: Digest) -> AsyncGenerator[Progress, None]:
-        remote = Remote(digest, file.size_bytes, URL(file.url, encoded=True))
+    async def _bring_blob(
+        self, file: RemoteFile, digest: Digest, fetch: Fetch
+    ) -> AsyncGenerator[Progress, None]:
+        remote = _remote(file, digest)
         await run_to_end(self.hold.add, digest)
         for path in file.cached:
             async with aclosing(self._adopt(remote, path)) as adopting:
                 async for progress in adopting:
                     yield progress
-        async with aclosing(fetch(self.line, remote, self.blobs)) as fetching:
+        async with aclosing(fetch(remote)) as fetching:
             async for progress in fetching:
                 yield progress
 
@@ -151,6 +158,10 @@ class Bringer:
                     yield remote.report(checked_bytes)
         finally:
             await run_to_end(checking.close)
+
+
+def _remote(file: RemoteFile, digest: Digest) -> Remote:
+    return Remote(digest, file.size_bytes, URL(file.url, encoded=True))
 
 
 def line_to(

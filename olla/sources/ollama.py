@@ -23,7 +23,8 @@ from olla.registry.disk import Hold
 from olla.registry.manifest import MANIFEST_TYPE, Manifest, parse_config, parse_new_manifest
 from olla.registry.threads import run_to_end
 from olla.requests import Progress, TransferOptions
-from olla.sources.download import Planned, Remote, fetch
+from olla.sources.ahead import fetching_ahead
+from olla.sources.download import Planned, Remote
 from olla.sources.line import Line, Patience, Rate, open_line
 from olla.sources.ollama_auth import Keyring, answer_challenges
 
@@ -72,11 +73,15 @@ class OllamaSource:
             manifest = _parse(data)
             for layer in manifest.blobs:
                 await run_to_end(hold.add, layer.digest)
-            for layer in manifest.blobs:
-                remote = Remote(layer.digest, layer.size_bytes, self._blob_url(layer.digest))
-                async with aclosing(fetch(line, remote, blobs)) as fetching:
-                    async for progress in fetching:
-                        yield progress
+            remotes = [
+                Remote(layer.digest, layer.size_bytes, self._blob_url(layer.digest))
+                for layer in manifest.blobs
+            ]
+            async with fetching_ahead(line, remotes, blobs) as fetch:
+                for remote in remotes:
+                    async with aclosing(fetch(remote)) as fetching:
+                        async for progress in fetching:
+                            yield progress
         await run_to_end(_check_config, blobs, manifest)
         yield data
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from olla.requests import Progress, TransferOptions
 from olla.sources.download import REPORT_S
 from olla.sources.line import BackOff, Line
 from olla.sources.ollama import Registry, manifest_url, repository_url
+
+NUM_UPLOADS = 4
 
 _CHUNK_BYTES = 2**18
 _RANGE = re.compile(r"(?:bytes=)?0-(\d+)", re.ASCII)
@@ -43,14 +45,40 @@ async def push(
     data = await asyncio.to_thread(store.read_manifest, name)
     repository = repository_url(name, options)
     async with registry.open(name, options) as line:
-        for layer in dict.fromkeys(parse_manifest(data).blobs):
-            path = store.blobs.path(layer.digest)
-            async with aclosing(_Upload(line, repository, layer, path).run()) as pushing:
-                async for progress in pushing:
-                    yield progress
+        uploads = [
+            _Upload(line, repository, layer, store.blobs.path(layer.digest))
+            for layer in dict.fromkeys(parse_manifest(data).blobs)
+        ]
+        async with aclosing(_run(uploads)) as pushing:
+            async for progress in pushing:
+                yield progress
         yield Progress("pushing manifest")
         await _put_manifest(line, manifest_url(name, options), data)
     yield Progress("success")
+
+
+async def _run(uploads: Sequence[_Upload]) -> AsyncGenerator[Progress, None]:
+    """Several at once, as a registry takes the parts of each in their order; reports in turn."""
+    room = asyncio.Semaphore(NUM_UPLOADS)
+    tasks = [asyncio.create_task(_run_in(room, upload)) for upload in uploads]
+    try:
+        for upload, task in zip(uploads, tasks, strict=True):
+            while not task.done():
+                await asyncio.wait([task], timeout=REPORT_S)
+                for ended in filter(asyncio.Task.done, tasks):
+                    ended.result()
+                if not task.done():
+                    yield upload.report()
+            yield upload.report()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _run_in(room: asyncio.Semaphore, upload: _Upload) -> None:
+    async with room:
+        await upload.run()
 
 
 class _Upload:
@@ -64,24 +92,9 @@ class _Upload:
         self._sent_bytes = 0
         self._md5s: list[bytes] = []
 
-    async def run(self) -> AsyncGenerator[Progress, None]:
+    async def run(self) -> None:
         if not self._path.is_file():
             raise BlobNotFound(str(self._layer.digest))
-        work = asyncio.create_task(self._work())
-        try:
-            while not work.done():
-                await asyncio.wait([work], timeout=REPORT_S)
-                yield self._report(min(self._sent_bytes, self._layer.size_bytes))
-            await work
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
-
-    def _report(self, completed_bytes: int) -> Progress:
-        status = f"pushing {self._layer.digest.short}"
-        return Progress(status, str(self._layer.digest), self._layer.size_bytes, completed_bytes)
-
-    async def _work(self) -> None:
         back_off = BackOff(self._line.patience)
         while True:
             try:
@@ -93,6 +106,12 @@ class _Upload:
                 return
             except SourceBroke as error:
                 await back_off.wait(error)
+
+    def report(self) -> Progress:
+        status = f"pushing {self._layer.digest.short}"
+        size_bytes = self._layer.size_bytes
+        completed_bytes = min(self._sent_bytes, size_bytes)
+        return Progress(status, str(self._layer.digest), size_bytes, completed_bytes)
 
     async def _is_there(self) -> bool:
         url = self._repository / "blobs" / str(self._layer.digest)

@@ -1,8 +1,8 @@
 """How fast a large blob comes over loopback, beside curl, and whom that disturbs.
 
 `python -m tests.bench.pull [--gib 2] [--rounds 3] [--folder DIR]`: one daemon shares a model of
-random bytes; curl and another daemon bring it to the same disk in turns. Then once more while the
-second daemon streams a reply of SmolLM2.
+random bytes; curl and another daemon bring it to the same disk in turns. Then both once more, while
+the second daemon streams a reply of SmolLM2: the gaps beside curl are the machine's own.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from olla.names import ModelName
 from olla.registry.digest import Digest
@@ -38,6 +39,7 @@ from tests.conformance.daemon import Daemon, running_daemon
 
 CHUNK_BYTES = 16 * 2**20
 CHAT_MODEL = "smollm2:135m"
+SETTLE_S = 1.0
 
 
 def main() -> None:
@@ -54,21 +56,26 @@ def run(folder: Path, size_bytes: int, rounds: int) -> None:
     digest = make_model(folder / "near" / "models", size_bytes)
     with (
         running_daemon(folder / "near", OLLA_SHARE="1", OLLA_NOPRUNE="1") as near,
-        running_daemon(folder / "far") as far,
+        running_daemon(folder / "far", OLLA_DTYPE="auto") as far,
     ):
         url = f"{near.url}/v2/library/large/blobs/{digest}"
-        pairs = [(curl(url, folder / "file"), pull(far, near)) for _ in range(rounds)]
-        for name, times in zip(("curl", "olla pull"), zip(*pairs, strict=True), strict=True):
-            rate = size_bytes / statistics.median(times) / 1e6
-            print(f"{name}: {rate:.0f} MB/s ({', '.join(f'{t:.2f} s' for t in times)})")
-        shares = [of_curl / of_pull for of_curl, of_pull in pairs]
+        pairs = [(time_curl(url, folder / "file"), time_pull(far, near)) for _ in range(rounds)]
+        for name, spent in zip(("curl", "olla pull"), zip(*pairs, strict=True), strict=True):
+            print_rate(name, size_bytes, spent)
+        shares = [of_curl.wall_s / of_pull.wall_s for of_curl, of_pull in pairs]
         print(f"share of curl's rate: {statistics.median(shares):.0%}")
+        clear(far, near)
         with watching_memory(far) as growth:
             pull(far, near)
         print(f"memory of the daemon: + {max(growth) / 2**20:.0f} MiB at most")
         far.ask("POST", "/api/pull", {"model": CHAT_MODEL})
-        print(f"longest gap of a stream alone: {max(gaps(far)) * 1000:.0f} ms")
-        print(f"longest gap during a pull: {gap_during(far, near) * 1000:.0f} ms")
+        gaps(far)  # the first reply of a runner has waits of its own
+        print_gaps("alone", gaps(far))
+        for _ in range(rounds):
+            (folder / "file").unlink()
+            print_gaps("beside curl", gaps_during(far, lambda: curl(url, folder / "file")))
+            clear(far, near)
+            print_gaps("beside a pull", gaps_during(far, lambda: pull(far, near)))
 
 
 def make_model(models: Path, size_bytes: int) -> Digest:
@@ -84,22 +91,63 @@ def make_model(models: Path, size_bytes: int) -> Digest:
     return digest
 
 
-def curl(url: str, path: Path) -> float:
+class Spent(NamedTuple):
+    wall_s: float
+    cpu_s: float
+
+
+def curl(url: str, path: Path) -> None:
+    subprocess.run(["curl", "-sSf", "-o", str(path), url], check=True)
+
+
+def time_curl(url: str, path: Path) -> Spent:
     path.unlink(missing_ok=True)
     os.sync()
-    started = time.monotonic()
-    subprocess.run(["curl", "-sSf", "-o", str(path), url], check=True)
-    return time.monotonic() - started
+    started, before = time.monotonic(), os.times()
+    curl(url, path)
+    after = os.times()
+    cpu_s = sum(after[2:4]) - sum(before[2:4])
+    return Spent(time.monotonic() - started, cpu_s)
 
 
-def pull(far: Daemon, near: Daemon) -> float:
-    name = f"127.0.0.1:{near.port}/library/large"
-    far.ask("DELETE", "/api/delete", {"model": name})
+def clear(far: Daemon, near: Daemon) -> None:
+    far.ask("DELETE", "/api/delete", {"model": place(near)})
     os.sync()
-    started = time.monotonic()
-    answer = far.ask("POST", "/api/pull", {"model": name, "insecure": True, "stream": False})
+
+
+def pull(far: Daemon, near: Daemon) -> None:
+    body = {"model": place(near), "insecure": True, "stream": False}
+    answer = far.ask("POST", "/api/pull", body)
     assert answer.json == {"status": "success"}, answer
-    return time.monotonic() - started
+
+
+def time_pull(far: Daemon, near: Daemon) -> Spent:
+    clear(far, near)
+    started, before = time.monotonic(), cpu_s(far)
+    pull(far, near)
+    return Spent(time.monotonic() - started, cpu_s(far) - before)
+
+
+def place(near: Daemon) -> str:
+    return f"127.0.0.1:{near.port}/library/large"
+
+
+def cpu_s(daemon: Daemon) -> float:
+    """What the daemon, without its runners, has had of the CPUs, in seconds."""
+    fields = Path(f"/proc/{daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def print_rate(name: str, size_bytes: int, spent: Sequence[Spent]) -> None:
+    rate = size_bytes / statistics.median(each.wall_s for each in spent) / 1e6
+    cpu_s_per_gb = statistics.median(each.cpu_s for each in spent) / size_bytes * 1e9
+    times = ", ".join(f"{each.wall_s:.2f} s" for each in spent)
+    print(f"{name}: {rate:.0f} MB/s ({times}), {cpu_s_per_gb:.2f} s of CPU a GB")
+
+
+def print_gaps(what: str, found: Sequence[float]) -> None:
+    longest, median = max(found) * 1000, statistics.median(found) * 1000
+    print(f"gaps of a stream {what}: {longest:.0f} ms at most, {median:.0f} ms in the median")
 
 
 @contextmanager
@@ -146,13 +194,15 @@ def gaps(daemon: Daemon, is_over: threading.Event | None = None) -> list[float]:
     return [after - before for before, after in pairwise(moments)]
 
 
-def gap_during(far: Daemon, near: Daemon) -> float:
+def gaps_during(far: Daemon, work: Callable[[], None]) -> list[float]:
+    """The gaps of a reply that has begun when the work does."""
     is_over = threading.Event()
     with ThreadPoolExecutor(1) as thread:
         found = thread.submit(gaps, far, is_over)
-        pull(far, near)
+        time.sleep(SETTLE_S)
+        work()
         is_over.set()
-        return max(found.result())
+        return found.result()
 
 
 if __name__ == "__main__":

@@ -49,3 +49,18 @@ async def test_who_is_cancelled_leaves_when_the_thread_is_done(is_quiet: bool) -
             await task
 
     assert has_ended.is_set()
+
+
+async def test_what_may_wait_forever_is_interrupted() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        assert may_end.wait(10)
+
+    with QuietThreads(1) as threads:
+        task = asyncio.ensure_future(threads.run_until_left(may_end.set, work))
+        await asyncio.to_thread(begun.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task

@@ -111,6 +111,48 @@ async def test_where_the_line_is_cut_does_not_matter(blobs: BlobStore, seed: int
     assert server.sent_bytes <= 1.1 * len(DATA)
 
 
+@pytest.mark.parametrize("seed", range(10))
+async def test_nor_where_it_is_cut_off_the_event_loop(blobs: BlobStore, seed: int) -> None:
+    chance = random.Random(seed)
+    cuts: Iterator[int] = (chance.randrange(1, len(MIDDLE)) for _ in range(3))
+
+    async def script(asked: Asked, connection: Connection) -> None:
+        await connection.blob(asked, MIDDLE, cut_after=next(cuts, None))
+
+    async with fault_server(script) as server:
+        await bring(blobs, remote(server, MIDDLE))
+
+    check_whole(blobs, MIDDLE)
+    assert server.sent_bytes <= 1.1 * len(MIDDLE)
+
+
+async def test_a_large_body_that_stalls_is_asked_for_again(blobs: BlobStore) -> None:
+    async def script(asked: Asked, connection: Connection) -> None:
+        if "range" in asked.headers:
+            await connection.blob(asked, MIDDLE)
+        else:
+            await half_then_silence(asked, connection)
+
+    async with fault_server(script) as server:
+        await bring(blobs, remote(server, MIDDLE))
+
+    check_whole(blobs, MIDDLE)
+    assert [asked.range(0)[0] for asked in server.asked] == [0, len(MIDDLE) // 2]
+
+
+async def test_a_large_body_in_chunks_comes_whole(blobs: BlobStore) -> None:
+    async def script(asked: Asked, connection: Connection) -> None:
+        await connection.head(200, "Transfer-Encoding: chunked")
+        for offset in range(0, len(MIDDLE), 2**19):
+            await connection.send(b"80000\r\n" + MIDDLE[offset : offset + 2**19] + b"\r\n")
+        await connection.send(b"0\r\n\r\n")
+
+    async with fault_server(script) as server:
+        await bring(blobs, remote(server, MIDDLE))
+
+    check_whole(blobs, MIDDLE)
+
+
 async def test_what_a_killed_transfer_left_is_not_asked_for_again(blobs: BlobStore) -> None:
     digest = Digest.of(DATA)
     partial = try_open(blobs, digest, len(DATA))
@@ -140,7 +182,7 @@ async def test_a_transfer_that_is_left_keeps_what_came(blobs: BlobStore) -> None
             aclosing(fetch(line, wanted, blobs)) as steps,
         ):
             async for step in steps:
-                if step.completed_bytes:
+                if step.completed_bytes >= WRITE_BYTES:
                     break
 
     assert kept_bytes(blobs, wanted.digest) >= step.completed_bytes >= WRITE_BYTES
@@ -170,7 +212,7 @@ async def test_another_goes_on_when_the_one_who_brings_leaves(blobs: BlobStore) 
     async with fault_server(script) as server:
         wanted = remote(server, MIDDLE)
         first = asyncio.create_task(bring(blobs, wanted, PATIENT))
-        while not kept_bytes(blobs, wanted.digest):  # noqa: ASYNC110 - on the disk
+        while kept_bytes(blobs, wanted.digest) < WRITE_BYTES:  # noqa: ASYNC110 - on the disk
             await asyncio.sleep(0.01)
         second = asyncio.create_task(bring(blobs, wanted, PATIENT))
         first.cancel()
@@ -390,7 +432,7 @@ async def test_a_disk_that_fills_up_ends_it_and_keeps_what_came(small_disk: Path
     async def script(asked: Asked, connection: Connection) -> None:
         await connection.head(200, f"Content-Length: {len(MIDDLE)}")
         await connection.send(MIDDLE[:WRITE_BYTES])
-        while not kept_bytes(blobs, Digest.of(MIDDLE)):  # noqa: ASYNC110 - on the disk
+        while kept_bytes(blobs, Digest.of(MIDDLE)) < WRITE_BYTES:  # noqa: ASYNC110 - on the disk
             await asyncio.sleep(0.01)
         with suppress(OSError):
             other.write_bytes(bytes(4 * 2**20))

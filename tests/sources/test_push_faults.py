@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from olla.registry.manifest import (
 from olla.registry.store import ModelStore
 from olla.requests import TransferOptions
 from olla.sources.ollama import Registry
-from olla.sources.push import push
+from olla.sources.push import NUM_UPLOADS, push
 from tests.sources.fault_server import Asked, Connection, FaultServer, Script, fault_server
 
 CONFIG = b"{}"
@@ -169,7 +170,9 @@ async def test_a_blob_of_another_repository_is_mounted(
         await send(registry, store, server, source="library/base:v2")
 
     mount = f"?mount=sha256:{Digest.of(DATA).hex}&from=library/base"
-    assert requests(server, "POST")[0].path == f"/v2/me/model/blobs/uploads/{mount}"
+    paths = {asked.path for asked in requests(server, "POST")}
+    uploads = "/v2/me/model/blobs/uploads/"
+    assert paths == {uploads + mount, uploads}
     assert not requests(server, "PATCH")
 
 
@@ -180,3 +183,32 @@ async def test_an_upload_without_a_place_is_refused(registry: Registry, store: M
     async with fault_server(script) as server:
         with pytest.raises(SourceError, match="does not say where to upload to"):
             await send(registry, store, server)
+
+
+async def test_blobs_go_several_at_once_and_are_reported_in_turn(
+    registry: Registry, store: ModelStore
+) -> None:
+    datas = [DATA[:number] for number in range(1, 9)]
+    blobs = [Layer(MediaType.LICENSE, store.blobs.put(data), len(data)) for data in datas]
+    config = Layer(CONFIG_TYPE, store.blobs.put(CONFIG), len(CONFIG))
+    now, most = 0, 0
+
+    async def patch(asked: Asked, connection: Connection) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.01)
+        now -= 1
+        await accept(asked, connection)
+
+    async with fault_server(taking(patch)) as server:
+        name = ModelName.parse(f"127.0.0.1:{server.port}/me/model:v1")
+        store.put(name, format_manifest(Manifest(config, tuple(blobs))))
+        options = TransferOptions(insecure=True)
+        steps = [step async for step in push(registry, name, store, options)]
+
+    assert 1 < most <= NUM_UPLOADS
+    assert sorted(asked.body for asked in requests(server, "PATCH")) == datas
+    assert server.asked[-1].path == "/v2/me/model/manifests/v1"
+    reported = dict.fromkeys(step.digest for step in steps if step.digest)
+    assert list(reported) == [str(layer.digest) for layer in (*blobs, config)]
