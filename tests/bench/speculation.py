@@ -28,10 +28,10 @@ MODELS = ("smollm2-q4", "llama1b-q4")
 _NUM_CTX = 2048
 _NUM_TOKENS = 128
 _TEMPLATE = (
-    "<|im_start|>user\nRename the class to Sums and repeat all of this code.\n```python\n{code}```"
+    "<|im_start|>user\nRepeat this code word for word:\n```python\n{code}```"
     "<|im_end|>\n<|im_start|>assistant\n```python\n"
 )
-_CODE = Path(__file__).parents[2] / "olla" / "durations.py"
+_CODE = Path(__file__).parents[2] / "olla" / "engine" / "kv_cache.py"
 
 
 @dataclass(frozen=True, slots=True)

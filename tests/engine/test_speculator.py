@@ -153,7 +153,9 @@ def test_each_kind_of_draft_is_sometimes_right(tiny: LoadedModel, other: LoadedM
 def test_a_draft_model_keeps_up_with_a_long_prompt_and_a_shifting_window(
     tiny: LoadedModel, other: LoadedModel
 ) -> None:
-    request = ask(1, "".join(map(str, range(120))), num_ctx=400, num_predict=300, sampling=SAMPLED)
+    request = ask(
+        1, "".join(map(str, range(70))), num_ctx=150, num_predict=30, num_draft=3, sampling=SAMPLED
+    )
 
     text, _ = reply(Engine(tiny), request)
     drafted, end = reply(eager(tiny, other), request)
