@@ -155,6 +155,15 @@ def test_cached_and_cut_tokens_are_counted_beside_the_others() -> None:
     }
 
 
+def test_drafted_tokens_are_counted_where_there_are_any() -> None:
+    timings = Timings(num_tokens=9, num_drafted_tokens=6, num_accepted_tokens=5)
+    chunk = ChatChunk(done_reason=DoneReason.STOP, timings=timings)
+
+    counts = as_json(replies.chat_to_json(chunk, "m"))
+
+    assert (counts["draft_count"], counts["draft_accepted_count"]) == (6, 5)
+
+
 def test_calls_are_numbered_on_from_the_chunks_before() -> None:
     chunk = ChatChunk(tool_calls=(ToolCall("f"), ToolCall("g")))
 

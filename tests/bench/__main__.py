@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from olla.cli.figures import prompt_of
-from tests.bench import adapters, fidelity, models, peers, startup
+from tests.bench import adapters, fidelity, models, peers, speculation, startup
 from tests.bench.report import (
     Aim,
     Comparison,
@@ -29,7 +29,10 @@ from tests.bench.report import (
 from tests.bench.work import HISTORY_WORDS, WORKS, Referee, Samples
 
 PAGE = peers.ROOT / "docs" / "benchmarks.md"
-PARTS = ("startup", "memory", "prefill", "decode", "decode8", "chat", "fidelity", "adapters")
+PARTS = (
+    "startup", "memory", "prefill", "decode", "decode8", "chat", "fidelity", "adapters",
+    "speculation",
+)  # fmt: skip
 ENGINE_ALONE = ("smollm2-q4", "llama1b-q8")
 AIMS = {
     ("prefill", "smollm2-q4", "llama.cpp"): Aim(1.4),
@@ -190,9 +193,12 @@ def main() -> None:
         found = adapters.measure(run.threads, run.num_rounds)
         run.measures += found.measures
         run.comparisons += found.comparisons
+    if "speculation" in run.parts:
+        for name in set(speculation.MODELS) & set(run.models):
+            run.comparisons += speculation.comparisons(name, run.threads, run.num_rounds)
     if "fidelity" in run.parts:
         run.fidelity = fidelity.measure()
-    if set(run.parts) - {"startup", "fidelity", "adapters"}:
+    if set(run.parts) - {"startup", "fidelity", "adapters", "speculation"}:
         for name in run.models:
             measure_model(run, name)
     text = run.text("make bench", time.monotonic() - start_s)

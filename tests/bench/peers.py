@@ -101,6 +101,7 @@ def olla(name: str, file: Path, threads: int) -> Iterator[HttpPeer]:
         "OLLA_HOST": f"127.0.0.1:{port}",
         "OLLA_NUM_THREADS": str(threads),
         "OLLA_KEEP_ALIVE": "-1",
+        "OLLA_SPECULATE": "off",  # what it gains depends on the text, and is measured by itself
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", "olla"]

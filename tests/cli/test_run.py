@@ -224,6 +224,14 @@ def test_verbose_adds_the_timings_on_stderr(olla: Olla, daemon: FakeDaemon) -> N
     )
 
 
+def test_verbose_tells_how_many_drafted_tokens_were_right(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/generate", generated("Hi", draft_count=4, draft_accepted_count=3))
+
+    assert olla("run", "m", "hi", "--verbose").stderr == (
+        "draft acceptance:     0.75000 (3 accepted / 4 generated)\n"
+    )
+
+
 def test_verbose_leaves_out_what_is_zero(olla: Olla, daemon: FakeDaemon) -> None:
     daemon.script("POST /api/generate", generated("Hi", eval_count=2))
 

@@ -47,6 +47,20 @@ def test_a_line_has_the_mean_of_each_stage_inner_ones_apart() -> None:
     ]
 
 
+def test_drafts_are_told_where_there_were_any() -> None:
+    lines: list[str] = []
+    times = StageTimes(lines.append, clock_ns=Clock())
+
+    with times.stage("forward"):
+        pass
+    times.end_step(1, is_last=False, drafted=4, accepted=1)
+    with times.stage("forward"):
+        pass
+    times.end_step(1, is_last=True, drafted=3, accepted=3)
+
+    assert lines[0].startswith("profile steps=2 tokens=2 drafted=7 accepted=4 ")
+
+
 def test_a_long_run_is_told_every_few_seconds_from_the_start_each_time() -> None:
     lines: list[str] = []
     clock = Clock()

@@ -34,7 +34,13 @@ CHUNKS = [
     ChatChunk(content="lo"),
     ChatChunk(
         done_reason=DoneReason.STOP,
-        timings=Timings(num_prompt_tokens=7, num_cached_tokens=3, num_tokens=2),
+        timings=Timings(
+            num_prompt_tokens=7,
+            num_cached_tokens=3,
+            num_tokens=2,
+            num_drafted_tokens=5,
+            num_accepted_tokens=1,
+        ),
     ),
 ]
 
@@ -89,6 +95,8 @@ async def test_replies_are_counted_as_they_pass(
     assert value(metrics, "olla_prompt_tokens_total", model="M:latest") == 7
     assert value(metrics, "olla_cached_tokens_total", model="M:latest") == 3
     assert value(metrics, "olla_reply_tokens_total", model="M:latest") == 2
+    assert value(metrics, "olla_drafted_tokens_total", model="M:latest") == 5
+    assert value(metrics, "olla_accepted_tokens_total", model="M:latest") == 1
     assert value(metrics, "olla_time_to_first_token_seconds_count", model="M:latest") == 1
 
 
