@@ -61,21 +61,14 @@ class Engine:
             model.network, model.dtype, merge_after, lambda: room_on(model.device)
         )
         self._executor = Executor(
-            model.network,
-            model.device,
-            self._blocks.num_blocks,
-            self._blocks.block_size,
-            self._profile,
-            self._merging,
-            model.record,
-        )
+            model.network, model.device, self._blocks.num_blocks, self._blocks.block_size,
+            self._profile, self._merging, model.record,
+        )  # fmt: skip
         self._token_bytes = TokenBytes(model.tokenizer)
         self._grammars = Grammars(model.tokenizer, self._vocab_size, model.special_tokens.end_ids)
         self._device = model.device
         self._adapters = AdapterTable(
-            model.network,
-            keeps_read=model.device.type != "cpu",
-            on_removed=self._merging.drop,
+            model.network, keeps_read=model.device.type != "cpu", on_removed=self._merging.drop
         )
         self._scheduler = Scheduler(self._blocks, max_running, tokens_per_step)
         self._replies: dict[int, Reply] = {}
