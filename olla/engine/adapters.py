@@ -19,6 +19,7 @@ from typing import TypeAlias
 from olla.engine.models.batch import CausalModel, ModelConfig
 from olla.engine.models.config import DecoderConfig
 from olla.engine.parts import Part, num_bytes
+from olla.engine.recent import Recent
 from olla.engine.weights.gguf_lora import Heads, read_gguf_lora
 from olla.engine.weights.lora import read_lora
 from olla.errors import FormatError
@@ -117,42 +118,35 @@ class ReadAdapters:
     def __init__(self, config: ModelConfig, *, keeps_read: bool) -> None:
         self._heads = _heads(config)
         self._keeps_read = keeps_read
-        self._waiting: OrderedDict[_FilesKey, list[Part]] = OrderedDict()
+        self._waiting: Recent[_FilesKey, list[Part]] = Recent(MAX_WAITING_BYTES)
         self._lock = threading.Lock()
 
     def prepare(self, adapters: Iterable[Adapter]) -> None:
         for adapter in adapters:
-            key = _files_key(adapter.files)
-            if key not in self._waiting:
-                self._keep(key, read_adapter(adapter.files, self._heads))
+            if _files_key(adapter.files) not in self._waiting:
+                self._keep(adapter, read_adapter(adapter.files, self._heads))
 
     def take(self, adapter: Adapter) -> list[Part]:
         """Its parts, to its scale."""
         key = _files_key(adapter.files)
         with self._lock:
-            parts = self._waiting.get(key)
-            if parts is not None and not self._keeps_read:
-                del self._waiting[key]
+            parts = self._waiting.get(key) if self._keeps_read else self._waiting.pop(key)
         if parts is None:
             parts = read_adapter(adapter.files, self._heads)
             if self._keeps_read:
-                self._keep(key, parts)
+                self._keep(adapter, parts)
         return [replace(part, share=adapter.scale) for part in parts]
 
     def forget_deleted(self) -> None:
         with self._lock:
             for key in [key for key in self._waiting if not _exists(key)]:
-                del self._waiting[key]
+                self._waiting.pop(key)
 
-    def _keep(self, key: _FilesKey, parts: list[Part]) -> None:
+    def _keep(self, adapter: Adapter, parts: list[Part]) -> None:
+        key = _files_key(adapter.files)
         with self._lock:
-            self._waiting[key] = parts
-            sizes = {k: sum(num_bytes(part) for part in p) for k, p in self._waiting.items()}
-            total = sum(sizes.values())
-            for old in list(self._waiting)[:-1]:
-                if total > MAX_WAITING_BYTES:
-                    total -= sizes[old]
-                    del self._waiting[old]
+            self._waiting.pop(key)
+            self._waiting.put(key, parts, sum(num_bytes(part) for part in parts))
 
 
 def read_adapter(files: Files, heads: Heads | None) -> list[Part]:

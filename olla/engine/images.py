@@ -43,7 +43,7 @@ class ImageReader:
         """
         config, self._processor = _load({n: p for n, p in files.items() if n.endswith(".json")})
         self._sight = sight_of(config, self._processor, tokenizer)
-        self._read: Recent[Image] = Recent(_KEPT_BYTES)
+        self._read: Recent[int, Image] = Recent(_KEPT_BYTES)
 
     @property
     def image_token(self) -> int:

@@ -193,8 +193,7 @@ def to_runner(
 
 def own_adapters(model: Model, scale: float = 1.0) -> tuple[Adapter, ...]:
     """The adapters of a stored model, each to its scale times `scale`."""
-    pairs = zip(model.adapters, model.adapter_scales, strict=True)
-    return tuple(Adapter(_paths(files), own * scale) for files, own in pairs)
+    return tuple(Adapter(_paths(files), own * scale) for files, own in model.scaled_adapters)
 
 
 def tool_choice(work: Work) -> ToolChoice:

@@ -111,6 +111,11 @@ class Model:
         return scales
 
     @property
+    def scaled_adapters(self) -> Iterator[tuple[Mapping[str, Path], float]]:
+        """The files of each adapter, with its scale."""
+        return zip(self.adapters, self.adapter_scales, strict=True)
+
+    @property
     def chat_template(self) -> str:
         return self.header.chat_template
 

@@ -50,13 +50,15 @@ def resolved(job: Export) -> Conversion:
     """
     model = ModelStore(Path(job.store), prune=False).resolve(ModelName.parse(job.model))
     model.check_files()
-    pairs = zip(model.adapters, model.adapter_scales, strict=True)
     return Conversion(
         files={name: str(path) for name, path in model.files.items()},
         output=job.output,
         format=job.format,
         quantization=job.quantization,
-        adapters=[Adapter({n: str(p) for n, p in files.items()}, scale) for files, scale in pairs],
+        adapters=[
+            Adapter({name: str(path) for name, path in files.items()}, scale)
+            for files, scale in model.scaled_adapters
+        ],
         merge=job.merge,
         chat_template=model.chat_template,
     )

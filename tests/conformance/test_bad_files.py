@@ -250,7 +250,10 @@ QUERY = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
 def lora_weights(
-    module: str = QUERY, a: tuple[int, int] = (2, 576), b: tuple[int, int] = (576, 2)
+    module: str = QUERY,
+    a: tuple[int, int] = (2, 576),
+    b: tuple[int, int] = (576, 2),
+    value: float = 0.0,
 ) -> bytes:
     sizes = [4 * a[0] * a[1], 4 * b[0] * b[1]]
     tensors = {
@@ -261,7 +264,7 @@ def lora_weights(
             "data_offsets": [sizes[0], sum(sizes)],
         },
     }
-    return safetensors(tensors, bytes(sum(sizes)))
+    return safetensors(tensors, struct.pack("<f", value) * (sum(sizes) // 4))
 
 
 def adapt(store: Store, config: object, weights: bytes) -> Answer:
@@ -295,6 +298,12 @@ MISFIT = "adapter does not fit the base model: "
          "adapters of peft_type IA3 are not supported, only LORA"),
         ([], lora_weights(), "adapter_config.json is not a JSON object"),
         (LORA, safetensors({}), "adapter_model.safetensors holds no LoRA weights"),
+        ({**LORA, "r": "2"}, lora_weights(),
+         "adapter_config.json: r and rank_pattern must be ranks above 0"),
+        (LORA, lora_weights(value=float("nan")),
+         f"{QUERY}.lora_A.weight holds a number that is not finite"),
+        (LORA, safetensors({}, length=10 * 2**30),
+         "invalid safetensors file: its header of 10737418240 bytes is longer than 100000000"),
     ],
 )  # fmt: skip
 def test_an_adapter_that_does_not_fit_is_refused(

@@ -206,6 +206,20 @@ def test_an_adapter_that_is_deleted_while_it_answers_finishes_and_goes(
         ask(client, "brief")
 
 
+@pytest.mark.usefixtures("alone")
+def test_an_adapter_that_is_made_anew_while_it_serves_needs_no_reload(
+    client: ollama.Client, daemon: Daemon, trained: Trained, other: Path
+) -> None:
+    olla(daemon, "create", "changing", "--from", MODEL, "--adapter", str(trained.folder))
+    assert ask(client, "changing") == SENTENCE
+    runners = daemon.runner_pids()
+
+    olla(daemon, "create", "changing", "--from", MODEL, "--adapter", str(other))
+
+    assert ask(client, "changing") == OTHER_SENTENCE
+    assert daemon.runner_pids() == runners
+
+
 def test_a_base_that_adapters_use_is_not_deleted(
     client: ollama.Client, daemon: Daemon, trained: Trained
 ) -> None:

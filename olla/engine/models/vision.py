@@ -23,7 +23,7 @@ class Vision:
     def __init__(self, model: Any, device: torch.device) -> None:
         self._model = model
         self._device = device
-        self._seen: Recent[Tensor] = Recent(_KEPT_BYTES)
+        self._seen: Recent[int, Tensor] = Recent(_KEPT_BYTES)
         # The deeper levels of the images in the batch: its rows [start, end), and their states.
         self._deeper: list[tuple[int, int, Tensor]] = []
         levels = getattr(model.config.vision_config, "deepstack_visual_indexes", ())

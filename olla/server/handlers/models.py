@@ -198,9 +198,7 @@ def summary_of(model: Model) -> ModelSummary:
 def _modelfile(model: Model, system: str, parameters: Mapping[str, Any]) -> Description:
     """Weights in one file are named by their path; others only through the model's name."""
     adapters = [
-        (str(path), scale)
-        for files, scale in zip(model.adapters, model.adapter_scales, strict=True)
-        for path in files.values()
+        (str(path), scale) for files, scale in model.scaled_adapters for path in files.values()
     ]
     is_in_files = GGUF_NAME in model.files and all(len(files) == 1 for files in model.adapters)
     return Description(
