@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ OnProgress = Callable[[int, int], None]
 """Told the bytes read so far and the bytes of all weights."""
 
 
+_log = logging.getLogger(__name__)
 _QUANTIZED = {"int8": Storage.EIGHT_BIT, "int4": Storage.FOUR_BIT, "nf4": Storage.FOUR_BIT}
 
 
@@ -188,7 +190,9 @@ def choose_core(
     is_float = precision.wanted is None and storages == {Storage.FLOAT}
     if is_float and not computes_floats(library):
         return None, precision
-    return Core(library, torch.get_num_threads()), replace(precision, dtype=torch.float32)
+    core = Core(library, torch.get_num_threads())
+    _log.info("core variant=%s threads=%d", core.name, core.num_threads)
+    return core, replace(precision, dtype=torch.float32)
 
 
 def open_checkpoint(files: Mapping[str, str]) -> Checkpoint:
