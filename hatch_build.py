@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,23 @@ FLAGS = [
     "-ffp-contract=fast",
     "-Wno-psabi",
 ]
-MACHINE = platform.machine().lower()
-VARIANTS: dict[str, list[str]] = {"core_portable.so": []}
-"""What each library may use of the processor; which of them runs is found out when it is loaded."""
-if MACHINE in {"x86_64", "amd64"}:
-    AVX2 = ["-mavx2", "-mfma", "-mf16c"]
-    AVX512 = [*(f"-mavx512{name}" for name in ("f", "bw", "dq", "vl", "vnni"))]
-    VARIANTS["core_avx2.so"] = AVX2
-    VARIANTS["core_avxvnni.so"] = [*AVX2, "-mavxvnni"]
-    VARIANTS["core_avx512.so"] = [*AVX2, *AVX512, "-mprefer-vector-width=512"]
-elif MACHINE in {"aarch64", "arm64"}:
-    VARIANTS["core_neon.so"] = ["-march=armv8.2-a+dotprod"]
+X86, ARM = ("x86_64", "amd64"), ("aarch64", "arm64")
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*(f"-mavx512{name}" for name in ("f", "bw", "dq", "vl", "vnni"))]
+ALL = {
+    "core_portable.so": ((), []),
+    "core_avx2.so": (X86, AVX2),
+    "core_avxvnni.so": (X86, [*AVX2, "-mavxvnni"]),
+    "core_avx512.so": (X86, [*AVX2, *AVX512, "-mprefer-vector-width=512"]),
+    "core_neon.so": (ARM, ["-march=armv8.2-a+dotprod"]),
+}
+"""The machines that each library is for, all if none is named; what it uses of processors."""
+VARIANTS = {
+    name: flags
+    for name, (machines, flags) in ALL.items()
+    if not machines or platform.machine().lower() in machines
+}
+"""Those to build here; which of them runs is found out when it is loaded."""
 
 
 class CoreBuildHook(BuildHookInterface[Any]):
@@ -57,7 +64,8 @@ class CoreBuildHook(BuildHookInterface[Any]):
             self.app.display_warning(f"{compiler} built {built} of {list(VARIANTS)}")
         if built:
             build_data["pure_python"] = False
-            build_data["infer_tag"] = True
+            system = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            build_data["tag"] = f"py3-none-{system}"  # it is reached through ctypes
             build_data["artifacts"] += [f"/olla/engine/native/{name}" for name in built]
 
 

@@ -11,7 +11,7 @@
 #include "simd.h"
 
 constexpr int kChunk = 64;         // keys at a time
-constexpr int kFewTokens = 16;     // of a span, taken one by one
+constexpr int kFewTokens = 32;     // of a span, taken one by one: more than are ever drafted
 constexpr int kHeadsAtOnce = 4;    // heads that share the reading of keys
 constexpr int kKeysAtOnce = 8;     // or dimensions of values, that fit into the registers
 
