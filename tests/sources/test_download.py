@@ -140,6 +140,18 @@ async def test_a_large_body_that_stalls_is_asked_for_again(blobs: BlobStore) -> 
     assert [asked.range(0)[0] for asked in server.asked] == [0, len(MIDDLE) // 2]
 
 
+async def test_a_large_body_comes_by_a_proxy(
+    blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fault_server(serving(MIDDLE)) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        url = URL("http://registry.example/blob")
+        await bring(blobs, replace(remote(proxy, MIDDLE), url=url))
+
+    check_whole(blobs, MIDDLE)
+    assert [asked.path for asked in proxy.asked] == [str(url)]
+
+
 async def test_a_large_body_in_chunks_comes_whole(blobs: BlobStore) -> None:
     async def script(asked: Asked, connection: Connection) -> None:
         await connection.head(200, "Transfer-Encoding: chunked")
