@@ -47,8 +47,8 @@ def random_blocks(kind: GgmlType, rows: int, columns: int) -> tuple[Bytes, Tenso
 
 def check(matrix: Packed, weights: Tensor, tolerance: float) -> None:
     """Rows are the weights; products are theirs, as a part of the largest that could be."""
-    close = {"rtol": 1e-3, "atol": 1e-3 * float(weights.abs().max())}
-    assert torch.allclose(matrix.rows(torch.arange(len(weights))), weights, **close)
+    atol = 1e-3 * float(weights.abs().max())
+    assert torch.allclose(matrix.rows(torch.arange(len(weights))), weights, rtol=1e-3, atol=atol)
     for count in COUNTS:
         inputs = torch.randn(count, weights.shape[1])
         bound = inputs.abs() @ weights.abs().T
