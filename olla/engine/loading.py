@@ -138,7 +138,7 @@ def load_network(
     """The lean decoder where it knows the architecture, else transformers' own module.
 
     Raises:
-        BadInput: the latter, which olla does not quantize, is to be quantized.
+        BadInput: the latter is to be quantized on a GPU, which olla does not do.
     """
     if checkpoint.config.get("model_type") in FAMILIES:
         reading = _Reading(checkpoint.total_bytes, on_progress)
@@ -154,16 +154,32 @@ def load_network(
         )
         decoder = Decoder(decoder_config(checkpoint.config), parameters)
         return decoder if core is None else NativeDecoder(decoder, core)
-    if precision.wanted is not None:
+    return _load_hf(checkpoint, files, precision, device, on_progress, core)
+
+
+def _load_hf(
+    checkpoint: Checkpoint,
+    files: Mapping[str, str],
+    precision: Precision,
+    device: torch.device,
+    on_progress: OnProgress,
+    core: Core | None,
+) -> CausalModel:
+    if precision.wanted is not None and device.type != "cpu":
         raise BadInput(
             f"models of type {checkpoint.config.get('model_type')} run in the precision of their "
-            "files; set quantize to auto"
+            "files on a GPU; set quantize to auto"
         )
     # Imported here, since it takes seconds that the lean decoder's models do not spend.
     from olla.engine.models.hf import HfModel  # noqa: PLC0415
+    from olla.engine.models.hf_quantized import Quantizing  # noqa: PLC0415
 
     paths = {name: Path(path) for name, path in files.items()}
-    return HfModel(paths, precision.dtype, device, on_progress)
+    quantizing = None
+    if precision.wanted is not None:
+        matrices = TorchMatrices() if core is None else Packing(core)
+        quantizing = Quantizing(precision.wanted, matrices)
+    return HfModel(paths, precision.dtype, device, on_progress, quantizing)
 
 
 def _image_reader(
@@ -180,9 +196,10 @@ def _image_reader(
 def choose_core(
     library: Path | None, checkpoint: Checkpoint, precision: Precision
 ) -> tuple[Core | None, Precision]:
-    """The compiled core for what it computes, quantized models of the lean decoder's families."""
-    is_lean = checkpoint.config.get("model_type") in FAMILIES
-    if library is None or not is_lean or not precision.keeps_quantized:
+    """The compiled core for what is quantized: whole steps of the lean decoder's families, the
+    products of others.
+    """
+    if library is None or not precision.keeps_quantized:
         return None, precision
     storages = {checkpoint.storage(name) for name in checkpoint.names}
     if precision.wanted is None and storages == {Storage.FLOAT}:

@@ -15,6 +15,8 @@ from olla.engine.loading import (
     choose_precision,
     computes_quantized,
     load_model,
+    load_network,
+    open_checkpoint,
 )
 from olla.engine.matrices import Dense, Int4, Int8, Stacked
 from olla.engine.native.library import find_library
@@ -156,11 +158,12 @@ def test_a_model_of_floats_is_quantized_when_it_is_loaded(tmp_path: Path) -> Non
     assert max(fewer_bytes) < exact_bytes / 2
 
 
-def test_transformers_modules_are_not_quantized(tmp_path: Path) -> None:
+def test_transformers_modules_are_not_quantized_on_a_gpu(tmp_path: Path) -> None:
     files = save_tiny_model(tmp_path, "gpt_neox")
+    precision = Precision(torch.bfloat16, keeps_quantized=True, wanted=Storage.EIGHT_BIT)
 
-    with pytest.raises(BadInput, match=r"models of type gpt_neox .* set quantize to auto"):
-        load_model(files, "auto", "cpu", 0, lambda done, total: None, quantize="int8")
+    with pytest.raises(BadInput, match=r"models of type gpt_neox .* on a GPU; set quantize"):
+        load_network(open_checkpoint(files), files, precision, torch.device("cuda"), print)
 
 
 def perplexity(model: LoadedModel) -> float:
