@@ -8,10 +8,10 @@ MODEL := smollm2:135m
 QUESTION := Why is the sky blue?
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fmt check test test-all test-gpu docs bench bench-grammar bench-gpu ci
+.PHONY: help setup run fmt check test test-all test-gpu test-native-asan test-native-neon docs bench bench-grammar bench-kernels bench-gpu ci
 
 help:  ## List these commands
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(READY) programs  ## Make .venv with everything that the other commands need
 
@@ -33,6 +33,14 @@ test-all: $(READY) programs  ## Run the slow tests too
 test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU
 	@$(BIN)/pytest -m gpu
 
+test-native-asan: $(READY)  ## Run the CPU core's tests under sanitizers
+	@$(BIN)/python -m tests.engine.native.driver asan
+
+test-native-neon: $(READY)  ## Run the CPU core's tests for ARM under emulation (Debian)
+	@{ command -v qemu-aarch64 && command -v aarch64-linux-gnu-g++; } >/dev/null || \
+	  $$(test "$$(id -u)" = 0 || echo sudo) apt-get install -qq -y g++-aarch64-linux-gnu qemu-user
+	@$(BIN)/python -m tests.engine.native.driver neon
+
 docs: $(READY)  ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -41,6 +49,9 @@ bench: $(READY)  ## Measure olla beside llama.cpp and transformers; ARGS=--help
 
 bench-grammar: $(READY)  ## Measure what a format costs eight streams
 	@$(BIN)/python -m tests.bench.constrained
+
+bench-kernels: $(READY)  ## Measure the CPU core's kernels beside the machine's limits
+	@$(BIN)/python -m tests.bench.kernels $(ARGS)
 
 bench-gpu: $(READY)  ## Measure decoding on a GPU
 	@$(BIN)/python -m tests.bench.gpu $(ARGS)

@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,26 @@ FLAGS = [
     "-pthread",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-fassociative-math",
-    "-fno-signed-zeros",
     "-ffp-contract=fast",
+    "-Wno-psabi",
 ]
-VARIANTS = {"core_portable.so": []}
-if platform.machine().lower() in {"x86_64", "amd64"}:
-    VARIANTS["core_avx2.so"] = ["-mavx2", "-mfma", "-mf16c"]
+X86, ARM = ("x86_64", "amd64"), ("aarch64", "arm64")
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*(f"-mavx512{name}" for name in ("f", "bw", "dq", "vl", "vnni"))]
+ALL = {
+    "core_portable.so": ((), []),
+    "core_avx2.so": (X86, AVX2),
+    "core_avxvnni.so": (X86, [*AVX2, "-mavxvnni"]),
+    "core_avx512.so": (X86, [*AVX2, *AVX512, "-mprefer-vector-width=512"]),
+    "core_neon.so": (ARM, ["-march=armv8.2-a+dotprod"]),
+}
+"""The machines that each library is for, all if none is named; what it uses of processors."""
+VARIANTS = {
+    name: flags
+    for name, (machines, flags) in ALL.items()
+    if not machines or platform.machine().lower() in machines
+}
+"""Those to build here; which of them runs is found out when it is loaded."""
 
 
 class CoreBuildHook(BuildHookInterface[Any]):
@@ -42,9 +56,11 @@ class CoreBuildHook(BuildHookInterface[Any]):
         if sys.platform == "win32" or not compiler:
             self.app.display_warning("no C++ compiler: olla will compute with torch's kernels only")
             return
-        built = [name for name in VARIANTS if build(compiler, folder, name)]
+        with ThreadPoolExecutor() as threads:
+            done = list(threads.map(lambda name: build(compiler, folder, name), VARIANTS))
+        built = [name for name, is_built in zip(VARIANTS, done, strict=True) if is_built]
         if len(built) < len(VARIANTS):
-            self.app.display_warning(f"{compiler} could not build the core: {VARIANTS}")
+            self.app.display_warning(f"{compiler} built {built} of {list(VARIANTS)}")
         if built:
             build_data["pure_python"] = False
             build_data["infer_tag"] = True

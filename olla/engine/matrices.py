@@ -42,7 +42,7 @@ class Blocks(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RawTensor:
-    """A matrix (rows, columns) as it stands in a GGUF file, in blocks of `type`.
+    """A matrix (rows, columns) as it stands in a file, in blocks of GGUF's `type`.
 
     `order`: (rows,) int32, the row of the file for each row of the matrix; None if they are the
     same. `done` gives back the memory of `data`, and says how many bytes were read.

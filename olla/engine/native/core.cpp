@@ -2,32 +2,41 @@
 #include "core.h"
 
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include "attention.h"
+#include "deltas.h"
 #include "experts.h"
 #include "linear.h"
 #include "maths.h"
 #include "pack.h"
 #include "threads.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__linux__) && defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
 // Scratch memory that only ever grows.
-struct Floats : std::vector<float> {
+struct Buffer : std::vector<float> {
     float* room(size_t size) {
         if (size > this->size()) resize(size);
         return data();
     }
 };
 
+// Tokens [start, end) of a span.
 struct Tile {
-    int span, start;
+    int span, start, end;
 };
 
 struct Core {
     explicit Core(int num_threads) : pool(num_threads) {}
     Pool pool;
     Activations inputs;
-    Floats states, normed, projected, mixed, wide, narrow, picked, gathered, made;
+    Buffer states, normed, projected, mixed, wide, narrow, picked, gathered, made;
     std::vector<Tile> tiles;
     Routes routes;
 };
@@ -35,6 +44,7 @@ struct Core {
 namespace {
 
 constexpr int kRowsAChunk = 4;
+constexpr int kTokensATile = 16;
 
 // Call body(row) for each row; a few rows are not worth waking threads for.
 template <class Body>
@@ -61,6 +71,12 @@ void rotate(float* head, const float* cosine, const float* sine, int rotary_dim)
         head[i] = first * cosine[i] - second * sine[i];
         head[i + half] = second * cosine[i + half] + first * sine[i + half];
     }
+}
+
+void to_halves(const float* from, uint16_t* to, int size) {
+    int i = 0;
+    for (; i + kLanes <= size; i += kLanes) store_halves(to + i, load<Floats>(from + i));
+    for (; i < size; ++i) to[i] = float_to_half(from[i]);
 }
 
 // One forward pass; holds what its parts share.
@@ -135,7 +151,7 @@ class Pass {
         add_deltas(pool_, layer, core_.inputs, adapters, out);
     }
 
-    float* apply(const Linear& layer, const float* inputs, Floats& to) {
+    float* apply(const Linear& layer, const float* inputs, Buffer& to) {
         float* out = to.room(size_t(rows_) * layer.rows);
         apply(layer, inputs, rows_, step_.adapters, out);
         return out;
@@ -165,8 +181,8 @@ class Pass {
         for (int head = 0; head < model_.num_kv_heads; ++head) {
             size_t start = (size_t(head) * step_.num_slots + step_.slots[row]) * size;
             const float* key = query + queries + head * size;
-            for (int i = 0; i < size; ++i) step_.keys[number][start + i] = float_to_half(key[i]);
-            for (int i = 0; i < size; ++i) step_.values[number][start + i] = float_to_half(key[keys + i]);
+            to_halves(key, step_.keys[number] + start, size);
+            to_halves(key + keys, step_.values[number] + start, size);
         }
     }
 
@@ -179,20 +195,37 @@ class Pass {
         AttentionShape shape{model_.num_heads, model_.num_kv_heads,  model_.head_dim,
                              step_.num_slots,  layer.sliding_window, model_.attention_scale,
                              model_.attention_softcap};
-        size_t stride = size_t(model_.num_heads + 2 * model_.num_kv_heads) * model_.head_dim;
         auto& tiles = core_.tiles;
         tiles.clear();
-        for (int i = 0; i < step_.num_spans; ++i)
-            for (int at = step_.spans[i].start; at < step_.spans[i].end; at += kQueriesAtOnce)
-                tiles.push_back({i, at});
+        for (int i = 0; i < step_.num_spans; ++i) {
+            const Span& span = step_.spans[i];
+            int size = span.end - span.start <= kFewTokens ? 1 : kTokensATile;
+            for (int at = span.start; at < span.end; at += size)
+                tiles.push_back({i, at, std::min(span.end, at + size)});
+        }
         pool_.run(int(tiles.size()) * model_.num_kv_heads, [&](int task) {
             // The last tiles of a prompt see most keys, so they go first.
-            Tile tile = tiles[tiles.size() - 1 - task / model_.num_kv_heads];
-            const Span& span = step_.spans[tile.span];
-            attend(shape, span, task % model_.num_kv_heads, tile.start,
-                   std::min(span.end, tile.start + kQueriesAtOnce), core_.projected.data(), stride,
-                   step_.keys[number], step_.values[number], core_.mixed.data());
+            attend(shape, number, tiles[tiles.size() - 1 - task / model_.num_kv_heads],
+                   task % model_.num_kv_heads);
         });
+    }
+
+    void attend(const AttentionShape& shape, int number, const Tile& tile, int head) {
+        const Span& span = step_.spans[tile.span];
+        size_t start = size_t(head) * shape.num_slots * shape.head_dim;
+        size_t stride = size_t(shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
+        AttentionTask task{shape,
+                           {step_.keys[number] + start, span.slots, shape.head_dim},
+                           {step_.values[number] + start, span.slots, shape.head_dim},
+                           head, span.length, span.end, core_.projected.data(), stride, core_.mixed.data()};
+        if (span.end - span.start <= kFewTokens) {
+            attend_few(task, tile.start);
+            return;
+        }
+        thread_local AttentionScratch scratch;
+        scratch.fit(shape.head_dim);
+        int queries = (tile.end - tile.start) * task.shared();
+        for (int i = 0; i < queries; i += kLanes) attend_lanes(task, tile.start, tile.end, i, scratch);
     }
 
     void mlp(const Layer& layer) {
@@ -285,6 +318,14 @@ class Pass {
     int rows_;
 };
 
+#if defined(__x86_64__)
+// Compilers' own question has no word for it.
+bool has_avx_vnni() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#endif
+
 }  // namespace
 
 extern "C" {
@@ -305,8 +346,52 @@ void olla_rows(Core* core, const Linear* matrix, const int32_t* numbers, int32_t
              [&](int i) { matrix_row(*matrix, numbers[i], outputs + size_t(i) * matrix->columns); });
 }
 
-void olla_pack(Core* core, int32_t type, const uint8_t* blocks, const int32_t* order, int32_t rows,
-               int32_t columns, uint8_t* data) {
-    pack(core->pool, type, blocks, order, rows, columns, data);
+int64_t olla_part_bytes(int32_t kind, int32_t rows, int32_t columns) {
+    return int64_t((rows + kLanes - 1) / kLanes) * int64_t(group_bytes(kind, columns));
+}
+
+void olla_pack(Core* core, int32_t type, const uint8_t* blocks, const int32_t* order, const Part* part,
+               int32_t columns) {
+    pack(core->pool, type, blocks, order, *part, columns);
+}
+
+float olla_peak(Core* core, int32_t count, int32_t of_floats) {
+    constexpr int kChains = 12;  // enough to hide that each product waits for the last
+    std::vector<float> results(core->pool.num_threads());
+    core->pool.run(core->pool.num_threads(), [&](int thread) {
+        Floats sums[kChains], left = spread(float(thread)), right = spread(0.5f);
+        Dots<8> dots[kChains];
+        int8_t quad[4] = {1, 2, 3, int8_t(thread)};
+        Words bytes = spread_quad(quad);
+        for (int j = 0; j < kChains; ++j) {  // else the compiler would see that all are the same
+            sums[j] = spread(float(j));
+            for (int i = 0; i < j; ++i) dots[j].add(bytes, bytes);
+        }
+        for (int i = 0; i < count; ++i)
+#pragma GCC unroll 12
+            for (int j = 0; j < kChains; ++j)
+                if (of_floats) sums[j] += left * right;
+                else dots[j].add(bytes, bytes);
+        for (int j = 0; j < kChains; ++j) results[thread] += sum_of(sums[j]) + sum_of(to_floats(dots[j].total()));
+    });
+    return results[0];
+}
+
+const char* olla_variants() {
+#if defined(__x86_64__)
+    static std::string names;
+    bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+    names = has_avx512 ? "avx512 " : "";
+    if (has_avx2) names += has_avx_vnni() ? "avxvnni avx2 " : "avx2 ";
+    return (names += "portable").c_str();
+#elif defined(__linux__) && defined(__aarch64__)
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? "neon portable" : "portable";
+#elif defined(__aarch64__)
+    return "neon portable";
+#else
+    return "portable";
+#endif
 }
 }

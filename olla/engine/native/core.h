@@ -1,17 +1,16 @@
 // The interface of the compiled core: plain C, called with pointers to memory that the caller owns.
 //
-// A matrix is held in groups of 8 rows and blocks of 32 columns (see pack in bindings.py). Floats
-// are 32 bits, keys and values 16. Nothing here allocates per step but scratch memory that grows
-// to the largest step seen.
+// Floats are 32 bits, keys and values 16. Nothing here allocates per step but scratch memory that
+// grows to the largest step seen.
 #pragma once
 #include <cstdint>
 
 extern "C" {
 
-enum Kind : int32_t { Q4 = 0, Q8 = 1, F16 = 2, BF16 = 3, F32 = 4 };
+// Weights of so many bits with a scale for each 32 (Q4, Q5, Q8) or 16 (Q2, Q3, Q6), and floats.
+enum Kind : int32_t { Q2 = 0, Q3 = 1, Q4 = 2, Q5 = 3, Q6 = 4, Q8 = 5, F16 = 6, BF16 = 7, F32 = 8 };
 
-// Rows of one precision. Q4: 128 bytes of nibbles, 8 half scales, 8 half offsets for each group and
-// block. Q8: 256 signed bytes, 8 half scales. Floats: 8 rows side by side for each column.
+// Rows of one precision, laid out as layout.h says, which differs from one variant to another.
 struct Part {
     int32_t kind, rows;
     const uint8_t* data;
@@ -99,8 +98,14 @@ void olla_step(Core* core, const Model* model, const Step* step);
 void olla_linear(Core* core, const Linear* linear, const float* inputs, int32_t num_rows, float* outputs);
 // Rows of a matrix by number, (count, columns).
 void olla_rows(Core* core, const Linear* linear, const int32_t* numbers, int32_t count, float* outputs);
-// Blocks of a GGUF file, of ggml's `type` Q4_0, Q4_1, Q4_K or Q8_0, to a part's data. `order` has
-// the file's row for each row; null if they are the same.
-void olla_pack(Core* core, int32_t type, const uint8_t* blocks, const int32_t* order, int32_t rows,
-               int32_t columns, uint8_t* data);
+// The size of a part's data.
+int64_t olla_part_bytes(int32_t kind, int32_t rows, int32_t columns);
+// Rows of ggml's `type` to a part: Q4_0 and so on to the kind of as many bits, floats to their own or to
+// Q8. `order` has the file's row for each row; null if they are the same.
+void olla_pack(Core* core, int32_t type, const uint8_t* blocks, const int32_t* order, const Part* part,
+               int32_t columns);
+// For benchmarks: each thread multiplies `count` times 12 vectors of floats or of bytes, from registers.
+float olla_peak(Core* core, int32_t count, int32_t of_floats);
+// The names of the variants of this library that this machine can run, the fastest first.
+const char* olla_variants();
 }

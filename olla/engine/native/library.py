@@ -8,11 +8,9 @@ those of tensors that the caller keeps alive.
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from enum import IntEnum
 from pathlib import Path
-
-import torch
 
 FOLDER = Path(__file__).parent
 
@@ -20,11 +18,15 @@ FOLDER = Path(__file__).parent
 class Kind(IntEnum):
     """How a part of a matrix is held."""
 
-    Q4 = 0
-    Q8 = 1
-    F16 = 2
-    BF16 = 3
-    F32 = 4
+    Q2 = 0
+    Q3 = 1
+    Q4 = 2
+    Q5 = 3
+    Q6 = 4
+    Q8 = 5
+    F16 = 6
+    BF16 = 7
+    F32 = 8
 
 
 class CPart(Structure):
@@ -131,12 +133,21 @@ class CStep(Structure):
     ]  # fmt: skip
 
 
+def find_libraries(folder: Path = FOLDER) -> list[Path]:
+    """The built libraries that this machine can run, the fastest first."""
+    portable = folder / "core_portable.so"
+    if not portable.is_file():
+        return []
+    library = ctypes.CDLL(str(portable))
+    library.olla_variants.restype = c_char_p
+    names = library.olla_variants().decode().split()
+    paths = [folder / f"core_{name}.so" for name in names]
+    return [path for path in paths if path.is_file()]
+
+
 def find_library(folder: Path = FOLDER) -> Path | None:
-    """The fastest of the built libraries that this machine can run; None if there is none."""
-    has_avx2 = torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
-    names = ["core_avx2.so", "core_portable.so"] if has_avx2 else ["core_portable.so"]
-    built = [folder / name for name in names if (folder / name).is_file()]
-    return built[0] if built else None
+    """The fastest of them; None if none was built."""
+    return next(iter(find_libraries(folder)), None)
 
 
 class Core:
@@ -148,32 +159,37 @@ class Core:
             OSError: the file is no library for this machine.
         """
         self.name = path.stem
-        self._library = ctypes.CDLL(str(path))
-        self._library.olla_open.restype = c_void_p
-        self._library.olla_open.argtypes = [c_int32]
-        self._library.olla_close.argtypes = [c_void_p]
-        self._library.olla_step.argtypes = [c_void_p, POINTER(CModel), POINTER(CStep)]
-        for function in (self._library.olla_linear, self._library.olla_rows):
+        self.num_threads = num_threads
+        self.library = ctypes.CDLL(str(path))
+        self.library.olla_open.restype = c_void_p
+        self.library.olla_open.argtypes = [c_int32]
+        self.library.olla_close.argtypes = [c_void_p]
+        self.library.olla_step.argtypes = [c_void_p, POINTER(CModel), POINTER(CStep)]
+        for function in (self.library.olla_linear, self.library.olla_rows):
             function.argtypes = [c_void_p, POINTER(CLinear), c_void_p, c_int32, c_void_p]
-        self._library.olla_pack.argtypes = [
-            c_void_p, c_int32, c_void_p, c_void_p, c_int32, c_int32, c_void_p,
+        self.library.olla_part_bytes.restype = c_int64
+        self.library.olla_part_bytes.argtypes = [c_int32, c_int32, c_int32]
+        self.library.olla_pack.argtypes = [
+            c_void_p, c_int32, c_void_p, c_void_p, POINTER(CPart), c_int32,
         ]  # fmt: skip
-        self._handle = self._library.olla_open(num_threads)
+        self.handle = self.library.olla_open(num_threads)
 
     def __del__(self) -> None:
-        if hasattr(self, "_handle"):
-            self._library.olla_close(self._handle)
+        if hasattr(self, "handle"):
+            self.library.olla_close(self.handle)
 
     def step(self, model: CModel, step: CStep) -> None:
-        self._library.olla_step(self._handle, model, step)
+        self.library.olla_step(self.handle, model, step)
 
     def linear(self, linear: CLinear, inputs: int, num_rows: int, outputs: int) -> None:
-        self._library.olla_linear(self._handle, linear, inputs, num_rows, outputs)
+        self.library.olla_linear(self.handle, linear, inputs, num_rows, outputs)
 
     def rows(self, linear: CLinear, numbers: int, count: int, outputs: int) -> None:
-        self._library.olla_rows(self._handle, linear, numbers, count, outputs)
+        self.library.olla_rows(self.handle, linear, numbers, count, outputs)
 
-    def pack(
-        self, kind: int, blocks: int, order: int | None, rows: int, columns: int, data: int
-    ) -> None:
-        self._library.olla_pack(self._handle, kind, blocks, order, rows, columns, data)
+    def part_bytes(self, kind: Kind, rows: int, columns: int) -> int:
+        return int(self.library.olla_part_bytes(kind, rows, columns))
+
+    def pack(self, type_: int, rows: int, order: int | None, part: CPart, columns: int) -> None:
+        """Fill a part with rows of a file's `type_` at the address `rows`."""
+        self.library.olla_pack(self.handle, type_, rows, order, part, columns)

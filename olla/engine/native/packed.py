@@ -1,9 +1,9 @@
 """Packed: a matrix in the layout of the compiled core; and Packing, which makes them.
 
-Rows stand in groups of 8 and columns in blocks of 32, so that a vector register takes one column
-of a group; what is missing of the last group is zeros. 4-bit values keep the file's scale and
-offset for each 32, the others get a scale for each 32: exact for Q4_0, Q4_1, Q4_K (but for scales
-in half precision) and Q8_0. Float weights keep the precision of the file.
+Rows stand in groups, as many as the core's vectors have lanes, and columns in blocks of 32 (core.h
+and layout.h); what is missing of the last group is zeros. GGUF's quantized blocks keep their values
+bit for bit, with scales in half precision, in about the size of the file. Float weights keep the
+precision of the file.
 """
 
 from __future__ import annotations
@@ -13,23 +13,31 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from olla.engine.matrices import GROUP, Blocks, Matrix, RawTensor
 from olla.engine.native.library import CLinear, Core, CPart, Kind
 from olla.formats.ggml_types import GgmlType
 
-LANES = 8
-"""Rows in a group."""
-
-_BLOCK_BYTES = {Kind.Q4: 160, Kind.Q8: 272}
-_FILED = {
+_KINDS = {
+    GgmlType.Q2_K: Kind.Q2,
+    GgmlType.Q3_K: Kind.Q3,
     GgmlType.Q4_0: Kind.Q4,
     GgmlType.Q4_1: Kind.Q4,
     GgmlType.Q4_K: Kind.Q4,
+    GgmlType.Q5_0: Kind.Q5,
+    GgmlType.Q5_1: Kind.Q5,
+    GgmlType.Q5_K: Kind.Q5,
+    GgmlType.Q6_K: Kind.Q6,
     GgmlType.Q8_0: Kind.Q8,
+    GgmlType.F16: Kind.F16,
+    GgmlType.BF16: Kind.BF16,
+    GgmlType.F32: Kind.F32,
 }
-_FLOATS = {torch.float16: Kind.F16, torch.bfloat16: Kind.BF16, torch.float32: Kind.F32}
+_FLOATS = {
+    torch.float16: GgmlType.F16,
+    torch.bfloat16: GgmlType.BF16,
+    torch.float32: GgmlType.F32,
+}
 
 
 class Part(NamedTuple):
@@ -79,46 +87,50 @@ class Packing:
 
     def filed(self, tensor: RawTensor) -> Packed | None:
         """From a file's own blocks, with nothing of their size beside them."""
-        rows, columns = tensor.shape
-        kind = _FILED.get(tensor.type)
-        if kind is None:
+        kind = _KINDS.get(tensor.type)
+        if kind is None or tensor.shape[1] % tensor.type.block_elements:
             return None
-        num_groups, num_blocks = -(-rows // LANES), columns // GROUP
-        data = torch.empty(num_groups, num_blocks, _BLOCK_BYTES[kind], dtype=torch.uint8)
-        order = None if tensor.order is None else tensor.order.data_ptr()
-        blocks = tensor.data.ctypes.data
-        self.core.pack(int(tensor.type), blocks, order, rows, columns, data.data_ptr())
-        return Packed(self.core, [Part(kind, rows, data)], columns)
+        assert tensor.data.nbytes >= _bytes_of(tensor.type, tensor.shape)
+        return self._packed(kind, tensor.type, tensor.shape, tensor.data.ctypes.data, tensor.order)
 
     def fits_four_bit(self, rows: int, columns: int) -> bool:
         return columns % GROUP == 0
 
     def four_bit(self, blocks: Blocks) -> Packed:
         rows, columns = blocks.values.shape
-        values = _groups(blocks.values).view(-1, LANES, columns // GROUP, 2, 4, 4)
-        nibbles = values[:, :, :, 0] | (values[:, :, :, 1] << 4)
-        bytes_ = nibbles.permute(0, 2, 3, 1, 4).reshape(-1, columns // GROUP, 128)
-        data = torch.cat((bytes_, _halves(blocks.scales), _halves(blocks.offsets)), dim=-1)
-        return Packed(self.core, [Part(Kind.Q4, rows, data)], columns)
+        values = blocks.values.view(rows, -1, 2, GROUP // 2)
+        nibbles = values[:, :, 0] | (values[:, :, 1] << 4)
+        halves = torch.stack((blocks.scales, blocks.offsets), dim=-1).half().view(torch.uint8)
+        raw = torch.cat((halves, nibbles), dim=-1)  # as Q4_1 has it
+        return self._packed(Kind.Q4, GgmlType.Q4_1, (rows, columns), raw.data_ptr())
 
     def eight_bit(self, weights: Tensor) -> Packed:
         """Args:
-        weights: (out_features, in_features) float32; in_features a multiple of 32.
+        weights: (out_features, in_features) floats; in_features a multiple of 32.
         """
-        rows, columns = weights.shape
-        blocks = weights.view(rows, -1, GROUP)
-        scales = (blocks.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=1e-12)
-        values = (blocks / scales).round_().to(torch.int8)
-        groups = _groups(values.view(rows, columns)).view(-1, LANES, columns // GROUP, 8, 4)
-        bytes_ = groups.permute(0, 2, 3, 1, 4).reshape(-1, columns // GROUP, 256).view(torch.uint8)
-        data = torch.cat((bytes_, _halves(scales[..., 0])), dim=-1)
-        return Packed(self.core, [Part(Kind.Q8, rows, data)], columns)
+        return self._of_floats(Kind.Q8, weights)
 
     def dense(self, weights: Tensor) -> Packed:
-        rows, columns = weights.shape
-        groups = _groups(weights).view(-1, LANES, columns)
-        data = groups.permute(0, 2, 1).contiguous().view(torch.uint8)
-        return Packed(self.core, [Part(_FLOATS[weights.dtype], rows, data)], columns)
+        return self._of_floats(_KINDS[_FLOATS[weights.dtype]], weights)
+
+    def _of_floats(self, kind: Kind, weights: Tensor) -> Packed:
+        shape = (weights.shape[0], weights.shape[1])
+        whole = weights.contiguous()
+        return self._packed(kind, _FLOATS[weights.dtype], shape, whole.data_ptr())
+
+    def _packed(
+        self,
+        kind: Kind,
+        type_: GgmlType,
+        shape: tuple[int, int],
+        address: int,
+        order: Tensor | None = None,
+    ) -> Packed:
+        rows, columns = shape
+        data = torch.empty(self.core.part_bytes(kind, rows, columns), dtype=torch.uint8)
+        part = CPart(kind, rows, data.data_ptr())
+        self.core.pack(type_, address, None if order is None else order.data_ptr(), part, columns)
+        return Packed(self.core, [Part(kind, rows, data)], columns)
 
     def stack(self, matrices: Sequence[Matrix]) -> Packed:
         """Their outputs side by side."""
@@ -131,12 +143,5 @@ def packed(matrix: Matrix) -> Packed:
     return matrix
 
 
-def _groups(rows: Tensor) -> Tensor:
-    """Rows (num_rows, width), with rows of zeros up to a whole group."""
-    return functional.pad(rows, (0, 0, 0, -len(rows) % LANES)).contiguous()
-
-
-def _halves(values: Tensor) -> Tensor:
-    """(num_rows, num_blocks) -> (num_groups, num_blocks, 16), the bytes of halves."""
-    groups = _groups(values).half().view(-1, LANES, values.shape[1])
-    return groups.transpose(1, 2).contiguous().view(torch.uint8)
+def _bytes_of(type_: GgmlType, shape: tuple[int, int]) -> int:
+    return shape[0] * shape[1] // type_.block_elements * type_.block_bytes

@@ -77,7 +77,7 @@ class Checkpoint(Protocol):
         ...
 
     def raw(self, name: str) -> RawTensor | None:
-        """A matrix as it stands in the file; None where files hold plain floats."""
+        """A matrix as it stands in the file, if it can be used so."""
         ...
 
     def read_blocks(self, name: str) -> tuple[Blocks, int]:

@@ -19,9 +19,11 @@ from olla.engine.weights.checkpoint import SpecialTokens, Storage
 from olla.engine.weights.mapped import MappedFile
 from olla.errors import FormatError
 from olla.formats.expert_tensors import unstacked
+from olla.formats.ggml_types import GgmlType
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
 
 _CHUNK = 2**21  # elements copied at once: some megabytes, whatever the tensor's size
+_TYPES = {"F32": GgmlType.F32, "F16": GgmlType.F16, "BF16": GgmlType.BF16}
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -75,6 +77,20 @@ class TensorFiles:
             mapped.drop(start, end - start)
         return tensor.size_bytes
 
+    def raw(self, name: str) -> RawTensor | None:
+        """A matrix as it stands in the file; None for what is none."""
+        path, tensor = self._where.get(name, (None, None))
+        if path is None or tensor is None or len(tensor.shape) != 2 or tensor.dtype not in _TYPES:
+            return None
+        mapped, (rows, columns) = self._map(path), tensor.shape
+
+        def done() -> int:
+            mapped.drop(tensor.offset, tensor.size_bytes)
+            return tensor.size_bytes
+
+        data = mapped.bytes[tensor.offset : tensor.offset + tensor.size_bytes]
+        return RawTensor(_TYPES[tensor.dtype], (rows, columns), data, None, done)
+
     def get(self, name: str) -> Tensor | None:
         """A tensor in float32; None when there is none. Raises as `read`."""
         shape = self.shape(name)
@@ -122,7 +138,7 @@ class SafetensorsCheckpoint:
         return Storage.FLOAT if name in self._tensors else None
 
     def raw(self, name: str) -> RawTensor | None:
-        return None
+        return self._tensors.raw(name)
 
     def read_blocks(self, name: str) -> tuple[Blocks, int]:
         raise AssertionError(f"{name} is not stored in four bits")

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from olla.engine.native.library import FOLDER, Core, find_library
+from olla.engine.native.library import Core, find_libraries
 
-PORTABLE = FOLDER / "core_portable.so"
-LIBRARIES = {path for path in (PORTABLE, find_library()) if path is not None and path.is_file()}
+LIBRARIES = [str(path) for path in find_libraries()]
 
 
-@pytest.fixture(params=sorted(map(str, LIBRARIES)) or ["none"], ids=lambda path: Path(path).stem)
+@pytest.fixture(params=LIBRARIES or ["none"], ids=lambda path: Path(path).stem)
 def core(request: pytest.FixtureRequest) -> Core:
     if request.param == "none":
         pytest.skip("no C++ compiler was there when olla was installed")

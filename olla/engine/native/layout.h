@@ -1,0 +1,150 @@
+// How matrices are held: groups of kLanes rows side by side and blocks of 32 columns, so that a
+// vector takes four columns of a group and nothing is summed across lanes.
+//
+// A group is the values of all its blocks, then their scales. A block's values are planes of 4, 2 or
+// 1 bits, whichever add up: value k of a row is in byte (k % 4) of its lane, and k / 4 says which vector
+// and which bits. A block's scales are a half for each row, twice if there is one for 16 columns, then
+// as many offsets if it has those.
+#pragma once
+#include "core.h"
+#include "simd.h"
+
+constexpr int kBlock = 32;
+constexpr int kQuads = kBlock / 4;
+constexpr int kVector = 4 * kLanes;  // bytes
+
+// A weight is (value - bias) * scale + offset.
+template <int bits, int columns, bool offset, int bias>
+struct Quants {
+    static constexpr int kBits = bits, kColumns = columns, kBiased = bias;
+    static constexpr bool kHasOffset = offset;
+    static constexpr int kScales = kBlock / columns;
+    static constexpr int kValueBytes = bits * kVector;
+    static constexpr int kHalves = 2 * kLanes;  // bytes of a half for each row
+    static constexpr int kScaleBytes = (offset ? 2 : 1) * kScales * kHalves;
+    static constexpr int kBytes = kValueBytes + kScaleBytes;
+};
+
+using Two = Quants<2, 16, true, 0>;
+using Three = Quants<3, 16, false, 4>;
+using Four = Quants<4, 32, true, 0>;
+using Five = Quants<5, 32, true, 0>;
+using Six = Quants<6, 16, false, 32>;
+using Eight = Quants<8, 32, false, kBias>;
+
+template <int kind>
+struct FloatsOf {
+    static constexpr int kBytes = kind == F32 ? 4 * kLanes : 2 * kLanes;  // of a column
+    static Floats column(const uint8_t* data) {
+        if (kind == F32) return load<Floats>(data);
+        return kind == F16 ? load_halves(data) : load_bfloats(data);
+    }
+};
+
+// Calls body(K()) with the type that describes `kind`.
+template <class Body>
+inline void with_kind(int kind, const Body& body) {
+    switch (kind) {
+        case Q2: return body(Two());
+        case Q3: return body(Three());
+        case Q4: return body(Four());
+        case Q5: return body(Five());
+        case Q6: return body(Six());
+        case Q8: return body(Eight());
+        case F16: return body(FloatsOf<F16>());
+        case BF16: return body(FloatsOf<BF16>());
+        default: return body(FloatsOf<F32>());
+    }
+}
+
+inline bool is_quantized(int kind) { return kind <= Q8; }
+
+inline size_t group_bytes(int kind, int columns) {
+    size_t bytes = 0;
+    with_kind(kind, [&](auto k) { bytes = size_t(decltype(k)::kBytes); });
+    return is_quantized(kind) ? bytes * (columns / kBlock) : bytes * columns;
+}
+
+// The vector of values 4 * i to 4 * i + 3 of each row of a block; `i` is known when this is compiled.
+template <int kBits>
+inline Words quad_of(const uint8_t* block, int i) {
+    if (kBits == 8) return load<Words>(block + i * kVector);
+    Words values{};
+    if (kBits & 4) {
+        Words both = load<Words>(block + i % 4 * kVector);
+        values = (i < 4 ? both : both >> 4) & spread_bytes(15);
+    }
+    constexpr int kAt = kBits & 4;  // the bit where the others go on
+    if (kBits & 2) {
+        Words all = load<Words>(block + (kAt + i % 2) * kVector);
+        int shift = i / 2 * 2 - kAt;
+        values |= (shift > 0 ? all >> shift : all << -shift) & spread_bytes(3 << kAt);
+    }
+    if (kBits & 1) {
+        Words all = load<Words>(block + (kBits - 1) * kVector);
+        int shift = i - (kBits - 1);
+        values |= (shift > 0 ? all >> shift : all << -shift) & spread_bytes(1 << (kBits - 1));
+    }
+    return values;
+}
+
+template <int kBits>
+inline int value_at(const uint8_t* block, int lane, int k) {
+    const uint8_t* byte = block + lane * 4 + k % 4;
+    int i = k / 4, value = 0;
+    if (kBits == 8) return byte[i * kVector];
+    constexpr int kAt = kBits & 4;
+    if (kBits & 4) value = byte[i % 4 * kVector] >> (i < 4 ? 0 : 4) & 15;
+    if (kBits & 2) value |= (byte[(kAt + i % 2) * kVector] >> i / 2 * 2 & 3) << kAt;
+    if (kBits & 1) value |= (byte[(kBits - 1) * kVector] >> i & 1) << (kBits - 1);
+    return value;
+}
+
+// Puts a value into a block of zeros.
+template <int kBits>
+inline void set_value(uint8_t* block, int lane, int k, int value) {
+    uint8_t* byte = block + lane * 4 + k % 4;
+    int i = k / 4;
+    if (kBits == 8) {
+        byte[i * kVector] = uint8_t(value);
+        return;
+    }
+    constexpr int kAt = kBits & 4;
+    if (kBits & 4) byte[i % 4 * kVector] |= uint8_t((value & 15) << (i < 4 ? 0 : 4));
+    if (kBits & 2) byte[(kAt + i % 2) * kVector] |= uint8_t((value >> kAt & 3) << i / 2 * 2);
+    if (kBits & 1) byte[(kBits - 1) * kVector] |= uint8_t((value >> (kBits - 1) & 1) << i);
+}
+
+template <int kBits, int columns, bool offset, int bias>
+inline float weight_in(Quants<kBits, columns, offset, bias>, const uint8_t* data, int num_columns, int lane,
+                       int column) {
+    using K = Quants<kBits, columns, offset, bias>;
+    size_t block = column / kBlock, blocks = num_columns / kBlock;
+    int k = column % kBlock;
+    const uint8_t* scales = data + blocks * K::kValueBytes + block * K::kScaleBytes + k / columns * K::kHalves;
+    int value = value_at<kBits>(data + block * K::kValueBytes, lane, k);
+    if (kBits == 8 && !bias) value = int8_t(value);
+    float weight = float(value - bias) * half_to_float(half_at(scales, lane));
+    return offset ? weight + half_to_float(half_at(scales + K::kScales * K::kHalves, lane)) : weight;
+}
+
+template <int kind>
+inline float weight_in(FloatsOf<kind>, const uint8_t* data, int, int lane, int column) {
+    const uint8_t* at = data + size_t(column) * FloatsOf<kind>::kBytes;
+    if (kind == F16) return half_to_float(half_at(at, lane));
+    if (kind == BF16) return bfloat_to_float(half_at(at, lane));
+    float value;
+    std::memcpy(&value, at + 4 * lane, 4);
+    return value;
+}
+
+// One row of a matrix, as floats.
+inline void matrix_row(const Linear& matrix, int number, float* out) {
+    const Part* part = matrix.parts;
+    while (number >= part->rows) number -= part++->rows;
+    const uint8_t* data = part->data + group_bytes(part->kind, matrix.columns) * (number / kLanes);
+    with_kind(part->kind, [&](auto kind) {
+        for (int column = 0; column < matrix.columns; ++column)
+            out[column] = weight_in(kind, data, matrix.columns, number % kLanes, column);
+    });
+}

@@ -1,0 +1,171 @@
+// The kernels without Python, for sanitizers and for emulated processors: `driver FILE` writes what it
+// computes, or compares it with what another build wrote. driver.py builds and runs it.
+#include <cstdio>
+#include <random>
+
+#include "../../../olla/engine/native/core.cpp"
+
+namespace {
+
+std::mt19937 generator(1);
+bool is_right = true;
+
+float random_float() { return float(generator() % 20001) / 10000.f - 1.f; }
+
+std::vector<float> random_floats(size_t count, float size = 1.f) {
+    std::vector<float> values(count);
+    for (float& value : values) value = size * random_float();
+    return values;
+}
+
+// Random bytes are valid blocks, but for halves that are infinite or no number.
+std::vector<uint8_t> random_blocks(int type, int rows, int columns) {
+    std::vector<uint8_t> bytes(row_bytes(type, columns) * rows);
+    if (type == kGgmlF32) {
+        std::vector<float> values = random_floats(size_t(rows) * columns);
+        std::memcpy(bytes.data(), values.data(), bytes.size());
+        return bytes;
+    }
+    for (uint8_t& byte : bytes) byte = uint8_t(generator() % 0x3c);
+    return bytes;
+}
+
+struct Matrix {
+    Matrix(Core* core, Kind kind, int type, int rows, int columns, const int32_t* order = nullptr)
+        : data(olla_part_bytes(kind, rows, columns)), part{kind, rows, data.data()},
+          linear{rows, columns, 1, 0, &part, nullptr, nullptr} {
+        std::vector<uint8_t> blocks = random_blocks(type, rows, columns);
+        olla_pack(core, type, blocks.data(), order, &part, columns);
+    }
+    Matrix(const Matrix&) = delete;
+    std::vector<uint8_t> data;
+    Part part;
+    Linear linear;
+};
+
+// Products are those of the weights, but for what 8 bits of inputs lose.
+void check_product(Core* core, Matrix& matrix, int count, bool is_exact, std::vector<float>& found) {
+    int rows = matrix.linear.rows, columns = matrix.linear.columns;
+    std::vector<float> inputs = random_floats(size_t(count) * columns), outputs(size_t(count) * rows);
+    std::vector<float> weights(size_t(rows) * columns);
+    std::vector<int32_t> numbers(rows);
+    for (int i = 0; i < rows; ++i) numbers[i] = i;
+    olla_rows(core, &matrix.linear, numbers.data(), rows, weights.data());
+    olla_linear(core, &matrix.linear, inputs.data(), count, outputs.data());
+    for (int i = 0; i < count; ++i)
+        for (int row = 0; row < rows; ++row) {
+            double sum = 0, bound = 0;
+            for (int k = 0; k < columns; ++k) {
+                double product = double(weights[size_t(row) * columns + k]) * inputs[size_t(i) * columns + k];
+                sum += product, bound += std::fabs(weights[size_t(row) * columns + k]);
+            }
+            double error = std::fabs(sum - outputs[size_t(i) * rows + row]);
+            if (error <= (is_exact ? 1e-5 : 0.5 / 127 + 1e-3) * bound + 1e-6) continue;
+            std::printf("kind %d, %d x %d, row %d: off by %g\n", matrix.part.kind, rows, columns, row, error);
+            is_right = false;
+        }
+    found.insert(found.end(), outputs.begin(), outputs.end());
+}
+
+void check_products(Core* core, std::vector<float>& found) {
+    constexpr struct { Kind kind; int type, block; } kAll[] = {
+        {Q2, kGgmlQ2_K, 256}, {Q3, kGgmlQ3_K, 256}, {Q4, kGgmlQ4_0, 32}, {Q4, kGgmlQ4_1, 32}, {Q4, kGgmlQ4_K, 256},
+        {Q5, kGgmlQ5_0, 32}, {Q5, kGgmlQ5_1, 32}, {Q5, kGgmlQ5_K, 256}, {Q6, kGgmlQ6_K, 256}, {Q8, kGgmlQ8_0, 32},
+        {Q8, kGgmlF32, 32}, {F16, kGgmlF16, 1}, {BF16, kGgmlBF16, 1}, {F32, kGgmlF32, 1}};
+    for (auto each : kAll)
+        for (int rows : {1, 7, 50})
+            for (int blocks : {1, 3}) {
+                int columns = each.block == 1 ? 11 * blocks : each.block * blocks;
+                std::vector<int32_t> order(rows);
+                for (int i = 0; i < rows; ++i) order[i] = rows - 1 - i;
+                Matrix matrix(core, each.kind, each.type, rows, columns, rows % 2 ? order.data() : nullptr);
+                for (int count : {1, 2, 7, 67}) check_product(core, matrix, count, each.kind > Q8, found);
+            }
+}
+
+// A model of odd sizes; tokens together see what they see one by one, but for rounding.
+struct TinyModel {
+    static constexpr int kHidden = 96, kHeads = 6, kKeyHeads = 2, kSize = 22, kWide = 64, kVocab = 37, kTokens = 75;
+    explicit TinyModel(Core* core)
+        : qkv(core, Q4, kGgmlQ4_0, (kHeads + 2 * kKeyHeads) * kSize, kHidden), out(core, F32, kGgmlF32, kHidden, kHeads * kSize),
+          gate_up(core, Q5, kGgmlQ5_0, 2 * kWide, kHidden), down(core, Q8, kGgmlQ8_0, kHidden, kWide),
+          ends(core, F16, kGgmlF16, kVocab, kHidden), norm(kHidden, 1.f), cosines(kTokens * kSize), sines(kTokens * kSize) {
+        for (int i = 0; i < kTokens * kSize; ++i)
+            cosines[i] = std::cos(0.1f * float(i % 7)), sines[i] = std::sin(0.1f * float(i % 7));
+    }
+    Matrix qkv, out, gate_up, down, ends;
+    std::vector<float> norm, cosines, sines;
+};
+
+std::vector<float> run(Core* core, TinyModel& tiny, int window, int piece) {
+    using T = TinyModel;
+    const float* norm = tiny.norm.data();
+    Layer layer{tiny.qkv.linear, tiny.out.linear, tiny.gate_up.linear, tiny.down.linear,
+                norm, norm, norm, norm, nullptr, nullptr, window, 1};
+    Model model{T::kHidden, T::kWide, T::kHeads, T::kKeyHeads, T::kSize, 1, 0, 1, 1e-5f, 0.2f, 20.f, 0.f,
+                1.f, 1.f, 1.f, tiny.ends.linear, tiny.ends.linear, norm, &layer, nullptr, 0};
+    std::vector<uint16_t> keys(T::kKeyHeads * T::kTokens * T::kSize), values(keys.size());
+    uint16_t *all_keys[] = {keys.data()}, *all_values[] = {values.data()};
+    std::vector<int32_t> tokens(T::kTokens), slots(T::kTokens), adapters(T::kTokens), rows(T::kTokens);
+    for (int i = 0; i < T::kTokens; ++i)
+        tokens[i] = i * 5 % T::kVocab, slots[i] = (i * 7 + 3) % T::kTokens, rows[i] = i;
+    std::vector<float> logits(T::kTokens * T::kVocab);
+    for (int at = 0; at < T::kTokens; at += piece) {
+        int count = std::min(piece, T::kTokens - at);
+        Span span{0, count, at + count, slots.data()};
+        Step step{count, 1, count, T::kTokens, T::kSize, T::kSize, &tokens[at], &slots[at], adapters.data(),
+                  rows.data(), &span, &tiny.cosines[at * T::kSize], &tiny.sines[at * T::kSize], nullptr, nullptr,
+                  all_keys, all_values, &logits[at * T::kVocab], nullptr, nullptr};
+        olla_step(core, &model, &step);
+    }
+    return logits;
+}
+
+float difference(const std::vector<float>& a, const std::vector<float>& b) {
+    float largest = 0, off = 0;
+    for (size_t i = 0; i < a.size(); ++i)
+        largest = std::max(largest, std::fabs(a[i])), off = std::max(off, std::fabs(a[i] - b[i]));
+    return off / largest;
+}
+
+void check_steps(Core* core, std::vector<float>& found) {
+    TinyModel tiny(core);
+    for (int window : {0, 9}) {
+        std::vector<float> whole = run(core, tiny, window, TinyModel::kTokens);
+        for (int piece : {1, 5, 40})
+            if (float off = difference(whole, run(core, tiny, window, piece)); !(off < 2e-2f)) {
+                std::printf("window %d, %d tokens at a time: off by %g\n", window, piece, off);
+                is_right = false;
+            }
+        found.insert(found.end(), whole.begin(), whole.end());
+    }
+}
+
+void compare(std::FILE* file, const std::vector<float>& found) {
+    std::vector<float> expected(found.size());
+    if (std::fread(expected.data(), 4, expected.size(), file) != expected.size() ||
+        !(difference(expected, found) < 1e-5f)) {
+        std::printf("differs from the other build by %g\n", difference(expected, found));
+        is_right = false;
+    }
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+    Core* core = olla_open(2);
+    std::vector<float> products, logits;
+    check_products(core, products);
+    check_steps(core, logits);
+    olla_close(core);
+    if (std::FILE* file = std::fopen(arguments[1], "rb")) {
+        compare(file, products);
+        std::fclose(file);
+    } else {
+        file = std::fopen(arguments[1], "wb");
+        std::fwrite(products.data(), 4, products.size(), file);
+        std::fclose(file);
+    }
+    std::printf("%s: %zu numbers, %d lanes\n", is_right ? "right" : "WRONG", products.size(), kLanes);
+    return is_right ? 0 : 1;
+}
