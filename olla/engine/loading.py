@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from tokenizers import Tokenizer
 
+from olla.engine.cpu_threads import choose_threads
 from olla.engine.cuda_graphs import CudaRecorder, Record
 from olla.engine.matrices import TorchMatrices
 from olla.engine.memory import is_out_of_memory
@@ -80,7 +81,7 @@ def load_model(
     """Load a GGUF file (`{"model.gguf": path}`) or a Hugging Face repository's files.
 
     Args:
-        num_threads: CPU threads; 0 leaves it to torch.
+        num_threads: CPU threads; 0 takes one for each core that the process may use.
         quantize: one of `options.QUANTIZATIONS`; "auto" leaves it to the file.
         plan: which layers go where; all to `device` without one.
 
@@ -89,8 +90,7 @@ def load_model(
         BadInput: there is no such device, or it does not quantize so.
         OutOfMemory: the weights do not fit.
     """
-    if num_threads:
-        torch.set_num_threads(num_threads)
+    torch.set_num_threads(choose_threads(num_threads))
     place = choose_device(device if plan is None else plan.rest)
     library = find_library() if place.type == "cpu" else None
     precision = choose_precision(dtype, quantize, place, has_core=library is not None)

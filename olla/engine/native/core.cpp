@@ -39,6 +39,7 @@ struct Core {
     Buffer states, normed, projected, mixed, wide, narrow, picked, gathered, made;
     std::vector<Tile> tiles;
     Routes routes;
+    FoundDeltas found;
 };
 
 namespace {
@@ -148,7 +149,7 @@ class Pass {
     void apply(const Linear& layer, const float* inputs, int count, const int32_t* adapters, float* out) {
         core_.inputs.set(inputs, count, layer.columns);
         linear(pool_, layer, core_.inputs, out);
-        add_deltas(pool_, layer, core_.inputs, adapters, out);
+        add_deltas(pool_, layer, core_.inputs, adapters, core_.found, out);
     }
 
     float* apply(const Linear& layer, const float* inputs, Buffer& to) {
