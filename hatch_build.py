@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ class CoreBuildHook(BuildHookInterface[Any]):
             self.app.display_warning(f"{compiler} built {built} of {list(VARIANTS)}")
         if built:
             build_data["pure_python"] = False
-            build_data["infer_tag"] = True
+            system = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            build_data["tag"] = f"py3-none-{system}"  # it is reached through ctypes
             build_data["artifacts"] += [f"/olla/engine/native/{name}" for name in built]
 
 

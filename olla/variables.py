@@ -213,8 +213,9 @@ VARIABLES = (
              "keep the body of every request for a reply in a new temporary folder that the log names, with a script "
              "that sends it again. They hold what users wrote"),
     Variable("DTYPE", "dtype", _one_of(DTYPES), "`auto`",
-             "the number format that models compute in: `auto`, `float32`, `bfloat16` or `float16`; `auto` is bfloat16 "
-             "where the hardware has it, and keeps what a GGUF file has quantized as it is on x86 CPUs"),
+             "the number format that models compute in: `auto`, `float32`, `bfloat16` or `float16`; `auto` is what "
+             "the hardware is fast at: bfloat16 where torch computes and has it, and the file's weights as they are, with float32 "
+             "beside them, where the compiled core does"),
     Variable("QUANTIZE", "quantize", _one_of(QUANTIZATIONS), "`auto`",
              "the precision that weights have in memory: `auto` as the file has them, `none` as floats, `int8` or "
              "`int4` on a CPU, `int8` or `nf4` on a GPU (these need `pip install 'olla[cuda]'`). A model's or a "

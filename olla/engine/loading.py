@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ OnProgress = Callable[[int, int], None]
 """Told the bytes read so far and the bytes of all weights."""
 
 
+_log = logging.getLogger(__name__)
 _QUANTIZED = {"int8": Storage.EIGHT_BIT, "int4": Storage.FOUR_BIT, "nf4": Storage.FOUR_BIT}
 
 
@@ -196,15 +198,19 @@ def _image_reader(
 def choose_core(
     library: Path | None, checkpoint: Checkpoint, precision: Precision
 ) -> tuple[Core | None, Precision]:
-    """The compiled core for what is quantized: whole steps of the lean decoder's families, the
-    products of others.
+    """The compiled core for what it computes: whole steps of the lean decoder's families, and what
+    is quantized of others.
     """
     if library is None or not precision.keeps_quantized:
         return None, precision
     storages = {checkpoint.storage(name) for name in checkpoint.names}
-    if precision.wanted is None and storages == {Storage.FLOAT}:
+    is_float = precision.wanted is None and storages == {Storage.FLOAT}
+    is_lean = checkpoint.config.get("model_type") in FAMILIES
+    if is_float and not (is_lean and computes_floats(library)):
         return None, precision
-    return Core(library, torch.get_num_threads()), replace(precision, dtype=torch.float32)
+    core = Core(library, torch.get_num_threads())
+    _log.info("core variant=%s threads=%d", core.name, core.num_threads)
+    return core, replace(precision, dtype=torch.float32)
 
 
 def open_checkpoint(files: Mapping[str, str]) -> Checkpoint:
@@ -268,6 +274,15 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     has_bfloat16 = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def computes_floats(library: Path) -> bool:
+    """Whether the core is to have models of floats too (docs/benchmarks.md).
+
+    It reads their weights twice as fast as torch, in the file's precision, but multiplies in
+    float32: prompts are faster in torch where the CPU has tiles of bfloat16 (AMX).
+    """
+    return library.stem != "core_portable" and not torch.cpu._is_amx_tile_supported()
 
 
 def computes_quantized(dtype: torch.dtype, device: torch.device) -> bool:

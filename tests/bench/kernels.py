@@ -3,19 +3,18 @@
 A product of few rows is as fast as its weights come from memory, one of many as fast as the CPU
 multiplies. So beside each rate stands what it is of the machine's own: of the bandwidth of reading
 memory, which is measured by adding it up, and of the products from registers that the same variant
-manages.
+manages. Time is that of the CPUs, the best round counts, and one thread is the default: what else
+runs on the machine takes least from that.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from ctypes import c_float, c_int32, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 
@@ -27,7 +26,8 @@ SHAPE = (8192, 8192)  # more than any cache holds
 LANES = {"avx512": 16, "neon": 4}
 CHAINS = 12  # vectors that olla_peak multiplies in a round
 _PORTABLE_ROWS = (1, 8)
-_ROUND_S = 0.15
+_ROUNDS = 3
+_ROUND_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +40,17 @@ class Machine:
     integers: float
 
 
-def seconds(work: Callable[[], object], rounds: int = 5) -> float:
-    """The median time of one call."""
+def seconds(work: Callable[[], object], threads: int) -> float:
+    """The time of one call on so many threads."""
     work()
     times = []
-    for _ in range(rounds):
-        count, start = 0, time.perf_counter()
-        while time.perf_counter() - start < _ROUND_S:
+    for _ in range(_ROUNDS):
+        count, start = 0, time.process_time()
+        while (took := time.process_time() - start) < _ROUND_S * threads:
             work()
             count += 1
-        times.append((time.perf_counter() - start) / count)
-    return median(times)
+        times.append(took / count / threads)
+    return min(times)
 
 
 def survey(core: Core) -> Machine:
@@ -58,8 +58,8 @@ def survey(core: Core) -> Machine:
     other = torch.empty_like(bytes_)
     words = bytes_.view(torch.int64)
     return Machine(
-        2 * bytes_.nbytes / seconds(lambda: other.copy_(bytes_)),
-        bytes_.nbytes / seconds(words.sum),
+        2 * bytes_.nbytes / seconds(lambda: other.copy_(bytes_), core.num_threads),
+        bytes_.nbytes / seconds(words.sum, core.num_threads),
         peak(core, of_floats=True),
         peak(core, of_floats=False),
     )
@@ -71,7 +71,7 @@ def peak(core: Core, *, of_floats: bool) -> float:
     count = 100_000
     lanes = LANES.get(core.name.removeprefix("core_"), 8)
     products = count * CHAINS * lanes * (1 if of_floats else 4) * core.num_threads
-    return products / seconds(lambda: function(core.handle, count, of_floats))
+    return products / seconds(lambda: function(core.handle, count, of_floats), core.num_threads)
 
 
 def matrix(core: Core, kind: Kind) -> Packed:
@@ -89,7 +89,7 @@ def lines(core: Core, machine: Machine, kinds: list[Kind]) -> list[str]:
         weights = matrix(core, kind)
         for count in rows:
             inputs = torch.randn(count, SHAPE[1])
-            took_s = seconds(lambda: weights.multiply(inputs), 3)  # noqa: B023
+            took_s = seconds(lambda: weights.multiply(inputs), core.num_threads)  # noqa: B023
             bytes_s = weights.num_bytes / took_s
             products_s = count * SHAPE[0] * SHAPE[1] / took_s
             most = machine.integers if kind <= Kind.Q8 else machine.floats
@@ -103,7 +103,7 @@ def lines(core: Core, machine: Machine, kinds: list[Kind]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--kinds", default=",".join(kind.name for kind in Kind))
     parser.add_argument("--variants", default="")
     arguments = parser.parse_args()

@@ -13,12 +13,15 @@ from olla.engine.loading import (
     Precision,
     choose_dtype,
     choose_precision,
+    computes_floats,
     computes_quantized,
     load_model,
     load_network,
     open_checkpoint,
 )
 from olla.engine.matrices import Dense, Int4, Int8, Stacked
+from olla.engine.models.decoder import Decoder
+from olla.engine.native.decoder import NativeDecoder
 from olla.engine.native.library import find_library
 from olla.engine.weights.checkpoint import CheckpointParameters, Storage
 from olla.engine.weights.gguf import GgufCheckpoint
@@ -156,6 +159,27 @@ def test_a_model_of_floats_is_quantized_when_it_is_loaded(tmp_path: Path) -> Non
     assert (four - exact).norm() <= 0.5 * exact.norm()
     exact_bytes, *fewer_bytes = (model.num_bytes for model in loaded.values())
     assert max(fewer_bytes) < exact_bytes / 2
+
+
+@pytest.mark.skipif(
+    not ((library := find_library()) and computes_floats(library)),
+    reason="torch computes models of floats here",
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_floats_keep_the_precision_of_the_file_in_the_core(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    files = save_tiny_model(tmp_path, "llama", hidden_size=64, intermediate_size=128, dtype=dtype)
+    tokens = torch.randint(0, 256, (20,))
+    exact = load_model(files, "float32", "cpu", 0, lambda done, total: None)
+
+    kept = load_model(files, "auto", "cpu", 0, lambda done, total: None)
+
+    assert isinstance(kept.network, NativeDecoder)
+    assert isinstance(exact.network, Decoder)
+    assert kept.num_bytes <= 1.3 * exact.num_bytes * dtype.itemsize / 4
+    expected = forward(exact.network, tokens)
+    assert (forward(kept.network, tokens) - expected).norm() <= 2e-3 * expected.norm()
 
 
 def test_transformers_modules_are_not_quantized_on_a_gpu(tmp_path: Path) -> None:

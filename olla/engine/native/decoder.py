@@ -42,6 +42,7 @@ class NativeDecoder:
         self.config: DecoderConfig = decoder.config
         self._decoder = decoder
         self._core = core
+        self._vocab_size = packed(decoder.embedding).shape[0]
         self._layers = (CLayer * len(decoder.blocks))()
         self._described: list[object] = []  # that what is handed to the core points to
         self._model = _c_model(decoder, self._layers)
@@ -78,6 +79,7 @@ class NativeDecoder:
 
     def _step(self, batch: Batch, rows: Tensor, logits: int | None, hidden: int | None) -> None:
         tokens, slots = batch.tokens.int(), batch.slots.int()
+        self._check(tokens)
         is_changed = self._decoder.tokens.is_changed_by(batch.adapters)
         embedded = self._decoder.embedded(batch).contiguous() if is_changed else None
         adapters = _adapters(len(tokens), batch.adapters)
@@ -97,6 +99,11 @@ class NativeDecoder:
             ),
         )  # fmt: skip
         del where  # the step read it
+
+    def _check(self, tokens: Tensor) -> None:
+        """The core reads rows without looking; a tokenizer may know more than the embedding."""
+        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self._vocab_size:
+            raise IndexError(f"a token is beyond the embedding's {self._vocab_size} rows")
 
     def add_adapter(self, adapter: int, parts: Sequence[Part]) -> None:
         """Lay an adapter over the model; raises as `Decoder.add_adapter`."""

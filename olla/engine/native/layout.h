@@ -17,7 +17,7 @@ constexpr int kVector = 4 * kLanes;  // bytes
 template <int bits, int columns, bool offset, int bias>
 struct Quants {
     static constexpr int kBits = bits, kColumns = columns, kBiased = bias;
-    static constexpr bool kHasOffset = offset;
+    static constexpr bool kIsFloat = false;
     static constexpr int kScales = kBlock / columns;
     static constexpr int kValueBytes = bits * kVector;
     static constexpr int kHalves = 2 * kLanes;  // bytes of a half for each row
@@ -34,6 +34,7 @@ using Eight = Quants<8, 32, false, kBias>;
 
 template <int kind>
 struct FloatsOf {
+    static constexpr bool kIsFloat = true;
     static constexpr int kBytes = kind == F32 ? 4 * kLanes : 2 * kLanes;  // of a column
     static Floats column(const uint8_t* data) {
         if (kind == F32) return load<Floats>(data);

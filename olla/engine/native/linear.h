@@ -103,13 +103,15 @@ inline void part_product(Pool& pool, const Part& part, const Activations& x, flo
     int groups = (part.rows + kLanes - 1) / kLanes;
     int chunk = std::max(1, std::min(8, groups / (32 * pool.num_threads()))) * kGroupsAtOnce;
     with_kind(part.kind, [&](auto kind) {
+        // Floats need no registers for sums of integers.
+        constexpr int kRows = decltype(kind)::kIsFloat ? 2 * kRowsAtOnce : kRowsAtOnce;
         pool.run((groups + chunk - 1) / chunk, [&](int number) {
             int end = std::min(groups, (number + 1) * chunk);
             for (int first = 0; first < x.num_rows; first += kRowsInCache) {
                 int last = std::min(x.num_rows, first + kRowsInCache), group = number * chunk;
                 for (; group + kGroupsAtOnce <= end; group += kGroupsAtOnce)
-                    tiles<kGroupsAtOnce, kRowsAtOnce>(kind, target, x, group, first, last);
-                for (; group < end; ++group) tiles<1, kRowsAtOnce>(kind, target, x, group, first, last);
+                    tiles<kGroupsAtOnce, kRows>(kind, target, x, group, first, last);
+                for (; group < end; ++group) tiles<1, kRows>(kind, target, x, group, first, last);
             }
         });
     });

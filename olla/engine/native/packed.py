@@ -105,9 +105,9 @@ class Packing:
         return self._packed(Kind.Q4, GgmlType.Q4_1, (rows, columns), raw.data_ptr())
 
     def eight_bit(self, weights: Tensor) -> Packed:
-        """Args:
-        weights: (out_features, in_features) floats; in_features a multiple of 32.
-        """
+        """Rows that are not whole blocks stay floats."""
+        if weights.shape[1] % GROUP:
+            return self.dense(weights)
         return self._of_floats(Kind.Q8, weights)
 
     def dense(self, weights: Tensor) -> Packed:

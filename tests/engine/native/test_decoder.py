@@ -58,6 +58,13 @@ def test_logits_are_those_of_the_torch_decoder(
     assert (torch.cat(pieces) - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 
+def test_a_token_beyond_the_embedding_is_refused(tmp_path: Path, core: Core) -> None:
+    native, _ = load_pair(tmp_path, core)
+
+    with pytest.raises(IndexError, match="beyond the embedding"):
+        forward(native, torch.tensor([1, VOCAB_SIZE]))
+
+
 @pytest.mark.parametrize(("family", "settings"), [("llama", {}), FAMILIES[-2]])
 def test_a_sequence_does_not_see_the_others_of_its_batch(
     tmp_path: Path, core: Core, family: str, settings: dict[str, Any]

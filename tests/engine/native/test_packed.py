@@ -73,6 +73,12 @@ def test_eight_bits(core: Core, shape: tuple[int, int]) -> None:
     check(Packing(core).eight_bit(weights), weights, tolerance=1 / 127)
 
 
+def test_rows_that_are_not_whole_blocks_stay_floats(core: Core) -> None:
+    weights = torch.randn(5, 48)
+
+    check(Packing(core).eight_bit(weights), weights, tolerance=1e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [*SHAPES, (9, 7), (16, 33)])
 def test_floats(core: Core, shape: tuple[int, int], dtype: torch.dtype) -> None:
