@@ -123,8 +123,11 @@ def _loaded(
 
 
 def recorder(network: CausalModel, device: torch.device) -> Record | None:
-    """CUDA graphs for a lean decoder on one GPU, whose every product is torch's own."""
-    is_whole = isinstance(network, Decoder) and network.is_dense
+    """CUDA graphs for a lean decoder on one GPU, whose every product is torch's own.
+
+    A mixture chooses its products by what it computes, which no recording can do again.
+    """
+    is_whole = isinstance(network, Decoder) and network.is_dense and not network.config.experts
     return CudaRecorder() if device.type == "cuda" and is_whole else None
 
 
