@@ -44,7 +44,7 @@ OPTION_SPECS: Mapping[str, OptionSpec] = {
     "num_gpu": OptionSpec(Kind.INTEGER, "layers on the GPU; 0 CPU only, -1 as many as fit"),
     "main_gpu": OptionSpec(Kind.INTEGER, "the GPU to begin with"),
     "use_mmap": OptionSpec(Kind.BOOLEAN, _NO_EFFECT),
-    "num_thread": OptionSpec(Kind.INTEGER, _NO_EFFECT),
+    "num_thread": OptionSpec(Kind.INTEGER, "CPU threads; 0 one for each core that olla may use"),
     "draft_num_predict": OptionSpec(
         Kind.INTEGER, "most tokens drafted in a step; 0 none, -1 as many as pay"
     ),

@@ -221,9 +221,11 @@ VARIABLES = (
              "the precision that weights have in memory: `auto` as the file has them, `none` as floats, `int8` or "
              "`int4` on a CPU, `int8` or `nf4` on a GPU (these need `pip install 'olla[cuda]'`). A model's or a "
              "request's [`quantize`](modelfile.md#parameters) wins. Models that run through transformers keep their "
-             "files' precision"),
+             "files' precision on a GPU"),
     Variable("DEVICE", "device", str, "`auto`", "the device that models run on: `auto`, `cpu`, `cuda` or `cuda:1`"),
-    Variable("NUM_THREADS", "num_threads", _count, "automatic", "CPU threads for each runner"),
+    Variable("NUM_THREADS", "num_threads", _count, "automatic",
+             "CPU threads for each runner: one for each physical core that affinity and control groups leave it. A "
+             "model's or a request's [`num_thread`](modelfile.md#parameters) wins"),
     Variable("KV_CACHE", "kv_cache_bytes", _size, "automatic",
              "memory of each runner for keys and values, such as `512MiB` or `4GiB`; automatic is a quarter of the "
              "memory that is free, or four fifths on a GPU"),

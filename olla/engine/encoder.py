@@ -19,6 +19,7 @@ import transformers
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from olla.engine.cpu_threads import choose_threads
 from olla.engine.encoder_files import is_gguf_encoder
 from olla.engine.inputs import Reading
 from olla.engine.loading import choose_device, choose_dtype
@@ -105,8 +106,7 @@ def load_encoder(
         BadInput: there is no such device.
         OutOfMemory: the weights do not fit.
     """
-    if num_threads:
-        torch.set_num_threads(num_threads)
+    torch.set_num_threads(choose_threads(num_threads))
     place = choose_device(device)
     is_exact = dtype == "auto" and place.type == "cpu"
     kind = torch.float32 if is_exact else choose_dtype(dtype, place)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from tokenizers import Tokenizer
 
+from olla.engine.cpu_threads import choose_threads
 from olla.engine.cuda_graphs import CudaRecorder, Record
 from olla.engine.matrices import TorchMatrices
 from olla.engine.memory import is_out_of_memory
@@ -84,7 +85,7 @@ def load_model(
     """Load a GGUF file (`{"model.gguf": path}`) or a Hugging Face repository's files.
 
     Args:
-        num_threads: CPU threads; 0 leaves it to torch.
+        num_threads: CPU threads; 0 takes one for each core that the process may use.
         quantize: one of `options.QUANTIZATIONS`; "auto" leaves it to the file.
         plan: which layers go where; all to `device` without one.
 
@@ -93,8 +94,7 @@ def load_model(
         BadInput: there is no such device, or it does not quantize so.
         OutOfMemory: the weights do not fit.
     """
-    if num_threads:
-        torch.set_num_threads(num_threads)
+    torch.set_num_threads(choose_threads(num_threads))
     place = choose_device(device if plan is None else plan.rest)
     library = find_library() if place.type == "cpu" else None
     precision = choose_precision(dtype, quantize, place, has_core=library is not None)
@@ -126,8 +126,11 @@ def _loaded(
 
 
 def recorder(network: CausalModel, device: torch.device) -> Record | None:
-    """CUDA graphs for a lean decoder on one GPU, whose every product is torch's own."""
-    is_whole = isinstance(network, Decoder) and network.is_dense
+    """CUDA graphs for a lean decoder on one GPU, whose every product is torch's own.
+
+    A mixture chooses its products by what it computes, which no recording can do again.
+    """
+    is_whole = isinstance(network, Decoder) and network.is_dense and not network.config.experts
     return CudaRecorder() if device.type == "cuda" and is_whole else None
 
 
@@ -143,7 +146,7 @@ def load_network(
     """The lean decoder where it knows the architecture, else transformers' own module.
 
     Raises:
-        BadInput: the latter, which olla does not quantize, is to be quantized.
+        BadInput: the latter is to be quantized on a GPU, which olla does not do.
     """
     if checkpoint.config.get("model_type") in FAMILIES:
         reading = _Reading(checkpoint.total_bytes, on_progress)
@@ -159,16 +162,32 @@ def load_network(
         )
         decoder = Decoder(decoder_config(checkpoint.config), parameters)
         return decoder if core is None else NativeDecoder(decoder, core)
-    if precision.wanted is not None:
+    return _load_hf(checkpoint, files, precision, device, on_progress, core)
+
+
+def _load_hf(
+    checkpoint: Checkpoint,
+    files: Mapping[str, str],
+    precision: Precision,
+    device: torch.device,
+    on_progress: OnProgress,
+    core: Core | None,
+) -> CausalModel:
+    if precision.wanted is not None and device.type != "cpu":
         raise BadInput(
             f"models of type {checkpoint.config.get('model_type')} run in the precision of their "
-            "files; set quantize to auto"
+            "files on a GPU; set quantize to auto"
         )
     # Imported here, since it takes seconds that the lean decoder's models do not spend.
     from olla.engine.models.hf import HfModel  # noqa: PLC0415
+    from olla.engine.models.hf_quantized import Quantizing  # noqa: PLC0415
 
     paths = {name: Path(path) for name, path in files.items()}
-    return HfModel(paths, precision.dtype, device, on_progress)
+    quantizing = None
+    if precision.wanted is not None:
+        matrices = TorchMatrices() if core is None else Packing(core)
+        quantizing = Quantizing(precision.wanted, matrices)
+    return HfModel(paths, precision.dtype, device, on_progress, quantizing)
 
 
 def _image_reader(
@@ -185,13 +204,15 @@ def _image_reader(
 def choose_core(
     library: Path | None, checkpoint: Checkpoint, precision: Precision
 ) -> tuple[Core | None, Precision]:
-    """The compiled core for what it computes: models of the lean decoder's families."""
-    is_lean = checkpoint.config.get("model_type") in FAMILIES
-    if library is None or not is_lean or not precision.keeps_quantized:
+    """The compiled core for what it computes: whole steps of the lean decoder's families, and what
+    is quantized of others.
+    """
+    if library is None or not precision.keeps_quantized:
         return None, precision
     storages = {checkpoint.storage(name) for name in checkpoint.names}
     is_float = precision.wanted is None and storages == {Storage.FLOAT}
-    if is_float and not computes_floats(library):
+    is_lean = checkpoint.config.get("model_type") in FAMILIES
+    if is_float and not (is_lean and computes_floats(library)):
         return None, precision
     core = Core(library, torch.get_num_threads())
     _log.info("core variant=%s threads=%d", core.name, core.num_threads)

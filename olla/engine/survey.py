@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from olla.engine.cpu_threads import usable_threads
 from olla.engine.memory import available_bytes
 from olla.engine.native.library import Core, find_library
 
@@ -23,7 +24,7 @@ def survey() -> dict[str, Any]:
         "torch": torch.__version__,
         "platform": _platform(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
+        "threads": usable_threads(),
         "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
         "core": core,
         "core_error": core_error,

@@ -222,6 +222,7 @@ def runnable(model: Model, options: Options, num_ctx: int, settings: Settings) -
         quantize=options.quantize or "",
         num_gpu=num_gpu,
         main_gpu=main_gpu,
+        num_threads=max(options.num_thread or 0, 0),
         needed_bytes=needed_bytes(model, options.quantize or "", num_ctx, settings),
     )
 

@@ -332,7 +332,7 @@ def _load_message(model: RunnableModel, settings: Settings) -> Load:
         files=model.files,
         dtype=settings.dtype,
         device=settings.device,
-        num_threads=settings.num_threads,
+        num_threads=model.num_threads or settings.num_threads,
         kv_cache_bytes=settings.kv_cache_bytes,
         draft_files=model.draft_files,
         speculate=settings.speculate,

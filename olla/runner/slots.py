@@ -28,7 +28,7 @@ class RunnableModel:
     """What the pool needs of a model. `context_length` is the window its request asks for.
 
     `quantize` is "" for what the settings say; `draft_files`, `num_gpu` and `main_gpu` are those of
-    Load.
+    Load, as is `num_threads`, 0 for what the settings say.
     `needed_bytes` is an estimate of its memory, 0 if there is none.
     """
 
@@ -40,13 +40,15 @@ class RunnableModel:
     quantize: str = ""
     num_gpu: int = -1
     main_gpu: int = 0
+    num_threads: int = 0
     needed_bytes: int = 0
 
     @property
     def runner_key(self) -> str:
         """Equal for models that may share a runner: the same weights, loaded alike."""
         draft = " ".join(self.draft_files.values())
-        return f"{self.weights_key} {draft} {self.quantize} {self.num_gpu} {self.main_gpu}"
+        placed = f"{self.num_gpu} {self.main_gpu} {self.num_threads}"
+        return f"{self.weights_key} {draft} {self.quantize} {placed}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from olla.engine.loading import (
     computes_floats,
     computes_quantized,
     load_model,
+    load_network,
+    open_checkpoint,
 )
 from olla.engine.matrices import Dense, Int4, Int8, Stacked
 from olla.engine.models.decoder import Decoder
@@ -180,11 +182,12 @@ def test_floats_keep_the_precision_of_the_file_in_the_core(
     assert (forward(kept.network, tokens) - expected).norm() <= 2e-3 * expected.norm()
 
 
-def test_transformers_modules_are_not_quantized(tmp_path: Path) -> None:
+def test_transformers_modules_are_not_quantized_on_a_gpu(tmp_path: Path) -> None:
     files = save_tiny_model(tmp_path, "gpt_neox")
+    precision = Precision(torch.bfloat16, keeps_quantized=True, wanted=Storage.EIGHT_BIT)
 
-    with pytest.raises(BadInput, match=r"models of type gpt_neox .* set quantize to auto"):
-        load_model(files, "auto", "cpu", 0, lambda done, total: None, quantize="int8")
+    with pytest.raises(BadInput, match=r"models of type gpt_neox .* on a GPU; set quantize"):
+        load_network(open_checkpoint(files), files, precision, torch.device("cuda"), print)
 
 
 def perplexity(model: LoadedModel) -> float:

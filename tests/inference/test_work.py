@@ -248,13 +248,14 @@ def test_a_window_that_is_cut_to_the_trained_length_is_told(
 
 
 def test_how_a_model_is_to_be_loaded_goes_to_the_pool() -> None:
-    options = Options(quantize="int8", num_gpu=-5, main_gpu=1)
+    options = Options(quantize="int8", num_gpu=-5, main_gpu=1, num_thread=3)
 
     asked = _chat(FakeModel(), options=options).runnable
     unsaid = _chat(FakeModel()).runnable
 
     main_gpu = 1 if may_have_gpu() else 0  # else one runner does for all
     assert (asked.quantize, asked.num_gpu, asked.main_gpu) == ("int8", -1, main_gpu)
+    assert (asked.num_threads, unsaid.num_threads) == (3, 0)
     assert (unsaid.quantize, unsaid.num_gpu, unsaid.main_gpu) == ("", -1, 0)
 
 

@@ -106,7 +106,7 @@ async def test_names_with_the_same_weights_share_a_runner(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"quantize": "int8"}, {"num_gpu": 0}, {"main_gpu": 1}], ids=str
+    "changes", [{"quantize": "int8"}, {"num_gpu": 0}, {"main_gpu": 1}, {"num_threads": 2}], ids=str
 )
 async def test_models_that_are_loaded_otherwise_have_runners_of_their_own(
     pool: RunnerPool, spawn: FakeSpawn, changes: dict[str, object]

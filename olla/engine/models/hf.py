@@ -26,6 +26,7 @@ from olla.engine.linear import AdapterRows
 from olla.engine.models.batch import Batch, Span, picked_rows
 from olla.engine.models.hf_adapters import HookedAdapters
 from olla.engine.models.hf_progress import OnProgress, reported
+from olla.engine.models.hf_quantized import Quantizing, quantize_modules, quantized_bytes
 from olla.engine.models.vision import Vision
 from olla.engine.parts import Part
 from olla.engine.weights.safetensors import read_json
@@ -36,6 +37,7 @@ _ATTENTION = "olla"
 _PROBE = (5, 3, 7, 1, 4, 2, 6, 0)
 _KNOWN_TENSORS = {"position_ids", "cache_position"}  # others (sinks, biases) change attention
 _ROUNDINGS, _LEAST_TOLERANCE = 6, 1e-3
+_QUANTIZED_TOLERANCE = 0.5  # inputs in 8 bits make a step of a last bit, and may change experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,13 @@ class HfModel:
         dtype: torch.dtype,
         device: torch.device,
         on_progress: OnProgress,
+        quantizing: Quantizing | None = None,
     ) -> None:
         """Load a repository's files.
 
         Args:
             on_progress: told the bytes read so far and the bytes of all weights.
+            quantizing: None for a model whose weights stay floats.
 
         Raises:
             FormatError: transformers has no causal language model for it, it is of a kind that
@@ -71,27 +75,26 @@ class HfModel:
         self._register()
         with reported(files, on_progress):
             sees = is_seeing(read_json(files, "config.json"))
-            self._model = _load(files, dtype, device, sees=sees)
+            self._model = _load(files, dtype if quantizing is None else "auto", device, sees=sees)
         self._device = device
         self._vision = Vision(self._model, device) if sees else None
         # Whether it can leave out the logits that nobody asked for.
         self._keeps_logits = "logits_to_keep" in signature(self._model.forward).parameters
-        config = self._model.config.get_text_config()
-        self.config = HfConfig(
-            architecture=self._model.config.model_type,
-            vocab_size=config.vocab_size,
-            context_length=getattr(config, "max_position_embeddings", None) or 2048,
-        )
-        self._head = self._model.get_output_embeddings()
+        self.config = _config(self._model)
+        self._cache_bytes = self._probe(self._rounding())
+        if quantizing is not None:
+            quantize_modules(self._model, quantizing)
+            self._model.to(dtype)
+            self._cache_bytes = self._probe(_QUANTIZED_TOLERANCE)
         self._adapters = HookedAdapters(self._model, self._adapter_rows)
-        self._cache_bytes = self._probe(config.num_hidden_layers)
         # Up to a window that only the mask knows, attention of everything is the same.
         bounds = {self.config.context_length} | (self._masked_windows - self._told_windows)
         self.config = replace(self.config, context_length=min(bounds))
 
     @property
     def num_bytes(self) -> int:
-        return sum(parameter.nbytes for parameter in self._model.parameters())
+        floats: int = sum(parameter.nbytes for parameter in self._model.parameters())
+        return floats + quantized_bytes(self._model)
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -187,15 +190,18 @@ class HfModel:
         """Which rows of a module's inputs belong to which adapters."""
         if self._batch is None or not self._batch.adapters:
             return ()
-        if self._keeps_logits and module is self._head:
+        if self._keeps_logits and module is self._model.get_output_embeddings():
             return picked_rows(self._batch.adapters, self._batch.logit_rows)
         return self._batch.adapters
 
-    def _probe(self, num_layers: int) -> int:
+    def _probe(self, tolerance: float) -> int:
         """Find out whether causal attention over keys and values is all that the model does.
 
         If it is, a text gives what it gives under the model's own attention, and in two parts
         what it gives in one.
+
+        Args:
+            tolerance: how far logits may be off, as a part of their norm.
 
         Returns:
             Bytes of keys and values for each token.
@@ -214,7 +220,8 @@ class HfModel:
             raise
         except (AttributeError, TypeError, RuntimeError, ValueError, LookupError) as error:
             raise FormatError(f"{self.config.architecture}: {_CANNOT} ({error})") from error
-        if cache.num_layers < num_layers or not error <= self._tolerance() * own.norm():
+        num_layers = self._model.config.get_text_config().num_hidden_layers
+        if cache.num_layers < num_layers or not error <= tolerance * own.norm():
             raise FormatError(f"{self.config.architecture}: {_CANNOT}")
         return cache.num_bytes // len(_PROBE)
 
@@ -226,8 +233,8 @@ class HfModel:
         self._model.set_attn_implementation(_attention(_ATTENTION, self._vision is not None))
         return logits
 
-    def _tolerance(self) -> float:
-        """How far logits may be off by rounding, as a part of their norm."""
+    def _rounding(self) -> float:
+        """How far logits may be off by the rounding of floats, as a part of their norm."""
         return max(_ROUNDINGS * torch.finfo(self._model.dtype).eps, _LEAST_TOLERANCE)
 
     def _run_alone(self, cache: KVCache, tokens: Tensor, start: int) -> Tensor:
@@ -257,8 +264,17 @@ def _attention(name: str, sees: bool) -> str | dict[str, str]:
     return {"text_config": name} if sees else name
 
 
+def _config(model: Any) -> HfConfig:
+    config = model.config.get_text_config()
+    return HfConfig(
+        architecture=model.config.model_type,
+        vocab_size=config.vocab_size,
+        context_length=getattr(config, "max_position_embeddings", None) or 2048,
+    )
+
+
 def _load(
-    files: Mapping[str, Path], dtype: torch.dtype, device: torch.device, *, sees: bool
+    files: Mapping[str, Path], dtype: torch.dtype | str, device: torch.device, *, sees: bool
 ) -> Any:
     # transformers reads directories; a blob's name says nothing, so links give them theirs.
     with tempfile.TemporaryDirectory(prefix="olla-") as folder:
@@ -276,9 +292,12 @@ def link_files(files: Mapping[str, Path], folder: Path) -> None:
         link.symlink_to(path.resolve())
 
 
-def _from_pretrained(folder: str, dtype: torch.dtype, device: torch.device, *, sees: bool) -> Any:
+def _from_pretrained(
+    folder: str, dtype: torch.dtype | str, device: torch.device, *, sees: bool
+) -> Any:
     kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
     try:
+        # Quantized ones are rounded once, from what the file has.
         model = kind.from_pretrained(
             folder,
             dtype=dtype,
@@ -287,6 +306,8 @@ def _from_pretrained(folder: str, dtype: torch.dtype, device: torch.device, *, s
             trust_remote_code=False,
             use_safetensors=True,
         )
+        if dtype == "auto" and model.dtype is torch.float16:
+            model.float()  # halves that overflow would show as an attention of its own
         return model.to(device).eval()
     except torch.OutOfMemoryError:
         raise

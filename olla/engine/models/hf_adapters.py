@@ -15,6 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 from olla.engine.deltas import Layer, delta_of, one_hot, row_delta
 from olla.engine.linear import AdapterRows, Deltas, RowDelta, add_deltas, add_to_rows
+from olla.engine.matrices import Dense, Matrix
+from olla.engine.models.hf_quantized import QuantizedEmbedding, QuantizedLinear
 from olla.engine.parts import Part, Replaced, TokenRows
 from olla.errors import FormatError
 
@@ -73,7 +75,7 @@ class HookedAdapters:
     def _is_tied(self, name: str) -> bool:
         head = self._model.get_output_embeddings()
         module = self._model.get_submodule(name)
-        return head is not None and head is not module and head.weight is module.weight
+        return head is not None and head is not module and _held(head) is _held(module)
 
     def _head_name(self) -> str:
         head = self._model.get_output_embeddings()
@@ -93,13 +95,13 @@ class _Hook(Protocol):
 
 
 class _LinearHook:
-    def __init__(self, module: nn.Linear | Conv1D) -> None:
-        weight = module.weight if isinstance(module, nn.Linear) else module.weight.T
-        out_features, in_features = weight.shape
+    def __init__(self, module: nn.Linear | Conv1D | QuantizedLinear) -> None:
+        matrix = _matrix(module)
+        rows, columns = matrix.shape
         self._deltas: Deltas = {}
         self._layer = Layer(
-            0, out_features, in_features, lambda first, last: weight[first:last], module.bias,
-            weight.new_empty(0),
+            0, rows, columns, lambda first, last: matrix.rows(torch.arange(first, last)),
+            module.bias, matrix.like,
         )  # fmt: skip
 
     def lay(self, adapter: int, part: Part) -> None:
@@ -114,15 +116,16 @@ class _LinearHook:
 
 
 class _EmbeddingHook:
-    def __init__(self, module: nn.Embedding) -> None:
-        table = module.weight
+    def __init__(self, module: nn.Embedding | QuantizedEmbedding) -> None:
+        table = _matrix(module)
         # Some architectures scale what they look up, and so what adapters add to it.
         self._scale = float(getattr(module, "embed_scale", 1.0))
         self._deltas: Deltas = {}
         self._row_deltas: dict[int, list[RowDelta]] = {}
         self._layer = Layer(
-            0, table.shape[1], table.shape[0], lambda first, last: table[:, first:last].T, None,
-            table.new_empty(0),
+            0, table.shape[1], table.shape[0],
+            lambda first, last: table.rows(torch.arange(table.shape[0]))[:, first:last].T,
+            None, table.like,
         )  # fmt: skip
 
     def lay(self, adapter: int, part: Part) -> None:
@@ -184,10 +187,24 @@ def _by_row(states: Tensor) -> Tensor:
     return states[0] if states.shape[0] == 1 and states.ndim > 2 else states
 
 
+def _matrix(module: nn.Module) -> Matrix:
+    """The weights (out_features, in_features) of a linear, the rows of an embedding."""
+    if isinstance(module, QuantizedLinear | QuantizedEmbedding):
+        return module.matrix
+    assert isinstance(module.weight, Tensor)
+    return Dense(module.weight.T if isinstance(module, Conv1D) else module.weight)
+
+
+def _held(module: Any) -> object:
+    """What holds a module's weights."""
+    is_quantized = isinstance(module, QuantizedLinear | QuantizedEmbedding)
+    return module.matrix if is_quantized else module.weight
+
+
 def _hook_of(module: nn.Module) -> _Hook | None:
-    if isinstance(module, nn.Linear | Conv1D):
+    if isinstance(module, nn.Linear | Conv1D | QuantizedLinear):
         return _LinearHook(module)
-    if isinstance(module, nn.Embedding):
+    if isinstance(module, nn.Embedding | QuantizedEmbedding):
         return _EmbeddingHook(module)
     has_children = next(module.children(), None) is not None
     return None if has_children or not list(module.parameters()) else _ReplacedHook(module)

@@ -39,6 +39,7 @@ struct Core {
     Buffer states, normed, projected, mixed, wide, narrow, picked, gathered, made;
     std::vector<Tile> tiles;
     Routes routes;
+    FoundDeltas found;
 };
 
 namespace {
@@ -148,7 +149,7 @@ class Pass {
     void apply(const Linear& layer, const float* inputs, int count, const int32_t* adapters, float* out) {
         core_.inputs.set(inputs, count, layer.columns);
         linear(pool_, layer, core_.inputs, out);
-        add_deltas(pool_, layer, core_.inputs, adapters, out);
+        add_deltas(pool_, layer, core_.inputs, adapters, core_.found, out);
     }
 
     float* apply(const Linear& layer, const float* inputs, Buffer& to) {
@@ -195,16 +196,18 @@ class Pass {
         AttentionShape shape{model_.num_heads, model_.num_kv_heads,  model_.head_dim,
                              step_.num_slots,  layer.sliding_window, model_.attention_scale,
                              model_.attention_softcap};
-        core_.tiles.clear();
+        auto& tiles = core_.tiles;
+        tiles.clear();
+        tiles.reserve(size_t(rows_));
         for (int i = 0; i < step_.num_spans; ++i) {
             const Span& span = step_.spans[i];
             int size = span.end - span.start <= kFewTokens ? 1 : kTokensATile;
             for (int at = span.start; at < span.end; at += size)
-                core_.tiles.push_back({i, at, std::min(span.end, at + size)});
+                tiles.push_back({i, at, std::min(span.end, at + size)});
         }
-        pool_.run(int(core_.tiles.size()) * model_.num_kv_heads, [&](int task) {
+        pool_.run(int(tiles.size()) * model_.num_kv_heads, [&](int task) {
             // The last tiles of a prompt see most keys, so they go first.
-            attend(shape, number, core_.tiles[core_.tiles.size() - 1 - task / model_.num_kv_heads],
+            attend(shape, number, tiles[tiles.size() - 1 - task / model_.num_kv_heads],
                    task % model_.num_kv_heads);
         });
     }

@@ -33,6 +33,12 @@ struct RowDelta {
     size_t low;
 };
 
+// Scratch memory of add_deltas.
+struct FoundDeltas {
+    std::vector<RowDelta> deltas;
+    std::vector<float> low;
+};
+
 constexpr int kColumnsAtOnce = 256;  // of a row's outputs, for one thread
 
 // Add the deltas of a row to its outputs [first, last).
@@ -57,9 +63,11 @@ inline void add_to_columns(const std::vector<RowDelta>& found, const float* low,
 
 // What the rows' adapters add to a linear's outputs.
 inline void add_deltas(Pool& pool, const Linear& layer, const Activations& x, const int32_t* adapters,
-                       float* out) {
+                       FoundDeltas& scratch, float* out) {
     if (!layer.num_deltas) return;
-    std::vector<RowDelta> found;
+    auto& found = scratch.deltas;
+    auto& low = scratch.low;
+    found.clear();
     size_t lows = 0;
     for (int row = 0; row < x.num_rows; ++row) {
         if (!adapters[row]) continue;
@@ -71,7 +79,7 @@ inline void add_deltas(Pool& pool, const Linear& layer, const Activations& x, co
         }
     }
     if (found.empty()) return;
-    std::vector<float> low(lows);
+    if (low.size() < lows) low.resize(lows);
     // Half the ranks for each task, so that even a single delta is work for two threads.
     pool.run(2 * int(found.size()), [&](int task) {
         const RowDelta& item = found[task / 2];

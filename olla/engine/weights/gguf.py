@@ -8,7 +8,6 @@ for its rotary layout, and Gemma's norms, stored there with one added.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -179,7 +178,7 @@ class GgufCheckpoint:
 
         try:
             # numpy lets go of the interpreter's lock, so the cores share the work.
-            with ThreadPoolExecutor(os.cpu_count()) as threads:
+            with ThreadPoolExecutor(torch.get_num_threads()) as threads:
                 list(threads.map(fill, range(0, flat.numel() // block, chunk)))
         except (NotImplementedError, ValueError) as error:
             raise FormatError(f"{tensor.name}: cannot read {tensor.type.name} weights") from error

@@ -1,0 +1,93 @@
+"""A step takes no memory that the one before it had not, and threads sleep when there is none."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import hatch_build
+from olla.engine.kv_cache import KVCache
+from olla.engine.linear import AdapterRows
+from olla.engine.models.batch import Batch, CausalModel, Span
+from olla.engine.native.library import FOLDER, Core
+from olla.engine.parts import LowRank
+from tests.engine.native.test_decoder import load_pair
+from tests.engine.test_families import EXPERTS
+
+COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+IDLE_S, BUSY_SHARE = 0.5, 0.1
+
+
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The portable core, which counts its allocations."""
+    if COMPILER is None:
+        pytest.skip("no C++ compiler")
+    path = tmp_path_factory.mktemp("core") / "core_counting.so"
+    flags = [flag for flag in hatch_build.FLAGS if not flag.startswith("-O")]
+    sources = ["-include", str(Path(__file__).with_name("counting.cpp")), str(FOLDER / "core.cpp")]
+    # So that it calls its own allocator, and not the one of whoever loaded one before.
+    own = ["-O1", "-Wl,-Bsymbolic", "-o", str(path)]
+    subprocess.run([COMPILER, *flags, *sources, *own], check=True)
+    return path
+
+
+def step(model: CausalModel, cache: KVCache, counts: list[int]) -> None:
+    """Sequences of so many tokens each, every second token under an adapter."""
+    ends = torch.tensor(counts).cumsum(0).tolist()
+    total = ends[-1]
+    slots = torch.arange(total)
+    spans = [
+        Span(end - count, end, slice(end - count, end))
+        for count, end in zip(counts, ends, strict=True)
+    ]
+    positions = torch.cat([torch.arange(count) for count in counts])
+    adapters = [AdapterRows(1, torch.arange(0, total, 2))]
+    model.forward(Batch(slots, positions, slots, spans, torch.tensor(ends) - 1, cache, adapters))
+
+
+def test_a_step_allocates_nothing_once_there_was_a_larger_one(
+    tmp_path: Path, counting: Path
+) -> None:
+    library = ctypes.CDLL(str(counting))
+    settings = {**EXPERTS, "shared_expert_intermediate_size": 40}
+    native, _ = load_pair(tmp_path, Core(counting, 2), "qwen2_moe", **settings)
+    names = ("self_attn.q_proj", "mlp.shared_expert.gate_proj", "mlp.experts.1.up_proj")
+    sizes = (32, 40, 24)
+    native.add_adapter(
+        1,
+        [
+            LowRank(f"model.layers.0.{name}", torch.randn(4, 32), torch.randn(size, 4))
+            for name, size in zip(names, sizes, strict=True)
+        ],
+    )
+    cache = KVCache(80)
+    for _ in range(20):  # until every thread has had some of each kind of work
+        step(native, cache, [40, 1, 39])
+    before = library.olla_num_allocations()
+
+    for counts in ([1, 1, 1], [40, 1, 39], [1, 30, 2], [3]):
+        step(native, cache, counts)
+
+    assert before > 0
+    assert library.olla_num_allocations() == before
+
+
+def test_threads_of_the_core_sleep_when_there_is_nothing_to_compute(
+    tmp_path: Path, core: Core
+) -> None:
+    native, _ = load_pair(tmp_path, core)
+    step(native, KVCache(80), [40, 1, 39])
+    time.sleep(0.1)  # they wait busily for a moment, in case more comes
+    before = time.process_time()
+
+    time.sleep(IDLE_S)
+
+    assert time.process_time() - before < BUSY_SHARE * IDLE_S
