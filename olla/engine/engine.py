@@ -74,13 +74,10 @@ class Engine:
         self._replies: dict[int, Reply] = {}
         self._num_accepted = 0
         self._models = [model]
-        self._speculator = None
-        if speculation is not None and speculation.model is not None:
-            self._models.append(speculation.model)
+        self._speculator: Speculator | None = None
         if speculation is not None:
-            self._speculator = Speculator(
-                self._blocks, self._vocab_size, speculation, self._profile
-            )
+            self._speculator = Speculator(speculation, self._blocks, model, self._profile)
+            self._models += [] if speculation.model is None else [speculation.model]
 
     @property
     def has_work(self) -> bool:

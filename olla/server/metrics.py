@@ -29,6 +29,12 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 _STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
+_DRAFTS = {
+    "drafted": "Tokens drafted for replies.",
+    "accepted": "Those of them that were right.",
+}
+
+
 class Metrics:
     """Told of what happens; `text` is what there is to tell. It observes the pool of runners."""
 
@@ -54,11 +60,9 @@ class Metrics:
         self._reply_tokens = Counter(
             "olla_reply_tokens", "Tokens of replies.", model, registry=registry
         )
-        self._drafted_tokens = Counter(
-            "olla_drafted_tokens", "Tokens drafted for replies.", model, registry=registry
-        )
-        self._accepted_tokens = Counter(
-            "olla_accepted_tokens", "Those of them that were right.", model, registry=registry
+        self._drafted_tokens, self._accepted_tokens = (
+            Counter(f"olla_{kind}_tokens", meaning, model, registry=registry)
+            for kind, meaning in _DRAFTS.items()
         )
         self._first_token = Histogram(
             "olla_time_to_first_token_seconds", "From request to the first words of its reply.",
