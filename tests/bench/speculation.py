@@ -29,7 +29,8 @@ _NUM_CTX = 2048
 _NUM_TOKENS = 128
 _TEMPLATE = (
     "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n"
-    "<|im_start|>user\nRepeat this code word for word:\n```python\n{code}```<|im_end|>\n<|im_start|>assistant\n```python\n"
+    "<|im_start|>user\nRepeat this code word for word:\n```python\n{code}```<|im_end|>\n"
+    "<|im_start|>assistant\n```python\n"
 )
 _CODE = Path(__file__).parents[2] / "olla" / "engine" / "kv_cache.py"
 
