@@ -77,8 +77,8 @@ class Engine:
         self._models = [model]
         self._speculator = None
         if speculation is not None:
-            self._models += [speculation.model] if speculation.model else []
-            self._speculator = Speculator(self._blocks, self._vocab_size, speculation, profile)
+            self._models += [] if speculation.model is None else [speculation.model]
+            self._speculator = Speculator(speculation, self._blocks, model, profile)
 
     @property
     def has_work(self) -> bool:

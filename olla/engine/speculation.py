@@ -16,8 +16,9 @@ MAX_DRAFT = 24
 MAX_DRAFT_ROWS = 112
 """Tokens drafted in a step for all sequences together, at most."""
 
-_NEW_SHARE = 0.2  # of a new measurement in a mean
-_MEMORY = 0.9  # what a trial leaves of the weight of those before
+_SOONER, _LATER = 0.3, 0.1  # shares of a measurement that is less than the others, and of one more
+_MOST_WEIGHT = 16.0  # of tokens tested
+_MEMORY = 0.8  # what a trial leaves of the weight of those before
 _FORGOTTEN_A_TOKEN = 0.005
 _FORGOTTEN_A_STEP = 0.01
 _PRIOR_WEIGHT = 2.0
@@ -46,6 +47,9 @@ class Acceptance:
         tested = min(num_accepted + 1, num_drafted)
         self.accepted = self.accepted * _MEMORY + num_accepted
         self.tested = self.tested * _MEMORY + tested
+        if self.tested > _MOST_WEIGHT:  # many right ones at once do not outweigh what follows
+            self.accepted *= _MOST_WEIGHT / self.tested
+            self.tested = _MOST_WEIGHT
 
     def forget(self) -> None:
         """A token came that no draft was tried for."""
@@ -84,7 +88,9 @@ class StepCosts:
             if self.row_s is not None:
                 self.row_s += _FORGOTTEN_A_STEP * (self._first_row_s - self.row_s)
         elif num_sequences == self.num_sequences:
-            row_s = max(seconds - self.plain_s, 0.0) / num_drafted
+            # A row never costs more than a step of its own would.
+            most_s = self.plain_s / num_sequences
+            row_s = min(max(seconds - self.plain_s, 0.0) / num_drafted, most_s)
             self.row_s = row_s if self.row_s is None else mean(self.row_s, row_s)
             self.num_wide += 1
 
@@ -122,5 +128,5 @@ def _gains(offers: Items[Offer]) -> list[tuple[float, int]]:
 
 
 def mean(old: float, new: float) -> float:
-    """A running mean, with a new measurement in it."""
-    return old + _NEW_SHARE * (new - old)
+    """A running mean of durations with a new one in it; what else runs only ever adds to one."""
+    return old + (_SOONER if new < old else _LATER) * (new - old)

@@ -83,10 +83,14 @@ def speculation_of(
 
 class Speculator:
     def __init__(
-        self, blocks: BlockPool, vocab_size: int, speculation: Speculation, profile: Profile
+        self, speculation: Speculation, blocks: BlockPool, model: LoadedModel, profile: Profile
     ) -> None:
+        """Args:
+        blocks: the cache's, of which drafts take what is free.
+        model: the one to draft for.
+        """
         self._blocks = blocks
-        self._vocab_size = vocab_size
+        self._vocab_size = model.network.config.vocab_size
         self._costs = speculation.costs
         self._drafter = None
         if speculation.model is not None:

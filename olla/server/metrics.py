@@ -7,7 +7,6 @@ exist, and models up to a number, past which they are one. Gauges are read when 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -30,6 +29,15 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 _STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
+_TOKENS = {
+    "prompt": "Tokens of prompts.",
+    "cached": "Those of them found in the cache.",
+    "reply": "Tokens of replies.",
+    "drafted": "Tokens drafted for replies.",
+    "accepted": "Those of them that were right.",
+}
+
+
 class Metrics:
     """Told of what happens; `text` is what there is to tell. It observes the pool of runners."""
 
@@ -39,7 +47,6 @@ class Metrics:
         self._models: set[str] = set()
         self._cache: dict[str, Stepped] = {}
         model = ("model",)
-        counter = partial(Counter, labelnames=model, registry=registry)
         self._requests = Counter(
             "olla_requests", "Requests by route.", ("method", "route", "status"), registry=registry
         )
@@ -47,11 +54,10 @@ class Metrics:
             "olla_request_seconds", "From request to the end of its reply.", ("route",),
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self._prompt_tokens = counter("olla_prompt_tokens", "Tokens of prompts.")
-        self._cached_tokens = counter("olla_cached_tokens", "Those of them found in the cache.")
-        self._reply_tokens = counter("olla_reply_tokens", "Tokens of replies.")
-        self._drafted_tokens = counter("olla_drafted_tokens", "Tokens drafted for replies.")
-        self._accepted_tokens = counter("olla_accepted_tokens", "Those of them that were right.")
+        self._tokens = {
+            kind: Counter(f"olla_{kind}_tokens", meaning, model, registry=registry)
+            for kind, meaning in _TOKENS.items()
+        }
         self._first_token = Histogram(
             "olla_time_to_first_token_seconds", "From request to the first words of its reply.",
             model, buckets=_SECONDS, registry=registry,
@@ -108,11 +114,15 @@ class Metrics:
     def ended(self, model: str, timings: Timings) -> None:
         """A reply came to its end."""
         label = self.label(model)
-        self._prompt_tokens.labels(label).inc(timings.num_prompt_tokens)
-        self._cached_tokens.labels(label).inc(timings.num_cached_tokens)
-        self._reply_tokens.labels(label).inc(timings.num_tokens)
-        self._drafted_tokens.labels(label).inc(timings.num_drafted_tokens)
-        self._accepted_tokens.labels(label).inc(timings.num_accepted_tokens)
+        counts = {
+            "prompt": timings.num_prompt_tokens,
+            "cached": timings.num_cached_tokens,
+            "reply": timings.num_tokens,
+            "drafted": timings.num_drafted_tokens,
+            "accepted": timings.num_accepted_tokens,
+        }
+        for kind, count in counts.items():
+            self._tokens[kind].labels(label).inc(count)
 
     def pulled(self, num_bytes: int) -> None:
         self._pulled.inc(max(num_bytes, 0))

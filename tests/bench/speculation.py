@@ -28,8 +28,9 @@ MODELS = ("smollm2-q4", "llama1b-q4")
 _NUM_CTX = 2048
 _NUM_TOKENS = 128
 _TEMPLATE = (
-    "<|im_start|>user\nRepeat this code word for word:\n```python\n{code}```"
-    "<|im_end|>\n<|im_start|>assistant\n```python\n"
+    "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n"
+    "<|im_start|>user\nRepeat this code word for word:\n```python\n{code}```<|im_end|>\n"
+    "<|im_start|>assistant\n```python\n"
 )
 _CODE = Path(__file__).parents[2] / "olla" / "engine" / "kv_cache.py"
 
@@ -43,7 +44,7 @@ class Task:
 
 
 def tasks() -> tuple[Task, ...]:
-    code = _TEMPLATE.format(code=_CODE.read_text(encoding="utf-8")[:1600])
+    code = _TEMPLATE.format(code=_CODE.read_text(encoding="utf-8")[:1800])
     free = SamplingParams(temperature=1.0, top_k=0, top_p=1.0)
     stories = tuple(prompt_of(16, number) for number in range(8))
     return (

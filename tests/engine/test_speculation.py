@@ -61,7 +61,7 @@ def test_plain_steps_are_measured_again_now_and_then() -> None:
 
 
 def test_a_row_that_was_measured_dear_is_tried_again() -> None:
-    costs = measured(row_s=5.0)
+    costs = measured(row_s=1.0)
     plain = 0
     while costs.lengths([Offer(0.9, 9)]) == [0]:
         costs.note(1, 0, 1.0)
@@ -78,7 +78,7 @@ def test_acceptance_follows_what_was_accepted() -> None:
     for _ in range(20):
         acceptance.note(0, 8)
 
-    assert good > 0.95
+    assert good > 0.9
     assert acceptance.probability < 0.2
 
 
