@@ -55,6 +55,8 @@ class Executor:
         Returns:
             (num_rows, vocab_size) float32: `num_logits` rows for each item, in order.
         """
+        if self._graphs is not None:
+            self._graphs.forget_dropped(self._merging.copy)
         merged = [item for item in scheduled if item.sequence.is_merged]
         if not merged:
             return self._forward(scheduled, None)
@@ -195,6 +197,11 @@ class Recordings:
         if self._merged is None or self._merged[0] is not copy:
             self._merged = (copy, self._make())
         return self._merged[1]
+
+    def forget_dropped(self, copy: MergedCopy | None) -> None:
+        """Let go of a copy, and of its memory, that is no longer `copy`."""
+        if self._merged is not None and self._merged[0] is not copy:
+            self._merged = None
 
 
 def _by_item(logits: Tensor, scheduled: Rows[Scheduled]) -> dict[Scheduled, Tensor]:

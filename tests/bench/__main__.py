@@ -190,9 +190,11 @@ def main() -> None:
     if "startup" in run.parts:
         run.measures += startup.measures(run.num_rounds)
     if "adapters" in run.parts:
-        found = adapters.measure(run.threads, run.num_rounds)
-        run.measures += found.measures
-        run.comparisons += found.comparisons
+        for found in adapters.measure(run.threads, run.num_rounds):
+            if isinstance(found, Measure):
+                run.measures.append(found)
+            else:
+                run.comparisons.append(found)
     if "speculation" in run.parts:
         for name in set(speculation.MODELS) & set(run.models):
             run.comparisons += speculation.comparisons(name, run.threads, run.num_rounds)

@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import psutil
 import torch
@@ -137,24 +136,18 @@ class Bench:
         )  # fmt: skip
 
 
-class Found(NamedTuple):
-    measures: list[Measure]
-    comparisons: list[Comparison]
-
-
-def measure(threads: int = 0, rounds: int = 3) -> Found:
+def measure(threads: int = 0, rounds: int = 3) -> Iterator[Measure | Comparison]:
     model = load_model({"model.gguf": str(llama_q4())}, "auto", "cpu", threads, lambda a, b: None)
     bench = Bench(Engine(model, _NUM_CTX * NUM_STREAMS * 2))
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        adapters = adapters_in(folder / "many", NUM_ADAPTERS + 2 * rounds)
-        file_bytes = (folder / "many" / "adapter_model.safetensors").stat().st_size
-        found = Found([_memory(bench, adapters[:NUM_ADAPTERS], file_bytes)], [])
-        found.measures.extend(_ratios(bench, adapters, rounds))
-        found.measures.extend(_waits(bench, adapters, rounds))
-        with peft_peer(folder / "many", NUM_STREAMS, threads) as peer:
-            found.comparisons.extend(_beside_peft(bench, peer, adapters, rounds))
-    return found
+        folder = Path(name) / "many"
+        adapters = adapters_in(folder, NUM_ADAPTERS + 2 * rounds)
+        file_bytes = (folder / "adapter_model.safetensors").stat().st_size
+        yield _memory(bench, adapters[:NUM_ADAPTERS], file_bytes)
+        yield from _ratios(bench, adapters, rounds)
+        yield from _waits(bench, adapters, rounds)
+        with peft_peer(folder, NUM_STREAMS, threads) as peer:
+            yield from _beside_peft(bench, peer, adapters, rounds)
 
 
 def _memory(bench: Bench, adapters: list[Adapter], file_bytes: int) -> Measure:
@@ -225,5 +218,5 @@ def _measure(what: str, unit: str, samples: Sequence[float], aim: Aim | None) ->
 
 
 if __name__ == "__main__":
-    result = measure(0, *map(int, sys.argv[1:]))
-    print(comparison_table(result.comparisons), measure_table(result.measures), sep="\n")
+    for row in measure(0, *map(int, sys.argv[1:])):
+        print(measure_table([row]) if isinstance(row, Measure) else comparison_table([row]))

@@ -32,7 +32,10 @@ class PeftPeer:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(f"{what}\n")
         self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError("peft has ended; what it wrote to stderr says why")
+        return float(answer)
 
 
 @contextmanager
@@ -75,6 +78,7 @@ def main(folder: str, streams: int, threads: int) -> None:
 def random_model(shape: Shape) -> object:
     import torch
     import transformers
+    from transformers.initialization import no_init_weights
 
     config = transformers.LlamaConfig(
         hidden_size=shape.hidden_size, num_hidden_layers=shape.num_layers,
@@ -83,7 +87,7 @@ def random_model(shape: Shape) -> object:
         vocab_size=shape.vocab_size, tie_word_embeddings=True, eos_token_id=2, bos_token_id=1,
     )  # fmt: skip
     torch.set_default_dtype(torch.bfloat16)
-    with transformers.initialization.no_init_weights():
+    with no_init_weights():
         model = transformers.LlamaForCausalLM(config)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from olla.engine.adapters import AdapterTable, read_adapter
+from olla.engine.cuda_graphs import DecodeGraphs
 from olla.engine.engine import Engine
+from olla.engine.executor import Recordings
 from olla.engine.loading import LoadedModel, load_model
-from olla.engine.merging import MAX_BYTES_ON_CPU, Merging, room_on
+from olla.engine.merging import MAX_BYTES_ON_CPU, MergedCopy, Merging, room_on
 from olla.engine.models.batch import CausalModel
 from olla.engine.models.decoder import Decoder
 from olla.engine.models.overlay import Place
@@ -283,3 +285,21 @@ def test_steps_over_a_copy_are_recorded_anew_for_each_copy(folder: Path) -> None
         num_replayed = recorder.num_replayed
         assert generate(engine, [folder / "2"]) == expected[2:]
     assert recorder.num_replayed > num_replayed + 15
+
+
+def test_recordings_over_a_copy_go_with_it() -> None:
+    made: list[DecodeGraphs] = []
+
+    def make() -> DecodeGraphs:
+        made.append(DecodeGraphs(lambda inputs: inputs.tokens, FakeRecorder(), 0, 1))
+        return made[-1]
+
+    recordings, copy = Recordings(make), MergedCopy(1, [])
+    own, merged = recordings.over(None), recordings.over(copy)
+    recordings.forget_dropped(copy)
+    assert [recordings.over(None), recordings.over(copy)] == [own, merged]
+
+    recordings.forget_dropped(None)
+
+    assert recordings.over(copy) is not merged
+    assert len(made) == 3
