@@ -12,7 +12,8 @@ import torch
 from tokenizers import Tokenizer
 
 from olla.engine.cuda_graphs import CudaRecorder, Record
-from olla.engine.matrices import TorchMatrices
+from olla.engine.matrices import Matrices, TorchMatrices
+from olla.engine.matrices_cuda import BnbMatrices, has_bitsandbytes
 from olla.engine.memory import is_out_of_memory
 from olla.engine.models.batch import CausalModel
 from olla.engine.models.decoder import Decoder
@@ -96,6 +97,8 @@ def load_model(
     precision = choose_precision(dtype, quantize, place, has_core=library is not None)
     checkpoint = open_checkpoint(files)
     core, precision = choose_core(library, checkpoint, precision)
+    if place.type == "cuda" and quantize == "auto" and keeps_packed(checkpoint):
+        precision = replace(precision, keeps_quantized=True)
     with _out_of_memory_explained(checkpoint, place):
         network = load_network(checkpoint, files, precision, place, on_progress, plan, core)
     return _loaded(network, checkpoint, files, place, precision.dtype)
@@ -150,7 +153,7 @@ def load_network(
             precision.keeps_quantized,
             precision.wanted,
             None if plan is None else lambda name: torch.device(plan.device_of(name)),
-            TorchMatrices() if core is None else Packing(core),
+            _matrices(core, precision, device),
         )
         decoder = Decoder(decoder_config(checkpoint.config), parameters)
         return decoder if core is None else NativeDecoder(decoder, core)
@@ -164,6 +167,18 @@ def load_network(
 
     paths = {name: Path(path) for name, path in files.items()}
     return HfModel(paths, precision.dtype, device, on_progress)
+
+
+def _matrices(core: Core | None, precision: Precision, device: torch.device) -> Matrices:
+    if core is not None:
+        return Packing(core)
+    return BnbMatrices(precision.dtype) if device.type == "cuda" else TorchMatrices()
+
+
+def keeps_packed(checkpoint: Checkpoint) -> bool:
+    """Whether a GPU can compute with what bitsandbytes packed as it is."""
+    storages = {checkpoint.storage(name) for name in checkpoint.names}
+    return Storage.PACKED in storages and has_bitsandbytes()
 
 
 def _image_reader(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from olla.errors import BadInput, FormatError
+from olla.formats.bitsandbytes import is_quantized, parameters
 from olla.formats.gguf import read_gguf
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
 from olla.formats.tensor_names import hf_name
@@ -108,7 +109,11 @@ def repository_tensors(files: Mapping[str, Path]) -> Iterator[tuple[str, Safeten
 
 
 def _repository_shapes(files: Mapping[str, Path]) -> Iterator[tuple[str, Shape]]:
-    return ((tensor.name, tensor.shape) for _, tensor in repository_tensors(files))
+    """Those of what bitsandbytes packed are the shapes before."""
+    placed = ((files[name], tensor) for name, tensor in repository_tensors(files))
+    if "config.json" in files and is_quantized(read_object(files["config.json"], "config.json")):
+        return ((name, parameter.shape) for name, parameter in parameters(placed).items())
+    return ((tensor.name, tensor.shape) for _, tensor in placed)
 
 
 def _gguf_shapes(path: Path) -> Iterator[tuple[str, Shape]]:

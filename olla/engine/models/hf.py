@@ -28,7 +28,7 @@ from olla.engine.models.hf_adapters import HookedAdapters
 from olla.engine.models.hf_progress import OnProgress, reported
 from olla.engine.models.vision import Vision
 from olla.engine.parts import Part
-from olla.engine.weights.safetensors import read_json
+from olla.engine.weights.safetensors import SafetensorsCheckpoint, read_json
 from olla.errors import FormatError
 from olla.formats.architectures import is_seeing
 
@@ -266,6 +266,27 @@ def _load(
         return _from_pretrained(folder, dtype, device, sees=sees)
 
 
+def _from_packed(kind: Any, config: Any, folder: Path, settings: dict[str, Any]) -> Any:
+    """With the values of what bitsandbytes packed, which transformers does not unpack alone."""
+    del config.quantization_config
+    with torch.device("meta"):
+        model_class = type(kind.from_config(config))
+    unpacked = _unpacked(folder, settings["dtype"])
+    return model_class.from_pretrained(None, config=config, state_dict=unpacked, **settings)
+
+
+def _unpacked(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    checkpoint = SafetensorsCheckpoint(files)
+    found: dict[str, Tensor] = {}
+    for name in checkpoint.names:
+        shape = checkpoint.shape(name)
+        assert shape is not None
+        found[name] = torch.empty(shape, dtype=dtype)
+        checkpoint.read(name, found[name])
+    return found
+
+
 def link_files(files: Mapping[str, Path], folder: Path) -> None:
     """Give each file its name in `folder`, and never one outside it."""
     for name, path in files.items():
@@ -278,15 +299,18 @@ def link_files(files: Mapping[str, Path], folder: Path) -> None:
 
 def _from_pretrained(folder: str, dtype: torch.dtype, device: torch.device, *, sees: bool) -> Any:
     kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+    settings = {
+        "dtype": dtype,
+        "attn_implementation": _attention(_ATTENTION, sees),
+        "local_files_only": True,
+        "use_safetensors": True,
+    }
     try:
-        model = kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=_attention(_ATTENTION, sees),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        if getattr(config, "quantization_config", None) is None:
+            model = kind.from_pretrained(folder, trust_remote_code=False, **settings)
+        else:
+            model = _from_packed(kind, config, Path(folder), settings)
         return model.to(device).eval()
     except torch.OutOfMemoryError:
         raise

@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from olla.engine.matrices import GROUP, Blocks, Matrix, RawTensor
+from olla.engine.matrices import GROUP, Blocks, BnbTensor, Matrix, RawTensor
 from olla.engine.native.library import CLinear, Core, CPart, Kind
+from olla.engine.weights.bnb import dequantize
 from olla.formats.ggml_types import GgmlType
 
 LANES = 8
 """Rows in a group."""
 
+_LEAST_SCALE = 2.0**-16
+"""Below, a scale has fewer digits in half precision than the eight bits that it is for."""
 _BLOCK_BYTES = {Kind.Q4: 160, Kind.Q8: 272}
 _FILED = {
     GgmlType.Q4_0: Kind.Q4,
@@ -77,8 +80,10 @@ class Packing:
     def __init__(self, core: Core) -> None:
         self.core = core
 
-    def filed(self, tensor: RawTensor) -> Packed | None:
+    def filed(self, tensor: RawTensor | BnbTensor, device: torch.device) -> Packed | None:
         """From a file's own blocks, with nothing of their size beside them."""
+        if isinstance(tensor, BnbTensor):
+            return self._unpacked(tensor)
         rows, columns = tensor.shape
         kind = _FILED.get(tensor.type)
         if kind is None:
@@ -89,6 +94,16 @@ class Packing:
         blocks = tensor.data.ctypes.data
         self.core.pack(int(tensor.type), blocks, order, rows, columns, data.data_ptr())
         return Packed(self.core, [Part(kind, rows, data)], columns)
+
+    def _unpacked(self, tensor: BnbTensor) -> Packed:
+        """The values that a bitsandbytes tensor stands for; rows in int8 keep their eight bits."""
+        rows, columns = tensor.shape
+        if tensor.state is not None or columns % GROUP:
+            return self.dense(dequantize(tensor))
+        scales = tensor.companions["SCB"] / 127
+        if bool(((scales > 0) & (scales < _LEAST_SCALE)).any()):
+            return self.dense(dequantize(tensor))
+        return self._eight_bit(tensor.values, scales[:, None].expand(rows, columns // GROUP))
 
     def fits_four_bit(self, rows: int, columns: int) -> bool:
         return columns % GROUP == 0
@@ -109,9 +124,14 @@ class Packing:
         blocks = weights.view(rows, -1, GROUP)
         scales = (blocks.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=1e-12)
         values = (blocks / scales).round_().to(torch.int8)
-        groups = _groups(values.view(rows, columns)).view(-1, LANES, columns // GROUP, 8, 4)
+        return self._eight_bit(values.view(rows, columns), scales[..., 0])
+
+    def _eight_bit(self, values: Tensor, scales: Tensor) -> Packed:
+        """From (rows, columns) int8 and a scale for each 32."""
+        rows, columns = values.shape
+        groups = _groups(values).view(-1, LANES, columns // GROUP, 8, 4)
         bytes_ = groups.permute(0, 2, 3, 1, 4).reshape(-1, columns // GROUP, 256).view(torch.uint8)
-        data = torch.cat((bytes_, _halves(scales[..., 0])), dim=-1)
+        data = torch.cat((bytes_, _halves(scales)), dim=-1)
         return Packed(self.core, [Part(Kind.Q8, rows, data)], columns)
 
     def dense(self, weights: Tensor) -> Packed:

@@ -14,6 +14,7 @@ from olla.engine.native.packed import Packed, Packing
 from olla.formats.ggml_types import GgmlType
 
 SHAPES = [(8, 32), (1, 32), (13, 96), (64, 576), (100, 128)]
+CPU = torch.device("cpu")
 COUNTS = [1, 3, 4, 7, 70]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -100,7 +101,9 @@ def test_blocks_of_a_file_are_packed_as_they_are(core: Core, kind: str) -> None:
     raw = gguf.quants.quantize(weights, quantization)
     order = torch.randperm(21, dtype=torch.int32)
 
-    matrix = Packing(core).filed(RawTensor(GgmlType[kind], (21, 64), raw.ravel(), order, lambda: 0))
+    matrix = Packing(core).filed(
+        RawTensor(GgmlType[kind], (21, 64), raw.ravel(), order, lambda: 0), CPU
+    )
 
     assert matrix is not None
     expected = torch.from_numpy(gguf.quants.dequantize(raw, quantization))[order.long()]
@@ -111,7 +114,9 @@ def test_four_bit_super_blocks_of_a_file_are_packed_as_they_are(core: Core) -> N
     raw = np.random.default_rng(1).integers(0, 256, (5, 144 * 2), dtype=np.uint8)
     raw.reshape(-1, 144)[:, :4] = np.array([0.5, 0.25], np.float16).view(np.uint8)
 
-    matrix = Packing(core).filed(RawTensor(GgmlType.Q4_K, (5, 512), raw.ravel(), None, lambda: 0))
+    matrix = Packing(core).filed(
+        RawTensor(GgmlType.Q4_K, (5, 512), raw.ravel(), None, lambda: 0), CPU
+    )
 
     assert matrix is not None
     expected = torch.from_numpy(gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.Q4_K))
@@ -121,4 +126,4 @@ def test_four_bit_super_blocks_of_a_file_are_packed_as_they_are(core: Core) -> N
 def test_other_blocks_of_a_file_are_left_to_be_read(core: Core) -> None:
     raw = RawTensor(GgmlType.Q6_K, (1, 256), np.zeros(210, np.uint8), None, lambda: 0)
 
-    assert Packing(core).filed(raw) is None
+    assert Packing(core).filed(raw, CPU) is None
