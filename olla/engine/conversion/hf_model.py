@@ -121,14 +121,15 @@ def _write_weights(
     model: FloatModel, folder: Path, packer: _Packer, on_progress: OnProgress
 ) -> None:
     names = [name for name in model.names if name != "rope_freqs.weight"]
-    numbers = {name: torch.Size(model.shape(name)).numel() for name in names}
-    total = sum(numbers.values())
+    size = packer.dtype.itemsize
+    num_bytes = {name: size * torch.Size(model.shape(name)).numel() for name in names}
+    total = sum(num_bytes.values())
     where: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
     done = 0
     for name in names:
         shard |= packer.tensors(name, model.read(name))
-        done += numbers[name]
+        done += num_bytes[name]
         on_progress(done, total)
         is_full = sum(tensor.nbytes for tensor in shard.values()) >= _SHARD_BYTES
         if is_full or name == names[-1]:
@@ -147,10 +148,10 @@ class _Packer:
 
     def __init__(self, packing: str, dtype: torch.dtype) -> None:
         self._pack = {"nf4": quantize_nf4, "int8": quantize_int8}.get(packing)
-        self._dtype = dtype
+        self.dtype = dtype
 
     def tensors(self, name: str, values: Tensor) -> dict[str, Tensor]:
-        values = values.to(self._dtype)
+        values = values.to(self.dtype)
         if self._pack is None or values.ndim != 2 or not name.startswith(LAYERS):
             return {name: values}
         return stored_tensors(name, self._pack(values))
