@@ -14,6 +14,7 @@ from typing import Any
 from olla.errors import BadInput
 from olla.modelfile.adapter import ImportedAdapter, import_adapters
 from olla.modelfile.parse import parse_version
+from olla.modelfile.provenance import base_warning
 from olla.modelfile.quantized import Quantize, quantized
 from olla.modelfile.uploads import Upload, find_uploads, is_gguf, is_safetensors
 from olla.modelfile.weights import Weights, import_gguf, import_repository
@@ -150,6 +151,8 @@ def _import_adapters(
         return ()
     yield Progress("converting adapter")
     imported = import_adapters(uploads, base.files)
+    warnings = (base_warning(adapter.settings, base.config) for adapter in imported)
+    yield from (Progress(warning) for warning in dict.fromkeys(warnings) if warning)
     unknown = request.adapter_scales.keys() - {adapter.name for adapter in imported}
     if unknown:
         raise BadInput(f"adapter_scales names {min(unknown)!r}, which is no adapter")

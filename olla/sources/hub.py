@@ -123,6 +123,8 @@ class HubSource:
         else:
             make = import_gguf if choice.kind is Kind.GGUF else import_repository
             weights = await run_to_end(make, uploads)
+            config = replace(weights.config, repository=repository.name, revision=repository.commit)
+            weights = replace(weights, config=config)
         texts = await run_to_end(_text_layers, choice, brought, repository)
         yield replace(weights, layers=(*weights.layers, *texts))
 
