@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
-from olla.engine.adapters import AdapterTable
+from olla.engine.adapters import NO_ADAPTER, AdapterTable
 from olla.engine.blocks import BLOCK_SIZE, BlockPool
 from olla.engine.executor import Executor
 from olla.engine.grammar import Constraint, Grammars
@@ -54,6 +55,7 @@ class Engine:
         self._tokenizer = model.tokenizer
         self._special_tokens = model.special_tokens
         self._vocab_size = model.network.config.vocab_size
+        self._base_vocab_size = model.base_vocab_size
         self._executor = Executor(
             model.network,
             model.device,
@@ -227,6 +229,8 @@ class Engine:
             reply.started_ns = reply.started_ns or now
         replies = [self._replies[item.sequence.id] for item in scheduled if item.reaches_end]
         logits = self._executor.forward(scheduled)
+        if self._base_vocab_size < self._vocab_size:
+            self._hide_added_tokens(logits, scheduled)
         if any(item.sequence.scores_prompt for item in scheduled):
             logits = self._score_prompts(logits, scheduled)
         self._scheduler.committed(scheduled)
@@ -234,6 +238,15 @@ class Engine:
         num_tokens = sum(item.num_tokens for item in scheduled)
         self._profile.end_step(num_tokens, is_last=not self.has_work)
         return messages
+
+    @torch.inference_mode()
+    def _hide_added_tokens(self, logits: Tensor, scheduled: Iterable[Scheduled]) -> None:
+        """Without the adapter that brings them, tokens beyond the base's are never next."""
+        end = 0
+        for item in scheduled:
+            start, end = end, end + item.num_logits
+            if item.sequence.adapter == NO_ADAPTER:
+                logits[start:end, self._base_vocab_size :] = -torch.inf
 
     def _score_prompts(self, logits: Tensor, scheduled: Iterable[Scheduled]) -> Tensor:
         """Give prompts that are to be scored their logprobs; the logits to sample from remain."""

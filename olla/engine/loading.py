@@ -16,6 +16,7 @@ from olla.engine.matrices import Matrices, TorchMatrices
 from olla.engine.matrices_cuda import BnbMatrices, has_bitsandbytes
 from olla.engine.memory import is_out_of_memory
 from olla.engine.models.batch import CausalModel
+from olla.engine.models.config import read_count
 from olla.engine.models.decoder import Decoder
 from olla.engine.models.families import FAMILIES, decoder_config
 from olla.engine.native.decoder import NativeDecoder
@@ -24,6 +25,7 @@ from olla.engine.native.packed import Packing
 from olla.engine.placement import Plan
 from olla.engine.weights.checkpoint import Checkpoint, CheckpointParameters, SpecialTokens, Storage
 from olla.engine.weights.gguf import GgufCheckpoint
+from olla.engine.weights.resized import ResizedCheckpoint
 from olla.engine.weights.safetensors import SafetensorsCheckpoint
 from olla.errors import BadInput, OutOfMemory
 from olla.formats.architectures import can_see
@@ -52,13 +54,17 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """`images` reads them, for models that look at images."""
+    """`images` reads them, for models that look at images.
+
+    `base_vocab_size`: without an adapter only so many tokens are known.
+    """
 
     network: CausalModel
     tokenizer: Tokenizer
     special_tokens: SpecialTokens
     device: torch.device
     dtype: torch.dtype
+    base_vocab_size: int
     images: ImageReader | None = None
     record: Record | None = None
     """How steps that decode are recorded, where that pays."""
@@ -119,6 +125,7 @@ def _loaded(
         device=device,
         dtype=dtype,
         images=_image_reader(checkpoint, files, tokenizer),
+        base_vocab_size=read_count(checkpoint.config, "base_vocab_size", network.config.vocab_size),
         record=recorder(network, device),
     )
 
@@ -208,7 +215,10 @@ def choose_core(
 def open_checkpoint(files: Mapping[str, str]) -> Checkpoint:
     paths = {name: Path(path) for name, path in files.items()}
     gguf = [path for name, path in paths.items() if name.endswith(".gguf")]
-    return GgufCheckpoint(gguf[0]) if gguf else SafetensorsCheckpoint(paths)
+    if gguf:
+        return GgufCheckpoint(gguf[0])
+    checkpoint = SafetensorsCheckpoint(paths)
+    return ResizedCheckpoint(checkpoint) if "base_vocab_size" in checkpoint.config else checkpoint
 
 
 def choose_device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,6 +61,16 @@ class BaseShapes:
         """
         gguf = files.get(GGUF_NAME)
         return cls(dict(_gguf_shapes(gguf) if gguf else _repository_shapes(files)), is_transposed)
+
+    def enlarged(self, vocab_size: int) -> BaseShapes:
+        """The same with a larger vocabulary."""
+        shapes = {
+            name: (vocab_size, *shape[1:])
+            if is_embedding(name.removesuffix(".weight")) or is_head(name.removesuffix(".weight"))
+            else shape
+            for name, shape in self.shapes.items()
+        }
+        return replace(self, shapes=shapes)
 
     def get(self, module: str) -> Shape | None:
         """The shape of a module's weight; a head that is tied has its embedding's."""

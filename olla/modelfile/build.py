@@ -13,6 +13,7 @@ from typing import Any
 
 from olla.errors import BadInput
 from olla.modelfile.adapter import ImportedAdapter, import_adapters
+from olla.modelfile.adapter_texts import new_template, with_vocabulary
 from olla.modelfile.parse import parse_version
 from olla.modelfile.provenance import base_warning
 from olla.modelfile.quantized import Quantize, quantized
@@ -56,12 +57,17 @@ def build_model(
         if request.quantize:
             weights = yield from quantized(base.weights, request.quantize, quantize, store, hold)
             base = replace(base, weights=weights)
+        for layer in base.weights.layers:
+            hold.add(layer.digest)
         assembly = _Assembly(store.blobs, hold)
-        assembly.keep(base.weights.layers)
         imported = yield from _import_adapters(adapters, base.weights, request)
+        weights = with_vocabulary(base.weights, imported, store.blobs, hold)
+        template = request.template or new_template(imported, base.weights, weights)
+        base = replace(base, weights=weights)
+        assembly.keep(base.weights.layers)
         config = _with_adapters(base.weights, imported, request)
         assembly.keep(_numbered(base.weights.layers, imported))
-        _lay_over(assembly, request, base.parameters)
+        _lay_over(assembly, replace(request, template=template), base.parameters)
         manifest = assembly.manifest(_config(request, config))
         yield from assembly.report()
         yield Progress("writing manifest")

@@ -171,7 +171,7 @@ def _from_repository(files: Files) -> WeightsHeader:
     return WeightsHeader(
         info=_repository_info(config, count, dtype),
         tensors=tuple(TensorInfo(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors),
-        chat_template=_chat_template(files),
+        chat_template=chat_template(files),
         file_type=dtype,
         generates=purpose is Purpose.GENERATE,
         embeds=purpose is Purpose.EMBED,
@@ -215,7 +215,7 @@ def _main_type(found: Iterable[Parameter]) -> str:
     return sizes.most_common(1)[0][0] if sizes else ""
 
 
-def _chat_template(files: Files) -> str:
+def chat_template(files: Files) -> str:
     """transformers' order: a file of its own wins over the tokenizer's configuration.
 
     Models that see may have theirs in chat_template.json.

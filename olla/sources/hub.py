@@ -179,6 +179,11 @@ def _or_file(files: tuple[RemoteFile, ...]) -> str:
 
 def _lay_over(base: Weights, adapter: tuple[Upload, ...]) -> Weights:
     [imported] = import_adapters(adapter, base.files)
+    if imported.vocab_size:
+        raise BadInput(
+            "the adapter enlarges the vocabulary of its base: download its folder (hf download), "
+            "and lay it over the base with olla create --from --adapter"
+        )
     return replace(base, layers=(*base.layers, *imported.numbered(0)))
 
 

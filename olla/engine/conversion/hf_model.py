@@ -25,7 +25,7 @@ from olla.runner.protocol import Adapter, Files
 OnProgress = Callable[[int, int], None]
 
 _SHARD_BYTES = 4 * 2**30
-_REWRITTEN = frozenset({"quantization_config", "torch_dtype"})
+_REWRITTEN = frozenset({"quantization_config", "torch_dtype", "base_vocab_size"})
 _CLASSES = {
     "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM", "granite": "GraniteForCausalLM", "phi3": "Phi3ForCausalLM",

@@ -307,10 +307,15 @@ def _from_pretrained(folder: str, dtype: torch.dtype, device: torch.device, *, s
     }
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        vocab_size = config.get_text_config().vocab_size
+        own = getattr(config, "base_vocab_size", vocab_size)
+        config.get_text_config().vocab_size = own
         if getattr(config, "quantization_config", None) is None:
-            model = kind.from_pretrained(folder, trust_remote_code=False, **settings)
+            model = kind.from_pretrained(folder, config=config, trust_remote_code=False, **settings)
         else:
             model = _from_packed(kind, config, Path(folder), settings)
+        if own < vocab_size:  # an adapter brings the rows
+            model.resize_token_embeddings(vocab_size, mean_resizing=False)
         return model.to(device).eval()
     except torch.OutOfMemoryError:
         raise
