@@ -17,6 +17,7 @@ from olla.modelfile.weights import CONFIG, Weights
 from olla.registry.blobs import BlobStore
 from olla.registry.digest import Digest
 from olla.registry.disk import Hold
+from olla.registry.layout import is_weights_type
 from olla.registry.manifest import Layer, MediaType, format_json
 from olla.registry.weights import GGUF_NAME, chat_template, read_header
 
@@ -67,7 +68,7 @@ def with_vocabulary(
     layer = Layer(MediaType.FILE, blobs.put(data), len(data), CONFIG)
     texts = [upload.layer(MediaType.FILE, name) for name, upload in adapter.texts.items()]
     new = {item.name: item for item in (layer, *texts)}
-    kept = [old for old in base.layers if old.media_type != MediaType.FILE or old.name not in new]
+    kept = [old for old in base.layers if not (is_weights_type(old.media_type) and old.name in new)]
     files = {**base.files, **{name: blobs.path(item.digest) for name, item in new.items()}}
     return replace(base, layers=(*new.values(), *kept), files=files)
 

@@ -18,8 +18,8 @@ from olla.engine.conversion.hf_model import write_model
 from olla.engine.conversion.recipes import recipe_for
 from olla.engine.conversion.source import FloatModel
 from olla.engine.engine import Engine
-from olla.engine.loading import load_model
-from olla.errors import BadInput
+from olla.engine.loading import load_model, open_checkpoint
+from olla.errors import BadInput, FormatError
 from olla.modelfile.build import build_model
 from olla.modelfile.files import collect_adapter, collect_files
 from olla.names import ModelName
@@ -164,3 +164,15 @@ def test_a_template_beside_an_adapter_is_the_models(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert same.template == ""  # the base's own says it
     assert found.weights_key == asked.weights_key
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [("x", "base_vocab_size must be a positive whole number"), (999, "is above")]
+)
+def test_a_size_that_makes_no_sense_is_refused(tmp_path: Path, size: object, text: str) -> None:
+    files = save_tiny_model(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "base_vocab_size": size}))
+
+    with pytest.raises(FormatError, match=text):
+        open_checkpoint(files)

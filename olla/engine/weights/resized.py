@@ -13,16 +13,25 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from olla.engine.matrices import Blocks, BnbTensor
+from olla.engine.models.config import read_count
 from olla.engine.weights.checkpoint import SpecialTokens, Storage
 from olla.engine.weights.safetensors import SafetensorsCheckpoint
+from olla.errors import FormatError
 
 ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 class ResizedCheckpoint:
     def __init__(self, base: SafetensorsCheckpoint) -> None:
+        """
+        Raises:
+            FormatError: the config has no such sizes.
+        """
         self._base = base
         self.config: Mapping[str, Any] = base.config
+        self._vocab_size = read_count(base.config, "vocab_size")
+        if read_count(base.config, "base_vocab_size") > self._vocab_size:
+            raise FormatError("config.json: base_vocab_size is above vocab_size")
 
     @property
     def total_bytes(self) -> int:
@@ -36,7 +45,7 @@ class ResizedCheckpoint:
         shape = self._base.shape(name)
         if shape is None or name not in ENDS:
             return shape
-        return (max(int(self.config["vocab_size"]), shape[0]), *shape[1:])
+        return (max(self._vocab_size, shape[0]), *shape[1:])
 
     def read(self, name: str, out: Tensor) -> int:
         own = self._base.shape(name)
