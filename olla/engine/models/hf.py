@@ -306,7 +306,9 @@ def _from_pretrained(folder: str, dtype: torch.dtype, device: torch.device, *, s
         "use_safetensors": True,
     }
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         vocab_size = config.get_text_config().vocab_size
         own = getattr(config, "base_vocab_size", vocab_size)
         config.get_text_config().vocab_size = own
