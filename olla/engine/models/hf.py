@@ -309,9 +309,11 @@ def _from_pretrained(folder: str, dtype: torch.dtype, device: torch.device, *, s
         config = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        vocab_size = config.get_text_config().vocab_size
-        own = getattr(config, "base_vocab_size", vocab_size)
-        config.get_text_config().vocab_size = own
+        own = getattr(config, "base_vocab_size", 0)
+        text_config = config.get_text_config()
+        vocab_size = text_config.vocab_size if own else 0
+        if own:
+            text_config.vocab_size = own
         if getattr(config, "quantization_config", None) is None:
             model = kind.from_pretrained(folder, config=config, trust_remote_code=False, **settings)
         else:
