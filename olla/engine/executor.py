@@ -55,7 +55,7 @@ class Executor:
         Returns:
             (num_rows, vocab_size) float32: `num_logits` rows for each item, in order.
         """
-        if self._graphs is not None:
+        if self._graphs is not None and self._merging is not None:
             self._graphs.forget_dropped(self._merging.copy)
         merged = [item for item in scheduled if item.sequence.is_merged]
         if not merged:

@@ -14,9 +14,11 @@ from tokenizers import Tokenizer
 
 from olla.engine.cpu_threads import choose_threads
 from olla.engine.cuda_graphs import CudaRecorder, Record
-from olla.engine.matrices import TorchMatrices
+from olla.engine.matrices import Matrices, TorchMatrices
+from olla.engine.matrices_cuda import BnbMatrices, has_bitsandbytes
 from olla.engine.memory import is_out_of_memory
 from olla.engine.models.batch import CausalModel
+from olla.engine.models.config import read_count
 from olla.engine.models.decoder import Decoder
 from olla.engine.models.families import FAMILIES, decoder_config
 from olla.engine.native.decoder import NativeDecoder
@@ -25,6 +27,7 @@ from olla.engine.native.packed import Packing
 from olla.engine.placement import Plan
 from olla.engine.weights.checkpoint import Checkpoint, CheckpointParameters, SpecialTokens, Storage
 from olla.engine.weights.gguf import GgufCheckpoint
+from olla.engine.weights.resized import ResizedCheckpoint
 from olla.engine.weights.safetensors import SafetensorsCheckpoint
 from olla.errors import BadInput, OutOfMemory
 from olla.formats.architectures import can_see
@@ -54,13 +57,17 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """`images` reads them, for models that look at images."""
+    """`images` reads them, for models that look at images.
+
+    `base_vocab_size`: without an adapter only so many tokens are known.
+    """
 
     network: CausalModel
     tokenizer: Tokenizer
     special_tokens: SpecialTokens
     device: torch.device
     dtype: torch.dtype
+    base_vocab_size: int
     images: ImageReader | None = None
     record: Record | None = None
     """How steps that decode are recorded, where that pays."""
@@ -100,6 +107,8 @@ def load_model(
     precision = choose_precision(dtype, quantize, place, has_core=library is not None)
     checkpoint = open_checkpoint(files)
     core, precision = choose_core(library, checkpoint, precision)
+    if place.type == "cuda" and quantize == "auto" and keeps_packed(checkpoint):
+        precision = replace(precision, keeps_quantized=True)
     with _out_of_memory_explained(checkpoint, place):
         network = load_network(checkpoint, files, precision, place, on_progress, plan, core)
     return _loaded(network, checkpoint, files, place, precision.dtype)
@@ -120,6 +129,7 @@ def _loaded(
         device=device,
         dtype=dtype,
         images=_image_reader(checkpoint, files, tokenizer),
+        base_vocab_size=read_count(checkpoint.config, "base_vocab_size", network.config.vocab_size),
         record=recorder(network, device),
         is_batch_invariant=isinstance(network, NativeDecoder),
     )
@@ -158,7 +168,7 @@ def load_network(
             precision.keeps_quantized,
             precision.wanted,
             None if plan is None else lambda name: torch.device(plan.device_of(name)),
-            TorchMatrices() if core is None else Packing(core),
+            _matrices(core, precision, device),
         )
         decoder = Decoder(decoder_config(checkpoint.config), parameters)
         return decoder if core is None else NativeDecoder(decoder, core)
@@ -188,6 +198,18 @@ def _load_hf(
         matrices = TorchMatrices() if core is None else Packing(core)
         quantizing = Quantizing(precision.wanted, matrices)
     return HfModel(paths, precision.dtype, device, on_progress, quantizing)
+
+
+def _matrices(core: Core | None, precision: Precision, device: torch.device) -> Matrices:
+    if core is not None:
+        return Packing(core)
+    return BnbMatrices(precision.dtype) if device.type == "cuda" else TorchMatrices()
+
+
+def keeps_packed(checkpoint: Checkpoint) -> bool:
+    """Whether a GPU can compute with what bitsandbytes packed as it is."""
+    storages = {checkpoint.storage(name) for name in checkpoint.names}
+    return Storage.PACKED in storages and has_bitsandbytes()
 
 
 def _image_reader(
@@ -222,7 +244,10 @@ def choose_core(
 def open_checkpoint(files: Mapping[str, str]) -> Checkpoint:
     paths = {name: Path(path) for name, path in files.items()}
     gguf = [path for name, path in paths.items() if name.endswith(".gguf")]
-    return GgufCheckpoint(gguf[0]) if gguf else SafetensorsCheckpoint(paths)
+    if gguf:
+        return GgufCheckpoint(gguf[0])
+    checkpoint = SafetensorsCheckpoint(paths)
+    return ResizedCheckpoint(checkpoint) if "base_vocab_size" in checkpoint.config else checkpoint
 
 
 def choose_device(name: str) -> torch.device:

@@ -9,15 +9,16 @@ bfloat16 for the product. The fast kernels are torch's (`_weight_int4pack_mm_for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from olla.formats.bitsandbytes import QuantState
 from olla.formats.ggml_types import GgmlType
 
 Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
@@ -53,6 +54,36 @@ class RawTensor:
     data: Bytes
     order: Tensor | None
     done: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class BnbTensor:
+    """A matrix (rows, columns) as bitsandbytes packs it: nf4 or fp4 with a `state`, int8 without.
+
+    `companions`: what belongs to the packed `values`, by the ends of their names ("absmax" ...,
+    or "SCB"). `num_bytes`: of all, in the file.
+    """
+
+    shape: tuple[int, ...]
+    values: Tensor
+    companions: Mapping[str, Tensor]
+    state: QuantState | None
+    num_bytes: int
+
+    @classmethod
+    def of(
+        cls,
+        shape: tuple[int, ...],
+        values: Tensor,
+        companions: Mapping[str, Tensor],
+        state: QuantState | None,
+    ) -> Self:
+        total = values.nbytes + sum(part.nbytes for part in companions.values())
+        return cls(shape, values.view(shape) if state is None else values, companions, state, total)
+
+    def done(self) -> int:
+        """The bytes that were read; as of a RawTensor."""
+        return self.num_bytes
 
 
 class Matrix(Protocol):
@@ -187,7 +218,7 @@ class Stacked:
 class Matrices(Protocol):
     """Makes the matrices of a model, in the kernels' own layouts."""
 
-    def filed(self, tensor: RawTensor) -> Matrix | None:
+    def filed(self, tensor: RawTensor | BnbTensor, device: torch.device) -> Matrix | None:
         """From the file's own blocks; None where the kernels cannot use them as they are."""
         ...
 
@@ -209,7 +240,7 @@ class Matrices(Protocol):
 class TorchMatrices:
     """Those that torch itself has kernels for."""
 
-    def filed(self, tensor: RawTensor) -> Matrix | None:
+    def filed(self, tensor: RawTensor | BnbTensor, device: torch.device) -> Matrix | None:
         return None
 
     def fits_four_bit(self, rows: int, columns: int) -> bool:
@@ -225,4 +256,4 @@ class TorchMatrices:
         return Dense(weights)
 
     def stack(self, matrices: Sequence[Matrix]) -> Matrix:
-        return Stacked(matrices)
+        return matrices[0] if len(matrices) == 1 else Stacked(matrices)

@@ -11,6 +11,7 @@ from olla.registry.model import Model
 from olla.settings import Settings
 
 _BITS = {"int8": 8.5, "int4": 4.5, "nf4": 4.5}  # with their scales
+_UNPACKED = frozenset({"NF4", "FP4"})  # on a CPU; a GPU needs less
 _KV_BYTES = 2
 
 
@@ -28,6 +29,8 @@ def _weights_bytes(model: Model, quantize: str, dtype: str) -> int:
         return int(model.parameter_count * _BITS[quantize] / 8) + _draft_bytes(model)
     if quantize == "none" or dtype != "auto":
         return model.parameter_count * (4 if dtype == "float32" else 2) + _draft_bytes(model)
+    if model.quantization_level in _UNPACKED:
+        return 2 * model.parameter_count + _draft_bytes(model)
     return model.size_bytes
 
 

@@ -7,11 +7,13 @@ file's tensors mean to the model is in lora_fit.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from olla.errors import BadInput
-from olla.modelfile.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from olla.modelfile.base_weights import read_object
+from olla.modelfile.files import ADAPTER_CONFIG, ADAPTER_TEXTS, ADAPTER_WEIGHTS
 from olla.modelfile.lora_fit import check_gguf_adapter, check_peft_adapter
 from olla.modelfile.uploads import Upload, is_gguf, is_safetensors
 from olla.registry.manifest import Layer, MediaType
@@ -21,10 +23,17 @@ MAX_ADAPTERS = 100
 
 @dataclass(frozen=True, slots=True)
 class ImportedAdapter:
-    """`layers` are numbered from 0 by whoever puts them in a manifest; `name` is its folder's."""
+    """`layers` are numbered from 0 by whoever puts them in a manifest; `name` is its folder's.
+
+    `settings` are its adapter_config.json, empty for one in GGUF. `texts` are the tokenizer's
+    files beside it, by name. `vocab_size` is what it enlarges the base's to, 0 if it does not.
+    """
 
     name: str
     layers: tuple[Layer, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, Upload] = field(default_factory=dict)
+    vocab_size: int = 0
 
     @property
     def is_gguf(self) -> bool:
@@ -75,6 +84,9 @@ def _peft_adapter(folder: str, uploads: list[Upload], base: Mapping[str, Path]) 
             "other kinds are not supported"
         )
     files = {ADAPTER_CONFIG: named[ADAPTER_CONFIG], **weights}
-    check_peft_adapter({name: upload.path for name, upload in files.items()}, base)
+    vocab_size = check_peft_adapter({name: upload.path for name, upload in files.items()}, base)
     layers = (upload.layer(MediaType.ADAPTER_FILE, name) for name, upload in files.items())
-    return ImportedAdapter("" if folder == "." else folder, tuple(layers))
+    settings = read_object(files[ADAPTER_CONFIG].path, ADAPTER_CONFIG)
+    texts = {name: named[name] for name in ADAPTER_TEXTS if name in named}
+    name = "" if folder == "." else folder
+    return ImportedAdapter(name, tuple(layers), settings, texts, vocab_size)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from olla.errors import BadInput, FormatError
+from olla.formats.bitsandbytes import is_quantized, parameters
 from olla.formats.expert_tensors import expert_name, unstacked
 from olla.formats.gguf import read_gguf
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
@@ -61,6 +62,16 @@ class BaseShapes:
         """
         gguf = files.get(GGUF_NAME)
         return cls(dict(_gguf_shapes(gguf) if gguf else _repository_shapes(files)), is_transposed)
+
+    def enlarged(self, vocab_size: int) -> BaseShapes:
+        """The same with a larger vocabulary."""
+        shapes = {
+            name: (vocab_size, *shape[1:])
+            if is_embedding(name.removesuffix(".weight")) or is_head(name.removesuffix(".weight"))
+            else shape
+            for name, shape in self.shapes.items()
+        }
+        return replace(self, shapes=shapes)
 
     def get(self, module: str) -> Shape | None:
         """The shape of a module's weight; a head that is tied has its embedding's."""
@@ -124,11 +135,11 @@ def repository_tensors(files: Mapping[str, Path]) -> Iterator[tuple[str, Safeten
 
 
 def _repository_shapes(files: Mapping[str, Path]) -> Iterator[tuple[str, Shape]]:
-    return (
-        (part.name, part.shape)
-        for _, tensor in repository_tensors(files)
-        for part in unstacked(tensor)
-    )
+    """Those of what bitsandbytes packed are the shapes before."""
+    placed = ((files[name], tensor) for name, tensor in repository_tensors(files))
+    if "config.json" in files and is_quantized(read_object(files["config.json"], "config.json")):
+        return ((name, parameter.shape) for name, parameter in parameters(placed).items())
+    return ((part.name, part.shape) for _, tensor in placed for part in unstacked(tensor))
 
 
 def _gguf_shapes(path: Path) -> Iterator[tuple[str, Shape]]:

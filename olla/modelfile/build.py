@@ -13,9 +13,11 @@ from typing import Any
 
 from olla.errors import BadInput
 from olla.modelfile.adapter import ImportedAdapter, import_adapters
+from olla.modelfile.adapter_texts import new_template, with_vocabulary
 from olla.modelfile.draft import import_draft
 from olla.modelfile.parse import parse_version
 from olla.modelfile.parts import join_uploads
+from olla.modelfile.provenance import base_warning
 from olla.modelfile.quantized import Quantize, quantized
 from olla.modelfile.uploads import Upload, find_uploads, is_gguf, is_safetensors
 from olla.modelfile.weights import Weights, import_gguf, import_repository
@@ -51,25 +53,21 @@ def build_model(
     """
     name = ModelName.parse(request.model)
     with store.hold() as hold:
-        uploads = find_uploads(request.files, store.blobs, hold)
         adapters = find_uploads(request.adapters, store.blobs, hold)
         draft = find_uploads(request.draft_files, store.blobs, hold)
-        if request.base:
-            base = _stored_base(request.base, store)
-        else:
-            base = yield from _import(uploads, store.blobs, hold)
-        if request.quantize:
-            weights = yield from quantized(base.weights, request.quantize, quantize, store, hold)
-            base = replace(base, weights=weights)
+        base = yield from _begin(request, store, quantize, hold)
         assembly = _Assembly(store.blobs, hold)
-        assembly.keep(base.weights.layers)
         imported = yield from _import_adapters(adapters, base.weights, request)
+        weights = with_vocabulary(base.weights, imported, store.blobs, hold)
+        template = request.template or new_template(imported, base.weights, weights)
+        base = replace(base, weights=weights)
+        assembly.keep(base.weights.layers)
         config = _with_adapters(base.weights, imported, request)
         assembly.keep(_numbered(base.weights.layers, imported))
         if draft:
             yield Progress("checking the draft model")
             assembly.replace_file(import_draft(draft, base.weights.files))
-        _lay_over(assembly, request, base.parameters)
+        _lay_over(assembly, replace(request, template=template), base.parameters)
         manifest = assembly.manifest(_config(request, config))
         yield from assembly.report()
         yield Progress("writing manifest")
@@ -83,6 +81,23 @@ class _Base:
 
     weights: Weights
     parameters: Mapping[str, Any]
+
+
+def _begin(
+    request: CreateRequest, store: ModelStore, quantize: Quantize, hold: Hold
+) -> Generator[Progress, None, _Base]:
+    """The base, quantized if it is to be, and held."""
+    uploads = find_uploads(request.files, store.blobs, hold)
+    if request.base:
+        base = _stored_base(request.base, store)
+    else:
+        base = yield from _import(uploads, store.blobs, hold)
+    if request.quantize:
+        weights = yield from quantized(base.weights, request.quantize, quantize, store, hold)
+        base = replace(base, weights=weights)
+    for layer in base.weights.layers:
+        hold.add(layer.digest)
+    return base
 
 
 class _Assembly:
@@ -171,6 +186,8 @@ def _import_adapters(
         return ()
     yield Progress("converting adapter")
     imported = import_adapters(uploads, base.files)
+    warnings = (base_warning(adapter.settings, base.config) for adapter in imported)
+    yield from (Progress(warning) for warning in dict.fromkeys(warnings) if warning)
     unknown = request.adapter_scales.keys() - {adapter.name for adapter in imported}
     if unknown:
         raise BadInput(f"adapter_scales names {min(unknown)!r}, which is no adapter")

@@ -16,6 +16,15 @@ from olla.formats.gguf_parts import PartName, group_parts
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_TEXTS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""What trainers leave beside an adapter: its tokenizer, and its chat template."""
 
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 _WEIGHTS = (
@@ -81,8 +90,9 @@ def collect_adapter(path: Path) -> dict[str, Path]:
         raise BadInput(
             f"no adapter found in {path}: it needs {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}"
         )
-    _check_contents(path, binaries=weights, texts=[config])
-    return {file.name: file for file in (config, *weights)}
+    texts = _glob(path, *ADAPTER_TEXTS)
+    _check_contents(path, binaries=weights, texts=[config, *texts])
+    return {file.name: file for file in (config, *weights, *texts)}
 
 
 def split_scale(argument: str, directory: Path) -> tuple[str, float]:

@@ -46,8 +46,11 @@ _UNSUPPORTED = {
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-def check_peft_adapter(adapter: Mapping[str, Path], base: Mapping[str, Path]) -> None:
+def check_peft_adapter(adapter: Mapping[str, Path], base: Mapping[str, Path]) -> int:
     """Make sure that an adapter can be laid over a base.
+
+    Returns:
+        The size of the vocabulary that it enlarges the base's to; 0 if it leaves that alone.
 
     Args:
         adapter: `adapter_config.json` and safetensors.
@@ -64,10 +67,14 @@ def check_peft_adapter(adapter: Mapping[str, Path], base: Mapping[str, Path]) ->
     headers = [(path, read_safetensors(path).tensors) for path in paths]
     modules = _modules(tensor for _, tensors in headers for tensor in tensors)
     shapes = BaseShapes.of(base, is_transposed=bool(config.get("fan_in_fan_out")))
+    enlarged = _enlarged(modules, shapes)
+    if enlarged:
+        shapes = shapes.enlarged(enlarged)
     for module, found in modules.items():
         _check_module(module, found, shapes, ranks)
     for path, tensors in headers:
         _check_finite(path, tensors)
+    return enlarged
 
 
 def check_gguf_adapter(path: Path, base: Mapping[str, Path]) -> None:
@@ -167,6 +174,27 @@ def _modules(tensors: Iterable[SafetensorsTensor]) -> dict[str, _Found]:
     if not modules:
         raise FormatError(f"{ADAPTER_WEIGHTS} holds no LoRA weights")
     return modules
+
+
+def _enlarged(modules: Mapping[str, _Found], shapes: BaseShapes) -> int:
+    """How many tokens the adapter's own embedding and head know, if more than the base's; else 0.
+
+    Raises:
+        BadInput: it brings but one of the two.
+    """
+    sizes = {}
+    for module, found in modules.items():
+        base, own = shapes.get(module), found.get("weight")
+        is_end = is_embedding(module) or is_head(module)
+        if is_end and base and own and own.shape[1:] == base[1:] and own.shape[0] > base[0]:
+            sizes[is_head(module)] = own.shape[0]
+    if sizes and (len(sizes) < 2 or len(set(sizes.values())) > 1):
+        raise _misfit(
+            f"it was trained with a vocabulary of {max(sizes.values())} tokens, but holds only its "
+            "embedding or only its head: train with modules_to_save [embed_tokens, lm_head], or "
+            "merge it into its base (merge_and_unload) and create a model from that folder"
+        )
+    return max(sizes.values(), default=0)
 
 
 def _check_module(module: str, found: _Found, shapes: BaseShapes, ranks: frozenset[int]) -> None:

@@ -1,4 +1,4 @@
-"""Weights -> the same weights quantized, as one GGUF file that is a new blob.
+"""Weights -> the same weights quantized, as new blobs: one GGUF file, or a repository's files.
 
 Who does the arithmetic is handed in. Knows which weights can be quantized, and that what the
 source is made of stays as it is.
@@ -6,7 +6,6 @@ source is made of stays as it is.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -25,10 +24,13 @@ from olla.registry.weights import GGUF_NAME, read_header
 from olla.requests import Progress
 
 Quantize = Callable[[Mapping[str, Path], str, Path, str], Generator[Progress, None, None]]
-"""Writes a model's files, in a type that GGUF has, to a path; with a chat template for the file."""
+"""Writes a model's files in another type to a path: one file in a type that GGUF has, a folder in
+one of bitsandbytes'. The text is a chat template, for files that have a place for it.
+"""
 
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 _CHUNK_BYTES = 1 << 20
+_OUTPUT = "model"
 
 
 def quantized(
@@ -42,15 +44,16 @@ def quantized(
     header = read_header(weights.files)
     if header.file_type not in _FLOATS:
         raise BadInput("quantization is only supported for F16, BF16 and F32 models")
-    with _temporary_file(store.blobs.directory) as path:
+    with _temporary_folder(store.blobs.directory) as folder:
+        path = folder / _OUTPUT
         steps = quantize(weights.files, kind, path, header.chat_template)
         with closing(steps):
             for step in steps:
                 status = f"quantizing {header.file_type} model to {kind.upper()}"
                 yield replace(step, status=status, digest=_NO_DIGEST)
         yield Progress("verifying conversion")
-        layer = _stored(path, store, hold)
-    files = {GGUF_NAME: store.blobs.path(layer.digest)}
+        layers = tuple(_stored_all(path, store, hold))
+    files = {layer.name or GGUF_NAME: store.blobs.path(layer.digest) for layer in layers}
     found = describe_weights(files)
     config = replace(
         weights.config,
@@ -61,27 +64,31 @@ def quantized(
         file_type=found.file_type,
     )
     rest = (old for old in weights.layers if not is_weights_type(old.media_type))
-    return Weights(config, (layer, *rest), files)
+    return Weights(config, (*layers, *rest), files)
 
 
 _NO_DIGEST = "0000000000000000000"  # what Ollama says of a layer that has none yet
 
 
 @contextmanager
-def _temporary_file(directory: Path) -> Iterator[Path]:
+def _temporary_folder(directory: Path) -> Iterator[Path]:
     directory.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=directory)
-    os.close(descriptor)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=directory) as folder:
+        yield Path(folder)
 
 
-def _stored(path: Path, store: ModelStore, hold: Hold) -> Layer:
+def _stored_all(path: Path, store: ModelStore, hold: Hold) -> Iterator[Layer]:
+    if not path.is_dir():
+        yield _stored(path, MediaType.MODEL, "", store, hold)
+        return
+    for file in sorted(path.iterdir()):
+        yield _stored(file, MediaType.FILE, file.name, store, hold)
+
+
+def _stored(path: Path, media_type: str, name: str, store: ModelStore, hold: Hold) -> Layer:
     with path.open("rb") as file, store.blobs.writer() as writer:
         while chunk := file.read(_CHUNK_BYTES):
             writer.write(chunk)
         hold.add(writer.digest)
         digest: Digest = writer.commit()
-    return Layer(MediaType.MODEL, digest, store.blobs.size_bytes(digest))
+    return Layer(media_type, digest, store.blobs.size_bytes(digest), name)

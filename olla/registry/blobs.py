@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -141,7 +142,8 @@ class BlobStore:
         """
         names = {digest.file_name for digest in needed}
         unneeded = (p for p in self._files() if p.name[: len("sha256-") + 64] not in names)
-        found = (_remove_if_stale(path, min_age_s, dry_run) for path in unneeded)
+        found = [_remove_if_stale(path, min_age_s, dry_run) for path in unneeded]
+        found += [_remove_folder_if_stale(path, min_age_s, dry_run) for path in self._folders()]
         return tuple(leftover for leftover in found if leftover)
 
     def disk_bytes(self, besides: Collection[Digest]) -> int:
@@ -149,12 +151,18 @@ class BlobStore:
         names = {digest.file_name for digest in besides}
         names |= {f"{name}{_PARTS_SUFFIX}" for name in names}
         with disk_errors("cannot read the model store"):
-            return sum(_taken(path) for path in self._files() if path.name not in names)
+            files = [path for path in self._files() if path.name not in names]
+            files += [path for folder in self._folders() for path in folder.rglob("*")]
+            return sum(_taken(path) for path in files)
 
     def _files(self) -> list[Path]:
         if not self.directory.is_dir():
             return []
         return sorted(path for path in self.directory.iterdir() if path.is_file())
+
+    def _folders(self) -> list[Path]:
+        """Those that conversions write into."""
+        return sorted(path for path in self.directory.glob(f"{TEMPORARY_PREFIX}*") if path.is_dir())
 
 
 class BlobWriter:
@@ -225,6 +233,20 @@ def _remove_if_stale(path: Path, min_age_s: float, dry_run: bool) -> Leftover | 
                 path.unlink()
                 _log.info("removed stale blob file=%s", path.name)
             return Leftover(path.name, _taken_bytes(status))
+    return None
+
+
+def _remove_folder_if_stale(path: Path, min_age_s: float, dry_run: bool) -> Leftover | None:
+    """Remove a folder in which nothing was written for so long."""
+    with suppress(FileNotFoundError, PermissionError):
+        inside = [path, *path.rglob("*")]
+        youngest = max(entry.stat().st_mtime for entry in inside)
+        if time.time() - youngest >= min_age_s:
+            taken = sum(_taken(entry) for entry in inside)
+            if not dry_run:
+                shutil.rmtree(path)
+                _log.info("removed stale folder file=%s", path.name)
+            return Leftover(path.name, taken)
     return None
 
 

@@ -71,7 +71,10 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The config blob. `extra` keeps keys that Ollama has and we do not use."""
+    """The config blob. `extra` keeps keys that Ollama has and we do not use.
+
+    `repository` and `revision`: which of a hub's the weights came from, and its commit.
+    """
 
     model_format: str = ""
     model_family: str = ""
@@ -88,6 +91,8 @@ class ModelConfig:
     embedding_length: int = 0
     adapter_scales: tuple[float, ...] = ()
     base_name: str = ""
+    repository: str = ""
+    revision: str = ""
     architecture: str = "amd64"
     os: str = "linux"
     extra: Mapping[str, Any] = field(default_factory=dict)

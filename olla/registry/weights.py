@@ -11,13 +11,14 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from olla.errors import FormatError
 from olla.formats.architectures import GGUF_ENCODERS, Purpose, can_see, purpose_of
+from olla.formats.bitsandbytes import Parameter, is_quantized, parameters
 from olla.formats.gguf import FILE_TYPES, GgufFile, MetadataValue, read_gguf
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
 
@@ -154,18 +155,23 @@ def _from_gguf(file: GgufFile, verbose: bool) -> WeightsHeader:
 
 def _from_repository(files: Files) -> WeightsHeader:
     config = _read_json(files, "config.json")
-    tensors = [
-        tensor
+    placed = [
+        (path, tensor)
         for name, path in sorted(files.items())
         if name.endswith(".safetensors")
         for tensor in read_safetensors(path).tensors
     ]
-    dtype = _main_dtype(tensors)
+    tensors = [tensor for _, tensor in placed]
+    dtype, count = _main_dtype(tensors), sum(math.prod(tensor.shape) for tensor in tensors)
+    if is_quantized(config):
+        found = parameters(placed).values()
+        dtype = _main_type(found) or dtype
+        count = sum(math.prod(parameter.shape) for parameter in found)
     purpose = purpose_of(config, files)
     return WeightsHeader(
-        info=_repository_info(config, tensors, dtype),
+        info=_repository_info(config, count, dtype),
         tensors=tuple(TensorInfo(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors),
-        chat_template=_chat_template(files),
+        chat_template=chat_template(files),
         file_type=dtype,
         generates=purpose is Purpose.GENERATE,
         embeds=purpose is Purpose.EMBED,
@@ -176,7 +182,7 @@ def _from_repository(files: Files) -> WeightsHeader:
 
 
 def _repository_info(
-    config: Mapping[str, Any], tensors: list[SafetensorsTensor], dtype: str
+    config: Mapping[str, Any], parameter_count: int, dtype: str
 ) -> dict[str, InfoValue]:
     architecture = str(config.get("model_type") or "unknown")
     text_config = config.get("text_config")
@@ -185,7 +191,7 @@ def _repository_info(
     info.update(
         ("general.file_type", number) for number, name in FILE_TYPES.items() if name == dtype
     )
-    info["general.parameter_count"] = sum(math.prod(tensor.shape) for tensor in tensors)
+    info["general.parameter_count"] = parameter_count
     for key, name in _REPOSITORY_KEYS.items():
         if type(numbers.get(name)) is int:
             info[f"{architecture}.{key}"] = numbers[name]
@@ -200,7 +206,16 @@ def _main_dtype(tensors: list[SafetensorsTensor]) -> str:
     return sizes.most_common(1)[0][0] if sizes else "unknown"
 
 
-def _chat_template(files: Files) -> str:
+def _main_type(found: Iterable[Parameter]) -> str:
+    """What bitsandbytes made of most parameters, in capitals; "" if it left all as they were."""
+    sizes: Counter[str] = Counter()
+    for parameter in found:
+        sizes[parameter.quant_type.upper()] += math.prod(parameter.shape)
+    del sizes[""]
+    return sizes.most_common(1)[0][0] if sizes else ""
+
+
+def chat_template(files: Files) -> str:
     """transformers' order: a file of its own wins over the tokenizer's configuration.
 
     Models that see may have theirs in chat_template.json.

@@ -13,7 +13,12 @@ from pathlib import Path
 import msgspec
 
 from olla.engine.conversion.gguf_model import write_gguf
-from olla.engine.conversion.hf_model import copy_files, write_adapters, write_model
+from olla.engine.conversion.hf_model import (
+    copy_files,
+    packing_of,
+    write_adapters,
+    write_model,
+)
 from olla.engine.conversion.recipes import recipe_for
 from olla.engine.conversion.source import FloatModel
 from olla.errors import BadInput, OllaError
@@ -85,16 +90,15 @@ def run(job: Conversion, on_progress: OnProgress) -> None:
 
 def _write_hf(job: Conversion, output: Path, on_progress: OnProgress) -> None:
     """The model; or its base in a folder of the adapter's, which names it."""
-    if job.quantization != _KEPT:
-        raise BadInput("--quantize is for GGUF; a folder for transformers is written in bfloat16")
+    packing = packing_of(job.quantization)
     is_apart = bool(job.adapters) and not job.merge
     folder = output / "base" if is_apart else output
     folder.mkdir(parents=True)
     if is_apart:
         write_adapters(job.adapters, output, folder.name)
-    if GGUF_NAME in job.files or (job.adapters and job.merge):
+    if packing or GGUF_NAME in job.files or (job.adapters and job.merge):
         model = FloatModel(job.files, job.adapters if job.merge else [])
-        write_model(model, folder, job.chat_template, job.files, on_progress)
+        write_model(model, folder, job.chat_template, job.files, on_progress, packing)
     else:
         copy_files(job.files, folder, on_progress)
 

@@ -123,6 +123,8 @@ class HubSource:
         else:
             make = import_gguf if choice.kind is Kind.GGUF else import_repository
             weights = await run_to_end(make, uploads)
+            config = replace(weights.config, repository=repository.name, revision=repository.commit)
+            weights = replace(weights, config=config)
         texts = await run_to_end(_text_layers, choice, brought.files, repository)
         yield replace(weights, layers=(*weights.layers, *texts))
 
@@ -177,6 +179,11 @@ def _or_file(files: tuple[RemoteFile, ...]) -> str:
 
 def _lay_over(base: Weights, adapter: tuple[Upload, ...]) -> Weights:
     [imported] = import_adapters(adapter, base.files)
+    if imported.vocab_size:
+        raise BadInput(
+            "the adapter enlarges the vocabulary of its base: download its folder (hf download), "
+            "and lay it over the base with olla create --from --adapter"
+        )
     return replace(base, layers=(*base.layers, *imported.numbered(0)))
 
 

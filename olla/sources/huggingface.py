@@ -60,6 +60,7 @@ def look_up(name: str, revision: str) -> Repository:
         files=tuple(_file(name, info, sibling) for sibling in info.siblings or ()),
         headers=_credentials(api),
         refusal=_refusal(name, is_gated=bool(info.gated)),
+        commit=info.sha or "",
     )
 
 

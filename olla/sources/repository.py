@@ -42,13 +42,15 @@ class RemoteFile:
 class Repository:
     """`headers` are the credentials for the hub, and only for it.
 
-    `refusal` says what to do when the hub does not hand out the files.
+    `refusal` says what to do when the hub does not hand out the files. `commit` is the revision's,
+    where the hub tells.
     """
 
     name: str
     files: tuple[RemoteFile, ...]
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     refusal: str = ""
+    commit: str = ""
 
 
 Lookup = Callable[[str, str], Repository]

@@ -196,8 +196,7 @@ def main() -> None:
             else:
                 run.comparisons.append(found)
     if "speculation" in run.parts:
-        for name in set(speculation.MODELS) & set(run.models):
-            run.comparisons += speculation.comparisons(name, run.threads, run.num_rounds)
+        run.comparisons += speculation.measure(run.models, run.threads, run.num_rounds)
     if "fidelity" in run.parts:
         run.fidelity = fidelity.measure()
     if set(run.parts) - {"startup", "fidelity", "adapters", "speculation"}:

@@ -112,6 +112,7 @@ def random_model(shape: Mapping[str, int], device: torch.device) -> LoadedModel:
         special_tokens=special,
         device=device,
         dtype=torch.bfloat16,
+        base_vocab_size=network.config.vocab_size,
         record=recorder(network, device),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -52,6 +52,13 @@ def tasks() -> tuple[Task, ...]:
         Task("1 stream that repeats nothing", stories[:1], free, Aim(0.97)),
         Task("8 streams that repeat nothing", stories, free, Aim(0.97)),
     )
+
+
+def measure(names: Container[str], threads: int, num_rounds: int) -> Iterator[Comparison]:
+    """Of those models among `names` that it is measured on."""
+    for name in MODELS:
+        if name in names:
+            yield from comparisons(name, threads, num_rounds)
 
 
 def comparisons(model: str, threads: int, num_rounds: int) -> Iterator[Comparison]:
@@ -96,7 +103,7 @@ def tokens_per_s(engine: Engine, task: Task, number: int) -> tuple[float, list[s
 def main() -> None:
     names = sys.argv[1].split(",") if len(sys.argv) > 1 else list(MODELS)
     num_rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    found = [item for name in names for item in comparisons(name, 0, num_rounds)]
+    found = list(measure(names, 0, num_rounds))
     print(comparison_table(found))
     for item in found:
         print(f"{item.model}, {item.work}: median of the ratios {median(item.ratios):.2f}")

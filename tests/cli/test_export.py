@@ -38,7 +38,10 @@ def test_a_gguf_model_is_exported_as_it_is(settings: Settings, tmp_path: Path) -
         (("tiny", "models", "--format", "hf"), "models exists already: name a place that does not"),
         (("tiny", "x", "--format", "zip"), "unknown format 'zip': it is one of archive, hf, gguf"),
         (("none", "x", "--format", "hf"), "model 'none:latest' not found"),
-        (("tiny", "x", "--format", "hf", "-q", "q8_0"), "--quantize is for GGUF"),
+        (
+            ("tiny", "x", "--format", "hf", "-q", "q8_0"),
+            "to nf4 or int8; q8_0 is for GGUF",
+        ),
         (("tiny", "x", "--merge"), "--merge and --quantize are for --format hf and gguf"),
     ],
 )

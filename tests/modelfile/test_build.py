@@ -52,11 +52,17 @@ def upload(store: ModelStore, files: Mapping[str, Path]) -> dict[str, str]:
 def fake_quantize(
     files: Mapping[str, Path], kind: str, output: Path, chat_template: str
 ) -> Generator[Progress, None, None]:
-    """Writes the tiny model again; `kind` "bad" is refused."""
+    """Writes the tiny model again, as a folder in nf4; `kind` "bad" is refused."""
     if kind == "bad":
         raise BadInput("unsupported quantization type bad")
     yield Progress("quantizing", "", 100, 50)
-    write_gguf(output, {})
+    if kind != "nf4":
+        write_gguf(output, {})
+        return
+    output.mkdir()
+    for name, path in files.items():
+        (output / name).write_bytes(path.read_bytes())
+    (output / "made.json").write_text("{}")
 
 
 def build(store: ModelStore, model: str = "new", **fields: Any) -> list[str]:
@@ -521,6 +527,19 @@ class TestQuantize:
         assert (list(model.files), model.system) == (["model.gguf"], "Be kind.")
         assert model.config.model_format == "gguf"
         assert resolve(store, "floats").digest == before.digest
+
+    def test_a_type_of_bitsandbytes_is_a_repository(
+        self, store: ModelStore, repository: Path, tmp_path: Path
+    ) -> None:
+        build(store, "floats", files=upload(store, collect_files(repository)), system="Be kind.")
+
+        lines = build(store, base="floats", quantize="nf4")
+
+        model, floats = resolve(store), resolve(store, "floats")
+        assert lines[:2] == ["quantizing F32 model to NF4", "verifying conversion"]
+        assert model.files.keys() == floats.files.keys() | {"made.json"}
+        assert (model.config.model_format, model.system) == ("safetensors", "Be kind.")
+        assert not list((tmp_path / "store" / "blobs").glob(".olla-*"))
 
     def test_what_is_quantized_already_is_refused(self, store: ModelStore, tmp_path: Path) -> None:
         path = tmp_path / "q4.gguf"

@@ -178,13 +178,11 @@ def test_only_the_blobs_of_the_same_cache_count(tmp_path: Path) -> None:
         collect_files(snapshot)
 
 
-def test_an_adapter_is_two_files(tmp_path: Path) -> None:
-    fill(tmp_path, "adapter_config.json", "adapter_model.safetensors", "tokenizer.json")
+def test_an_adapter_is_two_files_and_the_tokenizer_beside_them(tmp_path: Path) -> None:
+    names = {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"}
+    fill(tmp_path, *names, "trainer_state.json", "README.md")
 
-    assert collect_adapter(tmp_path) == {
-        "adapter_config.json": tmp_path / "adapter_config.json",
-        "adapter_model.safetensors": tmp_path / "adapter_model.safetensors",
-    }
+    assert collect_adapter(tmp_path) == {name: tmp_path / name for name in names}
 
 
 @pytest.mark.parametrize("names", [[], ["adapter_config.json"], ["adapter_model.safetensors"]])

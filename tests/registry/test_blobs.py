@@ -188,3 +188,21 @@ def test_what_a_killed_writer_left_becomes_stale(root: Path, blobs: BlobStore) -
 
     assert len(blobs.remove_stale(set())) == 1
     assert blob_names(root) == set()
+
+
+def test_a_folder_that_a_conversion_left_goes_when_nothing_in_it_is_young(tmp_path: Path) -> None:
+    blobs = BlobStore(tmp_path)
+    folder = blobs.directory / ".olla-conversion" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes(b"x" * 4096)
+    young = blobs.remove_stale(set())
+    for path in (folder / "config.json", folder, folder.parent):
+        os.utime(path, (1, 1))
+
+    would_go = blobs.remove_stale(set(), dry_run=True)
+    removed = blobs.remove_stale(set())
+
+    assert young == ()
+    assert would_go == removed
+    assert [leftover.file_name for leftover in removed] == [".olla-conversion"]
+    assert not folder.parent.exists()

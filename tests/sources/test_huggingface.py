@@ -45,6 +45,8 @@ async def test_a_repository_of_safetensors(hub: Hub, pulled: Pulled) -> None:
     }
     assert model.licenses == (LICENSE.decode(),)
     assert (model.config.model_format, model.config.model_family) == ("safetensors", "llama")
+    assert model.config.repository == "hf.co/org/tiny"
+    assert len(model.config.revision) == 40
     assert model.chat_template == "{{ messages[0].content }}"
     assert set(hub.fetched) == NEEDED | {"LICENSE"}
     statuses = [step.status for step in steps]

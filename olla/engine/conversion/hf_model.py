@@ -14,21 +14,39 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from olla.engine.conversion.source import FloatModel
-from olla.engine.weights.checkpoint import SpecialTokens
+from olla.engine.weights.bnb import quantize_int8, quantize_nf4, stored_tensors
+from olla.engine.weights.checkpoint import LAYERS, SpecialTokens
 from olla.engine.weights.gguf import GgufCheckpoint
 from olla.engine.weights.lora import CONFIG
 from olla.errors import BadInput
+from olla.formats.bitsandbytes import QUANTIZED_TYPES, quantization_config
 from olla.runner.protocol import Adapter, Files
 
 OnProgress = Callable[[int, int], None]
 
 _SHARD_BYTES = 4 * 2**30
+_REWRITTEN = frozenset({"quantization_config", "torch_dtype", "base_vocab_size"})
 _CLASSES = {
     "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM", "granite": "GraniteForCausalLM", "phi3": "Phi3ForCausalLM",
     "smollm3": "SmolLM3ForCausalLM", "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM", "olmo2": "Olmo2ForCausalLM",
 }  # fmt: skip
+
+
+def packing_of(quantization: str) -> str:
+    """What users mean, "" for nothing, as write_model takes it.
+
+    Raises:
+        BadInput: it is a type that only GGUF has.
+    """
+    packing = quantization.lower()
+    if packing not in {"", *QUANTIZED_TYPES}:
+        raise BadInput(
+            "a folder for transformers is written in bfloat16, or quantized to "
+            f"{' or '.join(QUANTIZED_TYPES)}; {quantization} is for GGUF"
+        )
+    return packing
 
 
 def copy_files(files: Files, folder: Path, on_progress: OnProgress) -> None:
@@ -62,9 +80,19 @@ def write_adapters(adapters: Sequence[Adapter], folder: Path, base: str) -> None
 
 
 def write_model(
-    model: FloatModel, folder: Path, chat_template: str, files: Files, on_progress: OnProgress
+    model: FloatModel,
+    folder: Path,
+    chat_template: str,
+    files: Files,
+    on_progress: OnProgress,
+    packing: str = "",
 ) -> None:
-    """Weights, config and tokenizer, in bfloat16."""
+    """Weights, config and tokenizer, in bfloat16.
+
+    Args:
+        packing: "nf4" or "int8" has the linears of the layers as bitsandbytes packs them, and
+            the rest in the precision of the model's files.
+    """
     checkpoint = model.checkpoint
     if isinstance(checkpoint, GgufCheckpoint):
         config = _config_of_gguf(model)
@@ -78,19 +106,30 @@ def write_model(
         for name, path in files.items():
             if name.endswith((".json", ".jinja", ".model")) and "safetensors" not in name:
                 shutil.copyfile(path, folder / name)
-    _write_json(folder / "config.json", {**config, "dtype": "bfloat16"})
-    _write_weights(model, folder, on_progress)
+    dtype = model.dtype if packing else torch.bfloat16
+    config = {
+        key: config[key] for key in config if key not in {"quantization_config", "torch_dtype"}
+    }
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    if packing:
+        config["quantization_config"] = quantization_config(packing, config["dtype"])
+    _write_json(folder / "config.json", config)
+    _write_weights(model, folder, _Packer(packing, dtype), on_progress)
 
 
-def _write_weights(model: FloatModel, folder: Path, on_progress: OnProgress) -> None:
+def _write_weights(
+    model: FloatModel, folder: Path, packer: _Packer, on_progress: OnProgress
+) -> None:
     names = [name for name in model.names if name != "rope_freqs.weight"]
-    total = sum(2 * torch.Size(model.shape(name)).numel() for name in names)
+    size = packer.dtype.itemsize
+    num_bytes = {name: size * torch.Size(model.shape(name)).numel() for name in names}
+    total = sum(num_bytes.values())
     where: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
     done = 0
     for name in names:
-        shard[name] = model.read(name).bfloat16()
-        done += shard[name].nbytes
+        shard |= packer.tensors(name, model.read(name))
+        done += num_bytes[name]
         on_progress(done, total)
         is_full = sum(tensor.nbytes for tensor in shard.values()) >= _SHARD_BYTES
         if is_full or name == names[-1]:
@@ -99,8 +138,23 @@ def _write_weights(model: FloatModel, folder: Path, on_progress: OnProgress) -> 
     if len(set(where.values())) == 1:
         (folder / next(iter(where.values()))).rename(folder / "model.safetensors")
         return
-    index = {"metadata": {"total_size": total}, "weight_map": where}
+    sizes = ((folder / name).stat().st_size for name in set(where.values()))
+    index = {"metadata": {"total_size": sum(sizes)}, "weight_map": where}
     _write_json(folder / "model.safetensors.index.json", index)
+
+
+class _Packer:
+    """The tensors that are stored of a parameter."""
+
+    def __init__(self, packing: str, dtype: torch.dtype) -> None:
+        self._pack = {"nf4": quantize_nf4, "int8": quantize_int8}.get(packing)
+        self.dtype = dtype
+
+    def tensors(self, name: str, values: Tensor) -> dict[str, Tensor]:
+        values = values.to(self.dtype)
+        if self._pack is None or values.ndim != 2 or not name.startswith(LAYERS):
+            return {name: values}
+        return stored_tensors(name, self._pack(values))
 
 
 def _write_shard(folder: Path, shard: Mapping[str, Tensor], number: int) -> dict[str, str]:

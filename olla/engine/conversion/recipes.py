@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from olla.errors import BadInput
+from olla.formats.bitsandbytes import QUANTIZED_TYPES, is_packed_type
 from olla.formats.ggml_types import FILE_TYPES, GgmlType
 
 G = GgmlType
@@ -52,7 +53,7 @@ RECIPES: Mapping[str, Recipe] = dict(
     )
 )
 
-_ALIASES = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "INT8": "Q8_0", "INT4": "Q4_1"}
+_ALIASES = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "INT4": "Q4_1"}
 _LARGER = {
     G.Q4_K: G.Q5_0, G.Q5_K: G.Q5_1, G.Q6_K: G.Q8_0,
     G.Q4_0: G.F16, G.Q4_1: G.F16, G.Q5_0: G.F16, G.Q5_1: G.F16, G.Q8_0: G.F16,
@@ -67,14 +68,11 @@ def recipe_for(text: str) -> Recipe:
         BadInput: there is none.
     """
     name = text.upper()
-    if name == "NF4":
-        raise BadInput(
-            "nf4 is made when a model is loaded, on a CUDA GPU with bitsandbytes: use "
-            "PARAMETER quantize nf4 instead; the CPU's kind of four bits is int4"
-        )
+    if is_packed_type(name):
+        raise BadInput(f"{text} has no form in GGUF: it is written with --format hf")
     recipe = RECIPES.get(_ALIASES.get(name, name))
     if recipe is None:
-        known = ", ".join((*RECIPES, "int8", "int4"))
+        known = ", ".join((*RECIPES, "int4", *QUANTIZED_TYPES))
         raise BadInput(f"unsupported quantization type {text} - supported types are {known}")
     return recipe
 

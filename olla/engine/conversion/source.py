@@ -50,6 +50,13 @@ class FloatModel:
         self._check()
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What config.json says of the weights; bfloat16 where nothing does, as of GGUF files."""
+        config = self.checkpoint.config
+        name = str(config.get("dtype") or config.get("torch_dtype"))
+        return {"float32": torch.float32, "float16": torch.float16}.get(name, torch.bfloat16)
+
+    @property
     def names(self) -> list[str]:
         """Every parameter, the head only where it is not the embedding."""
         names = [name for name in self.checkpoint.names if name != HEAD]

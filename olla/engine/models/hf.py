@@ -29,7 +29,7 @@ from olla.engine.models.hf_progress import OnProgress, reported
 from olla.engine.models.hf_quantized import Quantizing, quantize_modules, quantized_bytes
 from olla.engine.models.vision import Vision
 from olla.engine.parts import Part
-from olla.engine.weights.safetensors import read_json
+from olla.engine.weights.safetensors import SafetensorsCheckpoint, read_json
 from olla.errors import FormatError
 from olla.formats.architectures import is_seeing
 
@@ -282,6 +282,28 @@ def _load(
         return _from_pretrained(folder, dtype, device, sees=sees)
 
 
+def _from_packed(kind: Any, config: Any, folder: Path, settings: dict[str, Any]) -> Any:
+    """With the values of what bitsandbytes packed, which transformers does not unpack alone."""
+    del config.quantization_config
+    with torch.device("meta"):
+        model_class = type(kind.from_config(config))
+    dtype = torch.float32 if settings["dtype"] == "auto" else settings["dtype"]
+    unpacked = _unpacked(folder, dtype)
+    return model_class.from_pretrained(None, config=config, state_dict=unpacked, **settings)
+
+
+def _unpacked(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    checkpoint = SafetensorsCheckpoint(files)
+    found: dict[str, Tensor] = {}
+    for name in checkpoint.names:
+        shape = checkpoint.shape(name)
+        assert shape is not None
+        found[name] = torch.empty(shape, dtype=dtype)
+        checkpoint.read(name, found[name])
+    return found
+
+
 def link_files(files: Mapping[str, Path], folder: Path) -> None:
     """Give each file its name in `folder`, and never one outside it."""
     for name, path in files.items():
@@ -292,20 +314,37 @@ def link_files(files: Mapping[str, Path], folder: Path) -> None:
         link.symlink_to(path.resolve())
 
 
+def _loaded(kind: Any, folder: str, settings: dict[str, Any]) -> Any:
+    """With rows for the tokens that an adapter brings, where the base has fewer."""
+    config = transformers.AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    text_config = config.get_text_config()
+    own = getattr(config, "base_vocab_size", 0)
+    vocab_size = text_config.vocab_size if own else 0
+    if own:
+        text_config.vocab_size = own
+    if getattr(config, "quantization_config", None) is None:
+        model = kind.from_pretrained(folder, config=config, trust_remote_code=False, **settings)
+    else:
+        model = _from_packed(kind, config, Path(folder), settings)
+    if own < vocab_size:
+        model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    return model
+
+
 def _from_pretrained(
     folder: str, dtype: torch.dtype | str, device: torch.device, *, sees: bool
 ) -> Any:
     kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+    settings = {
+        "dtype": dtype,
+        "attn_implementation": _attention(_ATTENTION, sees),
+        "local_files_only": True,
+        "use_safetensors": True,
+    }
     try:
-        # Quantized ones are rounded once, from what the file has.
-        model = kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=_attention(_ATTENTION, sees),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
+        model = _loaded(kind, folder, settings)
         if dtype == "auto" and model.dtype is torch.float16:
             model.float()  # halves that overflow would show as an attention of its own
         return model.to(device).eval()

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from olla.engine.matrices import GROUP, Blocks, Matrix, RawTensor
+from olla.engine.matrices import GROUP, Blocks, BnbTensor, Matrix, RawTensor
 from olla.engine.native.library import CLinear, Core, CPart, Kind
+from olla.engine.weights.bnb import dequantize
 from olla.formats.ggml_types import GgmlType
 
 _KINDS = {
@@ -33,6 +34,8 @@ _KINDS = {
     GgmlType.BF16: Kind.BF16,
     GgmlType.F32: Kind.F32,
 }
+_LEAST_SCALE = 2.0**-16
+"""Below, a scale has fewer digits in half precision than the eight bits that it is for."""
 _FLOATS = {
     torch.float16: GgmlType.F16,
     torch.bfloat16: GgmlType.BF16,
@@ -85,13 +88,28 @@ class Packing:
     def __init__(self, core: Core) -> None:
         self.core = core
 
-    def filed(self, tensor: RawTensor) -> Packed | None:
+    def filed(self, tensor: RawTensor | BnbTensor, device: torch.device) -> Packed | None:
         """From a file's own blocks, with nothing of their size beside them."""
+        if isinstance(tensor, BnbTensor):
+            return self._unpacked(tensor)
         kind = _KINDS.get(tensor.type)
         if kind is None or tensor.shape[1] % tensor.type.block_elements:
             return None
         assert tensor.data.nbytes >= _bytes_of(tensor.type, tensor.shape)
         return self._packed(kind, tensor.type, tensor.shape, tensor.data.ctypes.data, tensor.order)
+
+    def _unpacked(self, tensor: BnbTensor) -> Packed:
+        """The values that a bitsandbytes tensor stands for; rows in int8 keep their eight bits."""
+        rows, columns = tensor.shape
+        if tensor.state is not None or columns % GROUP:
+            return self.dense(dequantize(tensor))
+        scales = tensor.companions["SCB"] / 127
+        if bool(((scales > 0) & (scales < _LEAST_SCALE)).any()):
+            return self.dense(dequantize(tensor))
+        halves = scales[:, None, None].expand(rows, columns // GROUP, 1).half().view(torch.uint8)
+        values = tensor.values.view(rows, -1, GROUP).view(torch.uint8)
+        raw = torch.cat((halves, values), dim=-1)  # as Q8_0 has it
+        return self._packed(Kind.Q8, GgmlType.Q8_0, (rows, columns), raw.data_ptr())
 
     def fits_four_bit(self, rows: int, columns: int) -> bool:
         return columns % GROUP == 0

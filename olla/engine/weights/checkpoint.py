@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from olla.engine.matrices import Blocks, Matrices, Matrix, RawTensor, TorchMatrices
+from olla.engine.matrices import Blocks, BnbTensor, Matrices, Matrix, RawTensor, TorchMatrices
 from olla.engine.matrices_cuda import BnbMatrix
 from olla.engine.weights.four_bit import quantize
 from olla.errors import FormatError
@@ -19,7 +19,7 @@ from olla.errors import FormatError
 OnRead = Callable[[int], None]
 """Told the bytes of each tensor as it is read."""
 
-_LAYERS = "model.layers."
+LAYERS = "model.layers."
 _CPU = torch.device("cpu")
 
 
@@ -29,6 +29,7 @@ class Storage(StrEnum):
     FLOAT = "float"
     EIGHT_BIT = "eight_bit"
     FOUR_BIT = "four_bit"
+    PACKED = "packed"  # by bitsandbytes: kept as it is or in floats, never rounded again
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Checkpoint(Protocol):
         """How the file holds a parameter; None for one that is not there."""
         ...
 
-    def raw(self, name: str) -> RawTensor | None:
+    def raw(self, name: str) -> RawTensor | BnbTensor | None:
         """A matrix as it stands in the file, if it can be used so."""
         ...
 
@@ -186,11 +187,13 @@ class CheckpointParameters:
 
     def _filed(self, name: str, rows: int, in_features: int) -> Matrix | None:
         """A matrix of the file's own blocks, if those can be used as they are."""
-        raw = None if self._wanted is not None else self._checkpoint.raw(name)
-        if raw is None or not self._keep_quantized:
+        if self._wanted is not None or not self._keep_quantized:
+            return None
+        raw = self._checkpoint.raw(name)
+        if raw is None:
             return None
         self._check(name, (rows, in_features))
-        table = self._matrices.filed(raw)
+        table = self._matrices.filed(raw, self._device_of(name))
         if table is not None:
             self._on_read(raw.done())
         return table
@@ -202,14 +205,14 @@ class CheckpointParameters:
             return Storage.FLOAT
         if self._wanted is not None:
             storage = self._wanted_for(name, storage)
-        elif not self._keep_quantized:
+        elif not self._keep_quantized or storage is Storage.PACKED:
             return Storage.FLOAT
         fits = self._matrices.fits_four_bit(rows, in_features)
         return Storage.EIGHT_BIT if storage is Storage.FOUR_BIT and not fits else storage
 
     def _wanted_for(self, name: str, storage: Storage) -> Storage:
         is_rounded = self._wanted is Storage.FOUR_BIT and storage is not Storage.FOUR_BIT
-        if is_rounded and not name.startswith(_LAYERS):
+        if is_rounded and not name.startswith(LAYERS):
             return Storage.EIGHT_BIT
         return self._wanted or storage
 

@@ -14,10 +14,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from olla.engine.matrices import Blocks, RawTensor
+from olla.engine.matrices import Blocks, BnbTensor, RawTensor
+from olla.engine.weights.bnb import companion_dtypes, dequantize_into
 from olla.engine.weights.checkpoint import SpecialTokens, Storage
 from olla.engine.weights.mapped import MappedFile
 from olla.errors import FormatError
+from olla.formats.bitsandbytes import parameters, quantization_method, scales_name
 from olla.formats.expert_tensors import unstacked
 from olla.formats.ggml_types import GgmlType
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
@@ -100,6 +102,20 @@ class TensorFiles:
         self.read(name, out)
         return out
 
+    def bytes_of(self, name: str) -> Tensor:
+        """(size,) uint8."""
+        path, tensor = self._where[name]
+        mapped = self._map(path)
+        end = tensor.offset + tensor.size_bytes
+        copied = torch.from_numpy(mapped.bytes[tensor.offset : end].copy())
+        mapped.drop(tensor.offset, tensor.size_bytes)
+        return copied
+
+    @property
+    def placed(self) -> Iterable[tuple[Path, SafetensorsTensor]]:
+        """Every tensor with its file."""
+        return self._where.values()
+
     def _map(self, path: Path) -> MappedFile:
         if path not in self._maps:
             self._maps[path] = MappedFile(path)
@@ -107,6 +123,8 @@ class TensorFiles:
 
 
 class SafetensorsCheckpoint:
+    """Weights in floats, or as bitsandbytes packs them: those are read as what they stand for."""
+
     def __init__(self, files: Mapping[str, Path]) -> None:
         """Open a repository.
 
@@ -119,6 +137,13 @@ class SafetensorsCheckpoint:
             [path for name, path in sorted(files.items()) if name.endswith(".safetensors")],
             unstacks=True,
         )
+        method = quantization_method(self.config)
+        if method not in {"", "bitsandbytes"}:
+            raise FormatError(
+                f"the weights are quantized by {method}, which olla does not read; take the "
+                "repository in floats, in GGUF, or quantized by bitsandbytes"
+            )
+        self._parameters = parameters(self._tensors.placed) if method else {}
 
     @property
     def total_bytes(self) -> int:
@@ -126,19 +151,42 @@ class SafetensorsCheckpoint:
 
     @property
     def names(self) -> Iterable[str]:
-        return self._tensors
+        return self._parameters or self._tensors
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        return self._tensors.shape(name)
+        packed = self._parameters.get(name)
+        return self._tensors.shape(name) if packed is None else packed.shape
 
     def read(self, name: str, out: Tensor) -> int:
-        return self._tensors.read(name, out)
+        if not self._is_packed(name):
+            return self._tensors.read(name, out)
+        packed = self._packed(name)
+        dequantize_into(packed, out)
+        return packed.num_bytes
 
     def storage(self, name: str) -> Storage | None:
+        if self._is_packed(name):
+            return Storage.PACKED
         return Storage.FLOAT if name in self._tensors else None
 
-    def raw(self, name: str) -> RawTensor | None:
-        return self._tensors.raw(name)
+    def raw(self, name: str) -> RawTensor | BnbTensor | None:
+        return self._packed(name) if self._is_packed(name) else self._tensors.raw(name)
+
+    def _packed(self, name: str) -> BnbTensor:
+        parameter = self._parameters[name]
+        values = self._tensors.bytes_of(name)
+        if parameter.state is None:
+            scales = self._tensors.get(scales_name(name))
+            assert scales is not None, "formats.bitsandbytes has looked"
+            return BnbTensor.of(parameter.shape, values.view(torch.int8), {"SCB": scales}, None)
+        companions = {
+            end: self._tensors.bytes_of(f"{name}.{end}").view(dtype)
+            for end, dtype in companion_dtypes(parameter.state)
+        }
+        return BnbTensor.of(parameter.shape, values, companions, parameter.state)
+
+    def _is_packed(self, name: str) -> bool:
+        return name in self._parameters and self._parameters[name].quant_type != ""
 
     def read_blocks(self, name: str) -> tuple[Blocks, int]:
         raise AssertionError(f"{name} is not stored in four bits")

@@ -13,6 +13,7 @@ from aiohttp import web
 from olla.api.ollama_replies import progress_to_json
 from olla.api.ollama_requests import create_from_json, pull_from_json, push_from_json
 from olla.errors import ModelNotFound
+from olla.formats.bitsandbytes import is_packed_type
 from olla.modelfile.build import build_model
 from olla.names import ModelName
 from olla.parsers.choose import check_parser
@@ -75,6 +76,7 @@ def _quantize(
     job = Conversion(
         files={name: str(path) for name, path in files.items()},
         output=str(output),
+        format="hf" if is_packed_type(kind) else "gguf",
         quantization=kind,
         chat_template=chat_template,
     )

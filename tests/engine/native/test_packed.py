@@ -16,6 +16,7 @@ from olla.formats.ggml_types import GgmlType
 
 SHAPES = [(8, 32), (1, 32), (13, 96), (64, 576), (100, 128)]
 HALF_A_STEP = 0.51 / 127  # of inputs rounded to eight bits, a block at a time
+CPU = torch.device("cpu")
 COUNTS = [1, 3, 4, 7, 70]
 SCALES = {
     GgmlType.Q2_K: (80, 82), GgmlType.Q3_K: (108,), GgmlType.Q4_0: (0,), GgmlType.Q4_1: (0, 2),
@@ -128,7 +129,7 @@ def test_blocks_of_a_file_are_packed_as_they_are(core: Core, kind: GgmlType) -> 
     raw, weights = random_blocks(kind, 21, 512)
     order = torch.randperm(21, dtype=torch.int32)
 
-    matrix = Packing(core).filed(RawTensor(kind, (21, 512), raw, order, lambda: 0))
+    matrix = Packing(core).filed(RawTensor(kind, (21, 512), raw, order, lambda: 0), CPU)
 
     assert matrix is not None
     check(matrix, weights[order.long()], tolerance=HALF_A_STEP)
@@ -138,7 +139,7 @@ def test_packed_blocks_take_about_the_room_of_the_file(core: Core) -> None:
     """Two bits more at most, for scales of their own."""
     for kind in SCALES:
         raw, _ = random_blocks(kind, 64, 512)
-        matrix = Packing(core).filed(RawTensor(kind, (64, 512), raw, None, lambda: 0))
+        matrix = Packing(core).filed(RawTensor(kind, (64, 512), raw, None, lambda: 0), CPU)
         assert matrix is not None
         assert (matrix.num_bytes - raw.nbytes) * 8 / (64 * 512) <= 1.5, kind
 
@@ -146,4 +147,4 @@ def test_packed_blocks_take_about_the_room_of_the_file(core: Core) -> None:
 def test_other_blocks_of_a_file_are_left_to_be_read(core: Core) -> None:
     raw = RawTensor(GgmlType.IQ4_XS, (1, 256), np.zeros(136, np.uint8), None, lambda: 0)
 
-    assert Packing(core).filed(raw) is None
+    assert Packing(core).filed(raw, CPU) is None
