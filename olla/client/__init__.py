@@ -150,9 +150,12 @@ class Client:
         return _until_success(self._stream("/api/pull", transfer_to_json(model, options)))
 
     def push(
-        self, model: str, options: TransferOptions = PLAIN_TRANSFER
+        self, model: str, options: TransferOptions = PLAIN_TRANSFER, destination: str = ""
     ) -> Generator[Progress, None, None]:
-        return _until_success(self._stream("/api/push", transfer_to_json(model, options)))
+        """Send a model to where its own name, or `destination`, says."""
+        where = {"destination": destination} if destination else {}
+        body = {**transfer_to_json(model, options), **where}
+        return _until_success(self._stream("/api/push", body))
 
     def create(self, request: CreateRequest) -> Iterator[Progress]:
         """Make a model of blobs that are uploaded already."""

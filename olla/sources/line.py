@@ -97,6 +97,10 @@ class Rate:
         self._free_at = 0.0
 
     @property
+    def is_limited(self) -> bool:
+        return self._bytes_per_s != _UNLIMITED
+
+    @property
     def chunk_bytes(self) -> int:
         """How much to read at once, so that a slow transfer flows evenly."""
         tenth = self._bytes_per_s // 10

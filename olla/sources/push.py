@@ -31,9 +31,15 @@ _RANGE = re.compile(r"(?:bytes=)?0-(\d+)", re.ASCII)
 
 
 async def push(
-    registry: Registry, name: ModelName, store: ModelStore, options: TransferOptions
+    registry: Registry,
+    name: ModelName,
+    store: ModelStore,
+    options: TransferOptions,
+    destination: ModelName | None = None,
 ) -> AsyncGenerator[Progress, None]:
-    """Send the model `name` to the registry in its name; the last step is "success".
+    """Send the model `name` to the registry in `destination`, by default its own name.
+
+    The last step is "success".
 
     Raises:
         ModelNotFound: it is not here.
@@ -41,15 +47,16 @@ async def push(
     """
     yield Progress("retrieving manifest")
     data = await asyncio.to_thread(store.read_manifest, name)
-    repository = repository_url(name, options)
-    async with registry.open(name, options) as line:
+    target = destination or name
+    repository = repository_url(target, options)
+    async with registry.open(target, options) as line:
         for layer in dict.fromkeys(parse_manifest(data).blobs):
             path = store.blobs.path(layer.digest)
             async with aclosing(_Upload(line, repository, layer, path).run()) as pushing:
                 async for progress in pushing:
                     yield progress
         yield Progress("pushing manifest")
-        await _put_manifest(line, manifest_url(name, options), data)
+        await _put_manifest(line, manifest_url(target, options), data)
     yield Progress("success")
 
 
