@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from olla.engine.conversion.source import FloatModel
-from olla.engine.weights.checkpoint import SpecialTokens
+from olla.engine.weights.checkpoint import Checkpoint, SpecialTokens
 from olla.engine.weights.gguf import GgufCheckpoint
 from olla.engine.weights.lora import CONFIG
 from olla.errors import BadInput
@@ -23,6 +23,7 @@ from olla.runner.protocol import Adapter, Files
 OnProgress = Callable[[int, int], None]
 
 _SHARD_BYTES = 4 * 2**30
+_UNTIED = {"tie_word_embeddings": False}
 _CLASSES = {
     "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM", "granite": "GraniteForCausalLM", "phi3": "Phi3ForCausalLM",
@@ -61,35 +62,89 @@ def write_adapters(adapters: Sequence[Adapter], folder: Path, base: str) -> None
         (target / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": base}))
 
 
-def write_model(
-    model: FloatModel, folder: Path, chat_template: str, files: Files, on_progress: OnProgress
+class Parameters(Protocol):
+    """A model's, by the names that its repository has for them."""
+
+    @property
+    def checkpoint(self) -> Checkpoint: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What they are written in."""
+        ...
+
+    @property
+    def ties_head(self) -> bool: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def read(self, name: str) -> Tensor:
+        """A parameter in float32."""
+        ...
+
+
+def write_repository(
+    model: Parameters, folder: Path, files: Files, on_progress: OnProgress
 ) -> None:
-    """Weights, config and tokenizer, in bfloat16."""
+    """Weights anew, whatever else the repository has as it is.
+
+    Raises:
+        BadInput: an adapter gave the model a bias that its architecture lacks.
+    """
+    _check_biases(model)
+    for name, path in files.items():
+        if "safetensors" not in name:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+    config = {**model.checkpoint.config, "dtype": str(model.dtype).removeprefix("torch.")}
+    if not model.ties_head:
+        config |= _untied(config)
+    _write_json(folder / "config.json", config)
+    _write_weights(model, folder, on_progress)
+
+
+def write_gguf_as_repository(
+    model: FloatModel, folder: Path, chat_template: str, on_progress: OnProgress
+) -> None:
+    """A model out of a GGUF file: weights, config and tokenizer, in bfloat16."""
     checkpoint = model.checkpoint
-    if isinstance(checkpoint, GgufCheckpoint):
-        config = _config_of_gguf(model)
-        tokenizer = checkpoint.tokenizer()
-        tokenizer.save(str(folder / "tokenizer.json"))
-        special = checkpoint.special_tokens(tokenizer)
-        _write_json(folder / "tokenizer_config.json", _tokenizer_config(special, chat_template))
-        config |= _special_ids(tokenizer, special)
-    else:
-        config = {**checkpoint.config, "tie_word_embeddings": model.ties_head}
-        for name, path in files.items():
-            if name.endswith((".json", ".jinja", ".model")) and "safetensors" not in name:
-                shutil.copyfile(path, folder / name)
+    assert isinstance(checkpoint, GgufCheckpoint)
+    _check_biases(model)
+    tokenizer = checkpoint.tokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = checkpoint.special_tokens(tokenizer)
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(special, chat_template))
+    config = _config_of_gguf(model) | _special_ids(tokenizer, special)
     _write_json(folder / "config.json", {**config, "dtype": "bfloat16"})
     _write_weights(model, folder, on_progress)
 
 
-def _write_weights(model: FloatModel, folder: Path, on_progress: OnProgress) -> None:
+def _check_biases(model: Parameters) -> None:
+    if isinstance(model, FloatModel) and model.added_biases:
+        raise BadInput(
+            f"merged, the adapter would give the model {model.added_biases[0]}, for which its "
+            "architecture in transformers has no place: export without --merge, or to gguf"
+        )
+
+
+def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers looks at the text's part of a config, or at the whole."""
+    text = config.get("text_config")
+    inner = {"text_config": {**text, **_UNTIED}} if isinstance(text, dict) else {}
+    return {**inner, **_UNTIED}
+
+
+def _write_weights(model: Parameters, folder: Path, on_progress: OnProgress) -> None:
     names = [name for name in model.names if name != "rope_freqs.weight"]
-    total = sum(2 * torch.Size(model.shape(name)).numel() for name in names)
+    total = sum(model.dtype.itemsize * torch.Size(model.shape(name)).numel() for name in names)
     where: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
     done = 0
     for name in names:
-        shard[name] = model.read(name).bfloat16()
+        shard[name] = model.read(name).to(model.dtype).contiguous()
         done += shard[name].nbytes
         on_progress(done, total)
         is_full = sum(tensor.nbytes for tensor in shard.values()) >= _SHARD_BYTES

@@ -71,7 +71,7 @@ class HfModel:
         self._register()
         with reported(files, on_progress):
             sees = is_seeing(read_json(files, "config.json"))
-            self._model = _load(files, dtype, device, sees=sees)
+            self._model = load_module(files, dtype, device, sees=sees, attention=_ATTENTION)
         self._device = device
         self._vision = Vision(self._model, device) if sees else None
         # Whether it can leave out the logits that nobody asked for.
@@ -257,13 +257,27 @@ def _attention(name: str, sees: bool) -> str | dict[str, str]:
     return {"text_config": name} if sees else name
 
 
-def _load(
-    files: Mapping[str, Path], dtype: torch.dtype, device: torch.device, *, sees: bool
+def load_module(
+    files: Mapping[str, Path],
+    dtype: torch.dtype | str,
+    device: torch.device,
+    *,
+    sees: bool,
+    attention: str = "eager",
 ) -> Any:
+    """The module of transformers for a repository, to compute with.
+
+    Args:
+        dtype: "auto" is that of the files.
+        sees: it looks at images.
+
+    Raises:
+        FormatError: transformers does not load it.
+    """
     # transformers reads directories; a blob's name says nothing, so links give them theirs.
     with tempfile.TemporaryDirectory(prefix="olla-") as folder:
         link_files(files, Path(folder))
-        return _from_pretrained(folder, dtype, device, sees=sees)
+        return _from_pretrained(folder, dtype, device, _attention(attention, sees), sees=sees)
 
 
 def link_files(files: Mapping[str, Path], folder: Path) -> None:
@@ -276,13 +290,20 @@ def link_files(files: Mapping[str, Path], folder: Path) -> None:
         link.symlink_to(path.resolve())
 
 
-def _from_pretrained(folder: str, dtype: torch.dtype, device: torch.device, *, sees: bool) -> Any:
+def _from_pretrained(
+    folder: str,
+    dtype: torch.dtype | str,
+    device: torch.device,
+    attention: str | dict[str, str],
+    *,
+    sees: bool,
+) -> Any:
     kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
     try:
         model = kind.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation=_attention(_ATTENTION, sees),
+            attn_implementation=attention,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
