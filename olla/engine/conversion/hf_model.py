@@ -22,6 +22,8 @@ from olla.runner.protocol import Adapter, Files
 
 OnProgress = Callable[[int, int], None]
 
+_UNSCALED = ("use_dora", "bias", "modules_to_save", "trainable_token_indices")
+_SCALABLE: tuple[object, ...] = (None, False, "none", [], {})
 _SHARD_BYTES = 4 * 2**30
 _UNTIED = {"tie_word_embeddings": False}
 _CLASSES = {
@@ -50,16 +52,34 @@ def write_adapters(adapters: Sequence[Adapter], folder: Path, base: str) -> None
         BadInput: one is in GGUF, or to a scale that peft's files cannot say.
     """
     for number, adapter in enumerate(adapters):
-        if CONFIG not in adapter.files or adapter.scale != 1.0:
-            raise BadInput(
-                "an adapter in GGUF, or with a scale of its own, is exported merged: add --merge"
-            )
+        if CONFIG not in adapter.files:
+            raise BadInput("an adapter in GGUF is exported merged: add --merge")
         target = folder if len(adapters) == 1 else folder / f"adapter-{number}"
         target.mkdir(parents=True, exist_ok=True)
         for name, path in adapter.files.items():
             shutil.copyfile(path, target / name)
-        config = json.loads((target / CONFIG).read_text())
-        (target / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": base}))
+        config = _scaled(json.loads((target / CONFIG).read_text()), adapter.scale)
+        place = base if target == folder else f"../{base}"
+        config |= {"base_model_name_or_path": place, "revision": None}
+        _write_json(target / CONFIG, config)
+
+
+def _scaled(config: dict[str, Any], scale: float) -> dict[str, Any]:
+    """The configuration of an adapter at another scale, which is one of alpha.
+
+    Raises:
+        BadInput: not all that the adapter changes grows with alpha.
+    """
+    if scale == 1.0:
+        return config
+    if any(config.get(key) not in _SCALABLE for key in _UNSCALED):
+        raise BadInput(
+            "an adapter with a scale of its own that is more than low rank (DoRA, biases, whole "
+            "modules, tokens) is exported merged: add --merge"
+        )
+    alphas = {key: alpha * scale for key, alpha in (config.get("alpha_pattern") or {}).items()}
+    alpha = config.get("lora_alpha", 8)  # peft's default
+    return {**config, "lora_alpha": alpha * scale, "alpha_pattern": alphas}
 
 
 class Parameters(Protocol):

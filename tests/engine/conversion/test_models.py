@@ -113,8 +113,9 @@ def test_an_adapter_beside_its_base_names_it(tmp_path: Path) -> None:
 
     config = (tmp_path / "out" / "adapter_config.json").read_text()
     assert '"base_model_name_or_path": "./base"' in config
-    with pytest.raises(BadInput, match="is exported merged: add --merge"):
-        write_adapters([Adapter(files_of(tmp_path / "adapter"), 0.5)], tmp_path / "other", "./base")
+    save_adapter(tmp_path, tmp_path / "dora", seed=1, use_dora=True)
+    with pytest.raises(BadInput, match=r"more than low rank .* is exported merged: add --merge"):
+        write_adapters([Adapter(files_of(tmp_path / "dora"), 0.5)], tmp_path / "other", "./base")
 
 
 @pytest.mark.parametrize(
