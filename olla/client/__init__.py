@@ -94,6 +94,12 @@ class Client:
         models = self._call("GET", "/api/ps").get("models") or ()
         return tuple(running_from_json(model) for model in models)
 
+    def activity(self) -> tuple[tuple[RunningModel, ...], tuple[QueuedRequest, ...]]:
+        """The running models, and the requests that wait, at one moment."""
+        reply = self._call("GET", "/api/ps")
+        running = tuple(running_from_json(model) for model in reply.get("models") or ())
+        return running, tuple(queued_from_json(entry) for entry in reply.get("queue") or ())
+
     def loading(self) -> tuple[Progress, ...]:
         """How far the models are that are being loaded; the status is a model's name."""
         reply = self._call("GET", "/api/ps", timeout_s=HEARTBEAT_TIMEOUT_S)
