@@ -243,11 +243,13 @@ class TransferOptions:
     """How a model goes over the network. `insecure`: over plain HTTP, if the name has a host.
 
     `limit_rate` in bytes a second; 0 is no limit. `dry_run`: only say what would be transferred.
+    `private`: a hub's repository that a push makes is not for everyone.
     """
 
     insecure: bool = False
     limit_rate: int = 0
     dry_run: bool = False
+    private: bool = False
 
 
 PLAIN_TRANSFER = TransferOptions()

@@ -87,6 +87,7 @@ EXCEPTIONS = {
     "cli.repl": Rule(third_parties=("prompt_toolkit",)),
     "cli.terminal": Rule(third_parties=("rich",)),
     "sources.huggingface": Rule(third_parties=("huggingface_hub",)),
+    "sources.huggingface_push": Rule(third_parties=("huggingface_hub",)),
     "sources.modelscope": Rule(third_parties=("modelscope_hub",)),
 }
 """What single modules may import beyond what their area may."""
@@ -100,7 +101,12 @@ LAZY = {
     "engine": ("engine", "torch", "transformers", "safetensors", "gguf", "bitsandbytes"),
     "renderers": ("renderers.jinja",),
     "runner.__main__": ("engine",),
-    "sources": ("sources.huggingface", "sources.key_pair", "sources.modelscope"),
+    "sources": (
+        "sources.huggingface",
+        "sources.huggingface_push",
+        "sources.key_pair",
+        "sources.modelscope",
+    ),
 }
 """What an area may import inside functions: for start-up, never to dodge a ring."""
 

@@ -13,7 +13,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from olla.api.json_fields import Fields, parse_fields
@@ -56,11 +56,12 @@ class CopyRequest:
 
 @dataclass(frozen=True, slots=True)
 class TransferRequest:
-    """A pull or a push."""
+    """A pull or a push; `destination` is where the latter goes, "" for where the name says."""
 
     model: str
     options: TransferOptions
     stream: bool = True
+    destination: str = ""
 
 
 def chat_from_json(body: bytes) -> ChatRequest:
@@ -132,10 +133,13 @@ def pull_from_json(body: bytes) -> TransferRequest:
 
 
 def push_from_json(body: bytes) -> TransferRequest:
-    request = _transfer(parse_fields(body, "PushRequest"))
+    """`limit_rate`, `destination` and `private` are olla's own."""
+    fields = parse_fields(body, "PushRequest")
+    request = _transfer(fields)
     if not request.model:
         raise BadInput("model is required")
-    return request
+    options = replace(request.options, private=fields.flag("private"))
+    return replace(request, options=options, destination=fields.text("destination"))
 
 
 def _transfer(fields: Fields) -> TransferRequest:

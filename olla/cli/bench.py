@@ -17,8 +17,7 @@ from olla.cli.cobra import CLIENT_ENVIRONMENT, command, exactly
 from olla.cli.daemon import connect
 from olla.cli.figures import Round, figure_of, format_figure, prompt_of, round_of
 from olla.cli.model_names import complete_models
-from olla.cli.terminal import show_table, waiting
-from olla.cli.text import format_columns
+from olla.cli.terminal import echo_table, show_table, waiting
 from olla.client import Client
 from olla.client.replies import ReplySettings
 from olla.client.timing import Api, Question, TimedReply, ask, together
@@ -195,8 +194,7 @@ def _report_table(plan: Plan, load_s: float | None, rows: Sequence[Row]) -> None
     if sys.stdout.isatty():
         show_table(_HEADER, lines)
     else:
-        for line in format_columns([_HEADER, *lines]):
-            click.echo(line)
+        echo_table(_HEADER, lines)
     num_prompt_tokens = rows[0].rounds[0].num_prompt_tokens
     loaded = "" if load_s is None else f"loaded in {load_s:.2f} s; "
     click.echo(

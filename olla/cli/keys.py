@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from olla.cli.cobra import command, exactly
-from olla.cli.text import format_columns
+from olla.cli.terminal import echo_table
 from olla.keys import KeyFile, Scope
 from olla.settings import Settings
 
@@ -51,8 +51,7 @@ def list_keys(settings: Settings) -> None:
         (key.name, ",".join(key.scopes), key.created_at)
         for key in KeyFile(settings.keys_path).read()
     ]
-    for line in format_columns([("NAME", "SCOPES", "CREATED"), *rows]):
-        click.echo(line)
+    echo_table(("NAME", "SCOPES", "CREATED"), rows)
 
 
 @command("revoke", exactly(1), _ENVIRONMENT)

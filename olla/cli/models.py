@@ -10,7 +10,7 @@ import click
 from olla.cli.cobra import at_least, at_most, command, exactly
 from olla.cli.daemon import connect
 from olla.cli.model_names import complete_models
-from olla.cli.terminal import waiting
+from olla.cli.terminal import echo_table, waiting
 from olla.cli.text import format_columns, format_size, format_time
 from olla.client import Client
 from olla.client.replies import ListedModel, QueuedRequest, RunningModel
@@ -40,13 +40,13 @@ def ps(settings: Settings, prefix: str | None) -> None:
     Requests that wait, and what for, follow.
     """
     client = connect(settings)
-    models, queue = client.running(), client.queue()
+    models, queue = client.activity()
     rows = _ps_rows([model for model in models if model.name.startswith(prefix or "")])
-    _show_table(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows)
+    echo_table(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows)
     waiting = [_queue_row(entry) for entry in queue if entry.model.startswith(prefix or "")]
     if waiting:
         click.echo()
-        _show_table(("WAITING FOR", "CLIENT", "STATE"), waiting)
+        echo_table(("WAITING FOR", "CLIENT", "STATE"), waiting)
 
 
 @command("stop", exactly(1))
@@ -151,8 +151,3 @@ def format_processor(size_bytes: int, vram_bytes: int) -> str:
         return "100% GPU"
     cpu = round((size_bytes - vram_bytes) / size_bytes * 100)
     return f"{cpu}%/{100 - cpu}% CPU/GPU"
-
-
-def _show_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    for line in format_columns([header, *rows]):
-        click.echo(line)

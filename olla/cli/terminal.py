@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from olla.cli.bars import FRAME_S, FRAMES, PlainLines, Rows
+from olla.cli.text import format_columns
 from olla.requests import Progress
 
 if TYPE_CHECKING:
@@ -92,6 +93,12 @@ class _Status:
     def _follow(self, ask: Callable[[], str]) -> None:
         while not self._is_over.wait(_ASK_EVERY_S):
             self.text = ask()
+
+
+def echo_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table in columns, plain, on a terminal or not."""
+    for line in format_columns([header, *rows]):
+        click.echo(line)
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

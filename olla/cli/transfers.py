@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from olla.cli.cobra import command, exactly
+from olla.cli.cobra import between, command, exactly
 from olla.cli.daemon import connect
 from olla.cli.model_names import complete_models
 from olla.cli.terminal import progress_bars
@@ -68,24 +68,36 @@ def pull(
         pull_with_bars(client, model, options)
 
 
-@command("push", exactly(1))
+@command("push", between(1, 2))
 @click.argument("model", metavar="MODEL", required=False, shell_complete=complete_models)
+@click.argument("destination", metavar="[DESTINATION]", required=False, default="")
 @_INSECURE
 @_LIMIT_RATE
+@click.option("--private", is_flag=True, help="Make a new repository on a hub a private one.")
 @click.pass_obj
-def push(settings: Settings, model: str, insecure: bool, limit_rate: int | None) -> None:
+def push(
+    settings: Settings,
+    model: str,
+    destination: str,
+    insecure: bool,
+    limit_rate: int | None,
+    private: bool,
+) -> None:
     """Upload a model.
 
-    It goes to the registry in its name, such as registry.example.com/me/model:tag.
+    It goes where DESTINATION says, or its own name: registry.example.com/me/model:tag is a
+    registry, hf.co/me/model a repository on Hugging Face. Only what is not there is sent.
     """
     client = connect(settings)
+    options = TransferOptions(insecure, limit_rate or 0, private=private)
+    target = destination or model
     try:
         with progress_bars() as show:
-            for progress in client.push(model, TransferOptions(insecure, limit_rate or 0)):
+            for progress in client.push(model, options, destination):
                 show(progress)
     except ApiError as error:
-        raise _who_may_push(model, settings, error) from error
-    click.echo(f"\nYou can find your model at:\n\n\t{place_of(model)}")
+        raise _who_may_push(target, settings, error) from error
+    click.echo(f"\nYou can find your model at:\n\n\t{place_of(target)}")
 
 
 def pull_with_bars(client: Client, model: str, options: TransferOptions) -> None:
@@ -109,6 +121,8 @@ def place_of(model: str) -> str:
     name = ModelName.parse(model)
     if name.host.lower() == DEFAULT_HOST:
         return f"https://ollama.com/{name.short.removesuffix(':latest')}"
+    if name.host.lower() in {"hf.co", "huggingface.co"}:
+        return f"https://huggingface.co/{name.namespace}/{name.model}"
     return name.full
 
 

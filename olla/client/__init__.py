@@ -94,6 +94,12 @@ class Client:
         models = self._call("GET", "/api/ps").get("models") or ()
         return tuple(running_from_json(model) for model in models)
 
+    def activity(self) -> tuple[tuple[RunningModel, ...], tuple[QueuedRequest, ...]]:
+        """The running models, and the requests that wait, at one moment."""
+        reply = self._call("GET", "/api/ps")
+        running = tuple(running_from_json(model) for model in reply.get("models") or ())
+        return running, tuple(queued_from_json(entry) for entry in reply.get("queue") or ())
+
     def loading(self) -> tuple[Progress, ...]:
         """How far the models are that are being loaded; the status is a model's name."""
         reply = self._call("GET", "/api/ps", timeout_s=HEARTBEAT_TIMEOUT_S)
@@ -150,9 +156,12 @@ class Client:
         return _until_success(self._stream("/api/pull", transfer_to_json(model, options)))
 
     def push(
-        self, model: str, options: TransferOptions = PLAIN_TRANSFER
+        self, model: str, options: TransferOptions = PLAIN_TRANSFER, destination: str = ""
     ) -> Generator[Progress, None, None]:
-        return _until_success(self._stream("/api/push", transfer_to_json(model, options)))
+        """Send a model to where its own name, or `destination`, says."""
+        where = {"destination": destination} if destination else {}
+        body = {**transfer_to_json(model, options), **where}
+        return _until_success(self._stream("/api/push", body))
 
     def create(self, request: CreateRequest) -> Iterator[Progress]:
         """Make a model of blobs that are uploaded already."""

@@ -38,6 +38,7 @@ _TOKENIZERS = (("tokenizer.model",), ("*/tokenizer.model",))
 # Bytes that plain text has no use for, as in the WHATWG rules that Ollama's check follows.
 _BINARY_BYTES = frozenset({*range(0x00, 0x09), 0x0B, *range(0x0E, 0x1B), *range(0x1C, 0x20)})
 _NUM_SNIFFED_BYTES = 512
+_LEFT_OUT = re.compile(r"\.|checkpoint-\d+$")
 _ADAPTER_WEIGHTS = "adapter_model*.safetensors"
 _SCALE = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _LFS_POINTER = b"version https://git-lfs"
@@ -140,12 +141,12 @@ def _first_group(directory: Path, groups: tuple[tuple[str, ...], ...]) -> list[P
 
 
 def _glob(directory: Path, *patterns: str) -> list[Path]:
-    """The files that match, hidden ones and those in hidden directories left out."""
+    """The files that match, but what is hidden and what a trainer's checkpoints hold."""
     return [
         path
         for pattern in patterns
         for path in sorted(directory.glob(pattern))
-        if path.is_file() and not any(part.startswith(".") for part in _parts(path, directory))
+        if path.is_file() and not any(_LEFT_OUT.match(part) for part in _parts(path, directory))
     ]
 
 

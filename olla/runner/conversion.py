@@ -21,7 +21,8 @@ class Conversion(msgspec.Struct, tag=True, frozen=True):
     """`files` as those of Load. `format` is "gguf" or "hf"; `output` a file or a new folder.
 
     `quantization` names one of GGUF's; `merge` lays the adapters over the weights for good, else
-    they are written beside the base, which peft finds in the folder `base`.
+    they are written beside the base, which peft finds in the folder `base`. `is_export`: for other
+    programs, so it need not be something that olla runs.
     """
 
     files: Files
@@ -31,6 +32,7 @@ class Conversion(msgspec.Struct, tag=True, frozen=True):
     adapters: list[Adapter] = []
     merge: bool = False
     chat_template: str = ""
+    is_export: bool = False
 
 
 class Export(msgspec.Struct, tag=True, frozen=True):

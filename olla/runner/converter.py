@@ -12,15 +12,18 @@ from pathlib import Path
 
 import msgspec
 
-from olla.engine.conversion.gguf_model import write_gguf
+from olla.engine.conversion import gguf_families, gguf_model
+from olla.engine.conversion.gguf_file import Content, write_content
 from olla.engine.conversion.hf_model import (
     copy_files,
     packing_of,
     write_adapters,
-    write_model,
+    write_gguf_as_repository,
+    write_repository,
 )
+from olla.engine.conversion.module_model import ModuleModel
 from olla.engine.conversion.recipes import recipe_for
-from olla.engine.conversion.source import FloatModel
+from olla.engine.conversion.source import FloatModel, has_names
 from olla.errors import BadInput, OllaError
 from olla.names import ModelName
 from olla.registry.store import ModelStore
@@ -66,6 +69,7 @@ def resolved(job: Export) -> Conversion:
         ],
         merge=job.merge,
         chat_template=model.chat_template,
+        is_export=True,
     )
 
 
@@ -84,8 +88,19 @@ def run(job: Conversion, on_progress: OnProgress) -> None:
         shutil.copyfile(job.files[GGUF_NAME], output)
     else:
         recipe = recipe_for(job.quantization or "bf16")
-        model = FloatModel(job.files, job.adapters)
-        write_gguf(model, recipe, output, job.chat_template, on_progress)
+        write_content(_content(job), recipe, output, on_progress)
+
+
+def _content(job: Conversion) -> Content:
+    """What a GGUF file of the model holds, its adapters merged."""
+    if has_names(job.files):
+        return gguf_model.gguf_content(FloatModel(job.files, job.adapters), job.chat_template)
+    if not job.is_export:
+        raise BadInput(
+            "olla makes GGUF files that it runs itself of the families of its own decoder only; "
+            "for other programs, write one with olla export --format gguf -q"
+        )
+    return gguf_families.gguf_content(ModuleModel(job.files, job.adapters), job.chat_template)
 
 
 def _write_hf(job: Conversion, output: Path, on_progress: OnProgress) -> None:
@@ -96,9 +111,13 @@ def _write_hf(job: Conversion, output: Path, on_progress: OnProgress) -> None:
     folder.mkdir(parents=True)
     if is_apart:
         write_adapters(job.adapters, output, folder.name)
-    if packing or GGUF_NAME in job.files or (job.adapters and job.merge):
-        model = FloatModel(job.files, job.adapters if job.merge else [])
-        write_model(model, folder, job.chat_template, job.files, on_progress, packing)
+    adapters = job.adapters if job.merge else []
+    if GGUF_NAME in job.files:
+        model = FloatModel(job.files, adapters)
+        write_gguf_as_repository(model, folder, job.chat_template, on_progress, packing)
+    elif adapters or packing:
+        kind = FloatModel if packing or has_names(job.files) else ModuleModel
+        write_repository(kind(job.files, adapters), folder, job.files, on_progress, packing)
     else:
         copy_files(job.files, folder, on_progress)
 

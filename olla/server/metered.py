@@ -15,6 +15,8 @@ from olla.server.metrics import OTHER, Metrics
 
 Chunks = AsyncGenerator[ChatChunk, None]
 Transfer = Callable[[ModelName, ModelStore, TransferOptions], AsyncGenerator[Progress, None]]
+Push = Callable[[ModelName, ModelName, ModelStore, TransferOptions], AsyncGenerator[Progress, None]]
+"""A model of the store, and the name that says where it goes."""
 
 
 class Answers(Protocol):

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -22,14 +21,13 @@ from olla.registry.store import ModelStore
 from olla.requests import Progress, TransferOptions
 from olla.runner.pool import RunnerPool
 from olla.server.conversations import Conversations
-from olla.server.metered import Answers, MeteredAnswers, Transfer, metered_pull
+from olla.server.metered import Answers, MeteredAnswers, Push, Transfer, metered_pull
 from olla.server.metrics import Metrics, PoolCollector
 from olla.settings import Settings
 from olla.sources.choose import Sources
 from olla.sources.ollama import Registry
 from olla.sources.ollama_auth import Keyring
 from olla.sources.pull import plan_pull, pull
-from olla.sources.push import push
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Services:
     pool: RunnerPool
     inference: Answers
     pull: Transfer
-    push: Transfer
+    push: Push
     metrics: Metrics = field(default_factory=Metrics)
     conversations: Conversations = field(default_factory=Conversations)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -60,8 +58,9 @@ class Services:
         PoolCollector(pool, metrics)
         inference = MeteredAnswers(Inference(store, pool, settings), metrics)
         registry = Registry(Keyring(settings.home, Path.home()))
-        pulling = metered_pull(_pull(Sources(registry, settings.sources)), metrics)
-        return cls(settings, store, pool, inference, pulling, partial(push, registry), metrics)
+        sources = Sources(registry, settings.sources)
+        pulling = metered_pull(_pull(sources), metrics)
+        return cls(settings, store, pool, inference, pulling, sources.push, metrics)
 
 
 def _pull(sources: Sources) -> Transfer:

@@ -52,7 +52,7 @@ class Kind(Enum):
 @dataclass(frozen=True, slots=True)
 class Choice:
     """`files` are the model's, of an adapter the configuration first; `overlays` are what Ollama
-    reads beside a GGUF file."""
+    reads beside the weights."""
 
     kind: Kind
     files: tuple[RemoteFile, ...]
@@ -87,9 +87,9 @@ def choose_files(files: tuple[RemoteFile, ...], tag: str = DEFAULT_TAG) -> Choic
         return _gguf(files, named) if named else None
     if weights := _safetensors(files):
         needed = [file for file in files if _is_needed(file)]
-        return Choice(Kind.SAFETENSORS, _unique([*weights, *needed]), _licenses(files))
+        return _choice(Kind.SAFETENSORS, _unique([*weights, *needed]), files)
     if adapter := _adapter(files):
-        return Choice(Kind.ADAPTER, adapter, _licenses(files))
+        return _choice(Kind.ADAPTER, adapter, files)
     if ggufs:
         return _gguf(files, _preferred(ggufs))
     for file in _matching(files, *_PICKLES):
@@ -155,8 +155,12 @@ def _preferred(ggufs: dict[str, list[RemoteFile]]) -> list[RemoteFile]:
 
 def _gguf(files: tuple[RemoteFile, ...], chosen: list[RemoteFile]) -> Choice:
     group_parts(file.name for file in chosen)
+    return _choice(Kind.GGUF, tuple(chosen), files)
+
+
+def _choice(kind: Kind, chosen: tuple[RemoteFile, ...], files: tuple[RemoteFile, ...]) -> Choice:
     overlays = tuple(file for file in files if file.name in _OVERLAYS)
-    return Choice(Kind.GGUF, tuple(chosen), _licenses(files), overlays)
+    return Choice(kind, chosen, _licenses(files), overlays)
 
 
 def _safetensors(files: Iterable[RemoteFile]) -> list[RemoteFile]:

@@ -1,21 +1,24 @@
-"""Which source, or which sources one after the other, a name means."""
+"""Which source, or which sources one after the other, a name means; and where it is pushed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
-from olla.errors import SourceNotFound
+from olla.errors import SourceError, SourceNotFound
 from olla.names import DEFAULT_HOST, ModelName
-from olla.requests import PLAIN_TRANSFER, TransferOptions
+from olla.registry.store import ModelStore
+from olla.requests import PLAIN_TRANSFER, Progress, TransferOptions
 from olla.sources.base import Source
 from olla.sources.catalogue import PACKAGED_MODELS
 from olla.sources.first_of import FirstOf
 from olla.sources.hub import HubSource
+from olla.sources.hub_push import SENDERS, push_to_hub
 from olla.sources.hubs import HUBS, hub_of_host
 from olla.sources.line import Patience
 from olla.sources.ollama import OllamaSource, Registry
 from olla.sources.package import PackageSource
+from olla.sources.push import push
 from olla.sources.well_known import place_on
 from olla.variables import DEFAULT_SOURCES
 
@@ -55,6 +58,25 @@ class Sources:
         sources = {label: makers[label](impatient) for label in earlier}
         sources[last] = makers[last](self.registry.patience)
         return FirstOf(name.short, sources) if earlier else sources[last]
+
+    def push(
+        self, name: ModelName, destination: ModelName, store: ModelStore, options: TransferOptions
+    ) -> AsyncGenerator[Progress, None]:
+        """Send the model `name` to where the other name says.
+
+        Raises:
+            SourceError: it is a hub that olla does not push to.
+        """
+        hub = hub_of_host(destination.host)
+        if not hub:
+            return push(self.registry, name, store, options, destination)
+        if hub not in SENDERS:
+            raise SourceError(
+                f"olla does not push to {destination.host}: write the files with olla export "
+                "--format hf, and send that folder with the hub's own client (modelscope upload)"
+            )
+        patience = self.registry.patience
+        return push_to_hub(SENDERS[hub], name, destination, store, options, patience)
 
     def _maker(self, label: str, name: ModelName, options: TransferOptions) -> Maker | None:
         """What makes the source of that label, if it may have the model."""

@@ -28,7 +28,7 @@ from olla.sources.repository import RemoteFile, Repository
 
 TIMEOUT_S = 30.0
 
-_TOKENS = "https://huggingface.co/settings/tokens"
+TOKENS = "https://huggingface.co/settings/tokens"
 
 
 def look_up(name: str, revision: str) -> Repository:
@@ -45,12 +45,12 @@ def look_up(name: str, revision: str) -> Repository:
     except RepositoryNotFoundError as error:
         raise SourceNotFound(
             f"Hugging Face has no repository {name}, or it is private: check its name, and for a "
-            f"private one set HF_TOKEN to a token from {_TOKENS}"
+            f"private one set HF_TOKEN to a token from {TOKENS}"
         ) from error
     except (OfflineModeIsEnabled, HFValidationError) as error:
         raise SourceError(f"Hugging Face: {error}") from error
     except HfHubHTTPError as error:
-        raise _failure(name, error) from error
+        raise failure(name, error) from error
     except (HTTPError, OSError) as error:
         raise SourceBroke(f"cannot reach {constants.ENDPOINT}: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -107,12 +107,13 @@ def _refusal(name: str, *, is_gated: bool) -> str:
     if is_gated:
         return (
             f"{name} is gated on Hugging Face: accept its terms at {page}, then set HF_TOKEN to a "
-            f"token of yours from {_TOKENS}"
+            f"token of yours from {TOKENS}"
         )
-    return f"Hugging Face refuses {name}: set HF_TOKEN to a token that may read it ({_TOKENS})"
+    return f"Hugging Face refuses {name}: set HF_TOKEN to a token that may read it ({TOKENS})"
 
 
-def _failure(name: str, error: HfHubHTTPError) -> SourceError:
+def failure(name: str, error: HfHubHTTPError) -> SourceError:
+    """What the hub's answer means, where it is none of a kind of its own."""
     status = error.response.status_code if error.response is not None else 0
     if status in {401, 403}:
         return SourceError(_refusal(name, is_gated=False))

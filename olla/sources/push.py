@@ -33,9 +33,15 @@ _RANGE = re.compile(r"(?:bytes=)?0-(\d+)", re.ASCII)
 
 
 async def push(
-    registry: Registry, name: ModelName, store: ModelStore, options: TransferOptions
+    registry: Registry,
+    name: ModelName,
+    store: ModelStore,
+    options: TransferOptions,
+    destination: ModelName | None = None,
 ) -> AsyncGenerator[Progress, None]:
-    """Send the model `name` to the registry in its name; the last step is "success".
+    """Send the model `name` to the registry in `destination`, by default its own name.
+
+    The last step is "success".
 
     Raises:
         ModelNotFound: it is not here.
@@ -43,8 +49,9 @@ async def push(
     """
     yield Progress("retrieving manifest")
     data = await asyncio.to_thread(store.read_manifest, name)
-    repository = repository_url(name, options)
-    async with registry.open(name, options) as line:
+    target = destination or name
+    repository = repository_url(target, options)
+    async with registry.open(target, options) as line:
         uploads = [
             _Upload(line, repository, layer, store.blobs.path(layer.digest))
             for layer in dict.fromkeys(parse_manifest(data).blobs)
@@ -53,7 +60,7 @@ async def push(
             async for progress in pushing:
                 yield progress
         yield Progress("pushing manifest")
-        await _put_manifest(line, manifest_url(name, options), data)
+        await _put_manifest(line, manifest_url(target, options), data)
     yield Progress("success")
 
 

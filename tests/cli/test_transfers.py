@@ -75,12 +75,23 @@ def test_push_says_where_the_model_is(olla: Olla, daemon: FakeDaemon) -> None:
     assert daemon.requests[-1].json == {"model": "me/m", "insecure": True}
 
 
+def test_push_goes_to_another_name(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/push", Reply([{"status": "success"}]))
+
+    done = olla("push", "m", "hf.co/me/m", "--private")
+
+    assert done.stdout.endswith("\thttps://huggingface.co/me/m\n")
+    body = {"model": "m", "private": True, "destination": "hf.co/me/m"}
+    assert daemon.requests[-1].json == body
+
+
 @pytest.mark.parametrize(
     ("model", "place"),
     [
         ("m", "https://ollama.com/m"),
         ("me/m:q4", "https://ollama.com/me/m:q4"),
         ("localhost:5000/me/m", "localhost:5000/me/m:latest"),
+        ("hf.co/me/m:v2", "https://huggingface.co/me/m"),
     ],
 )
 def test_the_place_of_a_model(model: str, place: str) -> None:

@@ -13,7 +13,8 @@ from olla.formats.gguf import read_gguf
 from tests.conformance.daemon import Daemon, running_daemon
 from tests.gguf_model import write_gguf
 from tests.gguf_split import split_gguf
-from tests.sources.hub_server import Hub, Repo, serving
+from tests.sources.hub_server import Repo, serving
+from tests.sources.hub_writes import WritableHub
 from tests.sources.modelscope_server import ModelScope
 from tests.tiny_model import save_tiny_model
 
@@ -23,7 +24,7 @@ TEMPLATE = b"{% for m in messages %}{{ m.content }}{% endfor %}"
 
 class Hubs(NamedTuple):
     daemon: Daemon
-    huggingface: Hub
+    huggingface: WritableHub
     modelscope: ModelScope
 
     def generate(self, model: str) -> str:
@@ -37,7 +38,7 @@ class Hubs(NamedTuple):
 def hubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubs]:
     home = tmp_path_factory.mktemp("home")
     repos = tiny_repositories(tmp_path_factory.mktemp("tiny"))
-    huggingface, modelscope = Hub(repos), ModelScope({"org/tiny": repos["org/tiny"]})
+    huggingface, modelscope = WritableHub(repos), ModelScope({"org/tiny": repos["org/tiny"]})
     with (
         serving(huggingface.app()) as huggingface.url,
         serving(modelscope.app()) as modelscope.url,
@@ -45,6 +46,7 @@ def hubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubs]:
             home,
             HF_ENDPOINT=huggingface.url,
             HF_HOME=str(home / "hf"),
+            HF_TOKEN=huggingface.token,
             MODELSCOPE_ENDPOINT=modelscope.url,
             MODELSCOPE_CACHE=str(home / "ms"),
             MODELSCOPE_HOME=str(home / "ms"),
@@ -128,6 +130,23 @@ def test_split_floats_are_quantized(hubs: Hubs, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "Q8_0" in hubs.daemon.run("show", "smaller").stdout
+
+
+@pytest.mark.parametrize("name", ["hf.co/org/tiny", "hf.co/org/tiny-gguf"])
+def test_what_is_pushed_is_pulled_again_and_answers_alike(hubs: Hubs, name: str) -> None:
+    copy = name.replace("/org/", "/me/")
+    hubs.daemon.run("pull", name)
+    before = hubs.generate(name)
+
+    pushed = hubs.daemon.run("push", name, copy)
+    hubs.daemon.run("rm", name)
+    done = hubs.daemon.run("pull", copy)
+
+    place = copy.replace("hf.co", "https://huggingface.co")
+    assert pushed.stdout == f"\nYou can find your model at:\n\n\t{place}\n", pushed.stderr
+    assert "pushing manifest\nsuccess\n" in pushed.stderr
+    assert done.returncode == 0, done.stderr
+    assert hubs.generate(copy) == before != ""
 
 
 def test_a_repository_that_is_not_there_is_one_line(hubs: Hubs) -> None:

@@ -15,7 +15,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from olla.engine.conversion.hf_model import write_model
+from olla.engine.conversion.hf_model import write_repository
 from olla.engine.conversion.source import FloatModel
 from olla.engine.engine import Engine
 from olla.engine.loading import LoadedModel, keeps_packed, load_model, open_checkpoint
@@ -60,7 +60,7 @@ def digest(*tensors: torch.Tensor) -> str:
 def save_packed(source: Path, folder: Path, packing: str) -> dict[str, str]:
     folder.mkdir()
     files = files_of(source)
-    write_model(FloatModel(files), folder, "", files, lambda done, total: None, packing)
+    write_repository(FloatModel(files), folder, files, lambda done, total: None, packing)
     return files_of(folder)
 
 

@@ -13,8 +13,9 @@ import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer
 
-from olla.engine.conversion.gguf_model import write_gguf
-from olla.engine.conversion.hf_model import write_model
+from olla.engine.conversion.gguf_file import write_content
+from olla.engine.conversion.gguf_model import gguf_content
+from olla.engine.conversion.hf_model import write_repository
 from olla.engine.conversion.recipes import recipe_for
 from olla.engine.conversion.source import FloatModel
 from olla.engine.engine import Engine
@@ -115,13 +116,7 @@ def test_it_can_be_merged(tmp_path: Path) -> None:
     files = {name: str(path) for name, path in model.files.items()}
     (tmp_path / "merged").mkdir()
 
-    write_model(
-        FloatModel(files, adapters_of(model)),
-        tmp_path / "merged",
-        "",
-        files,
-        ignore,
-    )
+    write_repository(FloatModel(files, adapters_of(model)), tmp_path / "merged", files, ignore)
 
     merged = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "merged", dtype=torch.float32
@@ -142,7 +137,8 @@ def test_what_it_takes_is_named(tmp_path: Path) -> None:
         create(tmp_path, tmp_path / "base", tmp_path / "adapter")
 
     gguf = tmp_path / "base.gguf"
-    write_gguf(FloatModel(files_of(tmp_path / "base")), recipe_for("f32"), gguf, "", ignore)
+    content = gguf_content(FloatModel(files_of(tmp_path / "base")), "")
+    write_content(content, recipe_for("f32"), gguf, ignore)
     with pytest.raises(BadInput, match="which a base in GGUF cannot"):
         create(tmp_path, gguf, tmp_path / "adapter")
 

@@ -107,6 +107,7 @@ class FakeSource:
     hangs: asyncio.Event = field(default_factory=asyncio.Event)
     never_ends: bool = False
     options: list[TransferOptions] = field(default_factory=list)
+    destinations: list[str] = field(default_factory=list)
 
     async def pull(
         self, name: ModelName, store: ModelStore, options: TransferOptions
@@ -125,9 +126,10 @@ class FakeSource:
             self.closed.set()
 
     async def push(
-        self, name: ModelName, store: ModelStore, options: TransferOptions
+        self, name: ModelName, destination: ModelName, store: ModelStore, options: TransferOptions
     ) -> AsyncGenerator[Progress, None]:
         self.options.append(options)
+        self.destinations.append(destination.short)
         yield Progress("retrieving manifest")
         store.read_manifest(name)
         yield Progress("success")

@@ -20,7 +20,7 @@ from olla.sources.ollama import OllamaSource, Registry
 from olla.sources.ollama_auth import Keyring
 from olla.sources.pull import pull
 from tests.registry.models import put_model, verify
-from tests.server.conftest import Client, error_of
+from tests.server.conftest import Client, FakeSource, add_model, error_of
 
 WEIGHTS = bytes(range(256)) * 1000
 
@@ -122,3 +122,17 @@ async def test_a_push_of_nothing(client: Client) -> None:
 
     assert await error_of(await client.post("/api/push", json={})) == (400, "model is required")
     assert await error_of(missing) == (404, "model 'none:latest' not found")
+
+
+async def test_a_push_goes_where_it_is_told_to(
+    client: Client, store: ModelStore, source: FakeSource
+) -> None:
+    add_model(store, "mine")
+    there = {"model": "mine", "destination": "hf.co/me/tiny", "private": True, "stream": False}
+
+    reply = await client.post("/api/push", json=there)
+    plain = await client.post("/api/push", json={"model": "mine", "stream": False})
+
+    assert (await reply.json(), await plain.json()) == ({"status": "success"},) * 2
+    assert source.destinations == ["hf.co/me/tiny:latest", "mine:latest"]
+    assert [options.private for options in source.options] == [True, False]

@@ -1,4 +1,6 @@
-"""Hugging Face's protocol on loopback, as far as a download needs it, with the hub's own errors.
+"""Hugging Face's protocol on loopback, as far as downloads need it, with the hub's own errors.
+
+What uploads need is in hub_writes.py.
 
 In a thread with a loop of its own, so that blocking clients and daemons can use it.
 """
@@ -42,7 +44,7 @@ class Repo:
     def at(self, revision: str) -> Mapping[str, bytes] | None:
         named = {MAIN: self.files, **self.revisions}
         by_commit = {commit_of(files): files for files in named.values()}
-        return named.get(revision) or by_commit.get(revision)
+        return {**by_commit, **named}.get(revision)
 
 
 def commit_of(files: Mapping[str, bytes]) -> str:

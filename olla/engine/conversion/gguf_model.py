@@ -1,19 +1,15 @@
-"""A FloatModel written as a GGUF file, quantized or not, that llama.cpp and Ollama load."""
+"""A FloatModel as the content of a GGUF file, for the families that our own decoder computes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
-import gguf
-import numpy as np
-import torch
 from torch import Tensor
 
-from olla.engine.conversion.quants import quantize
-from olla.engine.conversion.recipes import Recipe, type_for
-from olla.engine.conversion.source import EMBEDDING, HEAD, FloatModel
+from olla.engine.conversion.gguf_file import Content, Output
+from olla.engine.conversion.source import FloatModel
 from olla.engine.conversion.vocabulary import vocabulary_metadata
 from olla.engine.models.rope import frequency_factors
 from olla.engine.weights.gguf import (
@@ -25,102 +21,47 @@ from olla.engine.weights.gguf import (
 )
 from olla.engine.weights.gguf_config import architecture_of
 from olla.errors import FormatError
-from olla.formats.ggml_types import GgmlType
 from olla.formats.tensor_names import gguf_name
 
-OnProgress = Callable[[int, int], None]
-
 _ROPE_FACTORS = "rope_freqs.weight"
-_CHUNK_ELEMENTS = 1 << 22
 _DERIVED = ("GGUF.", "split.", "general.file_type", "general.quantization_version")
 
 
-class _Planned(NamedTuple):
-    name: str
-    gguf_name: str
-    shape: tuple[int, ...]
-    type: GgmlType
-
-    @property
-    def num_bytes(self) -> int:
-        elements = int(np.prod(self.shape))
-        return elements // self.type.block_elements * self.type.block_bytes
-
-
-def write_gguf(
-    model: FloatModel, recipe: Recipe, path: Path, chat_template: str, on_progress: OnProgress
-) -> None:
+def gguf_content(model: FloatModel, chat_template: str) -> Content:
     """
     Args:
         chat_template: kept in the file, for programs that read it there.
-        on_progress: told the bytes written so far and those of the whole.
 
     Raises:
         FormatError: a part of the model has no form in GGUF.
     """
-    architecture = _architecture(model)
-    plan = [*_plan(model, recipe, architecture)]
-    writer = gguf.GGUFWriter(path, architecture)
-    for key, value in _metadata(model, architecture, chat_template).items():
-        _add(writer, key, value)
-    writer.add_file_type(recipe.file_type)
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    factors = _factors(model)
-    if factors is not None:
-        writer.add_tensor(_ROPE_FACTORS, factors.numpy())
-    for item in plan:
-        writer.add_tensor_info(
-            item.gguf_name, item.shape, np.dtype(np.float32), item.num_bytes,
-            gguf.GGMLQuantizationType(int(item.type)),
-        )  # fmt: skip
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    if factors is not None:
-        writer.write_tensor_data(factors.numpy())
-    done, total = 0, sum(item.num_bytes for item in plan)
-    for item in plan:
-        writer.write_tensor_data(_data(model, item, architecture))
-        done += item.num_bytes
-        on_progress(done, total)
-    writer.close()
+    architecture = architecture_of(str(model.checkpoint.config.get("model_type")))
+    tensors = [*_factors(model), *_tensors(model, architecture)]
+    metadata = _metadata(model, architecture, chat_template)
+    return Content(architecture, len(model.config.layers), metadata, tensors)
 
 
-def _architecture(model: FloatModel) -> str:
-    return architecture_of(str(model.checkpoint.config.get("model_type")))
-
-
-def _plan(model: FloatModel, recipe: Recipe, architecture: str) -> Iterator[_Planned]:
-    num_layers = len(model.config.layers)
+def _tensors(model: FloatModel, architecture: str) -> Iterator[Output]:
     for name in model.names:
         if name == _ROPE_FACTORS:
             continue
         known = gguf_name(architecture, name)
         if known is None:
             raise FormatError(f"{name} has no name in GGUF files of {architecture}")
-        shape = model.shape(name)
-        is_head = name == HEAD or (name == EMBEDDING and model.ties_head)
-        kind = type_for(recipe, name, shape, num_layers, is_head=is_head)
-        yield _Planned(name, known, shape, kind)
+        yield Output(known, model.shape(name), partial(_read, model, name, architecture))
 
 
-def _data(model: FloatModel, item: _Planned, architecture: str) -> np.ndarray[Any, Any]:
-    values = model.read(item.name)
-    if architecture in NORMS_PLUS_ONE and item.name.endswith("norm.weight"):
-        values = values + 1.0
-    if architecture in INTERLEAVED and item.name.endswith(INTERLEAVED_NAMES):
-        is_query = ".q_proj." in item.name
-        values = interleaved(
+def _read(model: FloatModel, name: str, architecture: str) -> Tensor:
+    """A parameter in the layout that llama.cpp wants it in."""
+    values = model.read(name)
+    if architecture in NORMS_PLUS_ONE and name.endswith("norm.weight"):
+        return values + 1.0
+    if architecture in INTERLEAVED and name.endswith(INTERLEAVED_NAMES):
+        is_query = ".q_proj." in name
+        return interleaved(
             values, model.config.num_heads if is_query else model.config.num_kv_heads
         )
-    return _quantized(values, item.type)
-
-
-def _quantized(values: Tensor, kind: GgmlType) -> np.ndarray[Any, Any]:
-    if kind is GgmlType.F32:
-        return values.contiguous().numpy()
-    rows = max(_CHUNK_ELEMENTS // values.shape[-1], 1)
-    return np.concatenate([quantize(part.contiguous(), kind) for part in torch.split(values, rows)])
+    return values
 
 
 def _metadata(model: FloatModel, architecture: str, chat_template: str) -> dict[str, Any]:
@@ -172,20 +113,13 @@ def _hyperparameters(model: FloatModel) -> Iterator[tuple[str, int | float | str
         yield "logit_scale", 1.0 / config.logit_scale
 
 
-def _factors(model: FloatModel) -> Tensor | None:
+def _factors(model: FloatModel) -> Iterator[Output]:
+    factors = frequency_factors(model.config.rope, model.config.head_dim)
     if _ROPE_FACTORS in model.names:
-        return model.read(_ROPE_FACTORS)
-    return frequency_factors(model.config.rope, model.config.head_dim)
+        factors = model.read(_ROPE_FACTORS)
+    if factors is not None:
+        yield Output(_ROPE_FACTORS, tuple(factors.shape), partial(_same, factors))
 
 
-def _add(writer: Any, key: str, value: object) -> None:
-    if isinstance(value, list | tuple):
-        writer.add_array(key, list(value))
-    elif isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value) if value >= 0 else writer.add_int32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    else:
-        writer.add_string(key, str(value))
+def _same(values: Tensor) -> Tensor:
+    return values

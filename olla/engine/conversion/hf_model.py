@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from olla.engine.conversion.source import FloatModel
 from olla.engine.weights.bnb import quantize_int8, quantize_nf4, stored_tensors
-from olla.engine.weights.checkpoint import LAYERS, SpecialTokens
+from olla.engine.weights.checkpoint import LAYERS, Checkpoint, SpecialTokens
 from olla.engine.weights.gguf import GgufCheckpoint
 from olla.engine.weights.lora import CONFIG
 from olla.errors import BadInput
@@ -24,8 +24,11 @@ from olla.runner.protocol import Adapter, Files
 
 OnProgress = Callable[[int, int], None]
 
+_UNSCALED = ("use_dora", "bias", "modules_to_save", "trainable_token_indices")
+_SCALABLE: tuple[object, ...] = (None, False, "none", [], {})
 _SHARD_BYTES = 4 * 2**30
 _REWRITTEN = frozenset({"quantization_config", "torch_dtype", "base_vocab_size"})
+_UNTIED = {"tie_word_embeddings": False}
 _CLASSES = {
     "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM", "granite": "GraniteForCausalLM", "phi3": "Phi3ForCausalLM",
@@ -35,7 +38,7 @@ _CLASSES = {
 
 
 def packing_of(quantization: str) -> str:
-    """What users mean, "" for nothing, as write_model takes it.
+    """What users mean, "" for nothing, as `write_repository` takes it.
 
     Raises:
         BadInput: it is a type that only GGUF has.
@@ -67,58 +70,128 @@ def write_adapters(adapters: Sequence[Adapter], folder: Path, base: str) -> None
         BadInput: one is in GGUF, or to a scale that peft's files cannot say.
     """
     for number, adapter in enumerate(adapters):
-        if CONFIG not in adapter.files or adapter.scale != 1.0:
-            raise BadInput(
-                "an adapter in GGUF, or with a scale of its own, is exported merged: add --merge"
-            )
+        if CONFIG not in adapter.files:
+            raise BadInput("an adapter in GGUF is exported merged: add --merge")
         target = folder if len(adapters) == 1 else folder / f"adapter-{number}"
         target.mkdir(parents=True, exist_ok=True)
         for name, path in adapter.files.items():
             shutil.copyfile(path, target / name)
-        config = json.loads((target / CONFIG).read_text())
-        (target / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": base}))
+        config = _scaled(json.loads((target / CONFIG).read_text()), adapter.scale)
+        place = base if target == folder else f"../{base}"
+        config |= {"base_model_name_or_path": place, "revision": None}
+        _write_json(target / CONFIG, config)
 
 
-def write_model(
+def _scaled(config: dict[str, Any], scale: float) -> dict[str, Any]:
+    """The configuration of an adapter at another scale, which is one of alpha.
+
+    Raises:
+        BadInput: not all that the adapter changes grows with alpha.
+    """
+    if scale == 1.0:
+        return config
+    if any(config.get(key) not in _SCALABLE for key in _UNSCALED):
+        raise BadInput(
+            "an adapter with a scale of its own that is more than low rank (DoRA, biases, whole "
+            "modules, tokens) is exported merged: add --merge"
+        )
+    alphas = {key: alpha * scale for key, alpha in (config.get("alpha_pattern") or {}).items()}
+    alpha = config.get("lora_alpha", 8)  # peft's default
+    return {**config, "lora_alpha": alpha * scale, "alpha_pattern": alphas}
+
+
+class Parameters(Protocol):
+    """A model's, by the names that its repository has for them."""
+
+    @property
+    def checkpoint(self) -> Checkpoint: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What they are written in."""
+        ...
+
+    @property
+    def ties_head(self) -> bool: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def read(self, name: str) -> Tensor:
+        """A parameter in float32."""
+        ...
+
+
+def write_repository(
+    model: Parameters, folder: Path, files: Files, on_progress: OnProgress, packing: str = ""
+) -> None:
+    """Weights anew, whatever else the repository has as it is.
+
+    Args:
+        packing: "nf4" or "int8" has the linears of the layers as bitsandbytes packs them.
+
+    Raises:
+        BadInput: an adapter gave the model a bias that its architecture lacks.
+    """
+    _check_biases(model)
+    for name, path in files.items():
+        if "safetensors" not in name:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+    found = model.checkpoint.config
+    config = {key: value for key, value in found.items() if key not in _REWRITTEN}
+    if not model.ties_head:
+        config |= _untied(config)
+    _write_config(config, model.dtype, packing, folder)
+    _write_weights(model, folder, _Packer(packing, model.dtype), on_progress)
+
+
+def write_gguf_as_repository(
     model: FloatModel,
     folder: Path,
     chat_template: str,
-    files: Files,
     on_progress: OnProgress,
     packing: str = "",
 ) -> None:
-    """Weights, config and tokenizer, in bfloat16.
-
-    Args:
-        packing: "nf4" or "int8" has the linears of the layers as bitsandbytes packs them, and
-            the rest in the precision of the model's files.
-    """
+    """A model out of a GGUF file: weights, config and tokenizer, in bfloat16 or packed."""
     checkpoint = model.checkpoint
-    if isinstance(checkpoint, GgufCheckpoint):
-        config = _config_of_gguf(model)
-        tokenizer = checkpoint.tokenizer()
-        tokenizer.save(str(folder / "tokenizer.json"))
-        special = checkpoint.special_tokens(tokenizer)
-        _write_json(folder / "tokenizer_config.json", _tokenizer_config(special, chat_template))
-        config |= _special_ids(tokenizer, special)
-    else:
-        config = {**checkpoint.config, "tie_word_embeddings": model.ties_head}
-        for name, path in files.items():
-            if name.endswith((".json", ".jinja", ".model")) and "safetensors" not in name:
-                shutil.copyfile(path, folder / name)
-    dtype = model.dtype if packing else torch.bfloat16
-    config = {
-        key: config[key] for key in config if key not in {"quantization_config", "torch_dtype"}
-    }
+    assert isinstance(checkpoint, GgufCheckpoint)
+    _check_biases(model)
+    tokenizer = checkpoint.tokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = checkpoint.special_tokens(tokenizer)
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(special, chat_template))
+    config = _config_of_gguf(model) | _special_ids(tokenizer, special)
+    _write_config(config, model.dtype, packing, folder)
+    _write_weights(model, folder, _Packer(packing, model.dtype), on_progress)
+
+
+def _write_config(config: dict[str, Any], dtype: torch.dtype, packing: str, folder: Path) -> None:
     config["dtype"] = str(dtype).removeprefix("torch.")
     if packing:
         config["quantization_config"] = quantization_config(packing, config["dtype"])
     _write_json(folder / "config.json", config)
-    _write_weights(model, folder, _Packer(packing, dtype), on_progress)
+
+
+def _check_biases(model: Parameters) -> None:
+    if isinstance(model, FloatModel) and model.added_biases:
+        raise BadInput(
+            f"merged, the adapter would give the model {model.added_biases[0]}, for which its "
+            "architecture in transformers has no place: export without --merge, or to gguf"
+        )
+
+
+def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers looks at the text's part of a config, or at the whole."""
+    text = config.get("text_config")
+    inner = {"text_config": {**text, **_UNTIED}} if isinstance(text, dict) else {}
+    return {**inner, **_UNTIED}
 
 
 def _write_weights(
-    model: FloatModel, folder: Path, packer: _Packer, on_progress: OnProgress
+    model: Parameters, folder: Path, packer: _Packer, on_progress: OnProgress
 ) -> None:
     names = [name for name in model.names if name != "rope_freqs.weight"]
     size = packer.dtype.itemsize
@@ -151,7 +224,7 @@ class _Packer:
         self.dtype = dtype
 
     def tensors(self, name: str, values: Tensor) -> dict[str, Tensor]:
-        values = values.to(self.dtype)
+        values = values.to(self.dtype).contiguous()
         if self._pack is None or values.ndim != 2 or not name.startswith(LAYERS):
             return {name: values}
         return stored_tensors(name, self._pack(values))

@@ -58,7 +58,8 @@ _LARGER = {
     G.Q4_K: G.Q5_0, G.Q5_K: G.Q5_1, G.Q6_K: G.Q8_0,
     G.Q4_0: G.F16, G.Q4_1: G.F16, G.Q5_0: G.F16, G.Q5_1: G.F16, G.Q8_0: G.F16,
 }  # fmt: skip
-_BETTER = (".v_proj.weight", ".down_proj.weight")
+_BETTER = (".attn_v.weight", ".ffn_down.weight", ".ffn_down_exps.weight")
+_KEPT = ("ffn_gate_inp.weight", "position_embd.weight")  # llama.cpp adds up with them in floats
 
 
 def recipe_for(text: str) -> Recipe:
@@ -80,11 +81,11 @@ def recipe_for(text: str) -> Recipe:
 def type_for(
     recipe: Recipe, name: str, shape: tuple[int, ...], num_layers: int, *, is_head: bool
 ) -> GgmlType:
-    """The type of a parameter, by its Hugging Face name; vectors are never quantized."""
-    if len(shape) < 2:
+    """The type of a tensor, by its name in GGUF; vectors are never quantized."""
+    if len(shape) < 2 or name.endswith(_KEPT):
         return G.F32
     kind = recipe.head if is_head else recipe.base
-    if name.endswith(_BETTER) and _is_better(recipe, int(name.split(".")[2]), num_layers):
+    if name.endswith(_BETTER) and _is_better(recipe, int(name.split(".")[1]), num_layers):
         kind = recipe.better
     while shape[-1] % kind.block_elements:
         kind = _LARGER[kind]

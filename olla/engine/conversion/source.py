@@ -13,15 +13,25 @@ import torch
 from torch import Tensor
 
 from olla.engine.adapters import read_adapter
+from olla.engine.conversion.merging import change_of, parameters_of
 from olla.engine.loading import open_checkpoint
 from olla.engine.models.config import DecoderConfig
 from olla.engine.models.families import FAMILIES, decoder_config
-from olla.engine.parts import LowRank, Part, Replaced, TokenRows
+from olla.engine.parts import Part, TokenRows
 from olla.engine.weights.gguf_lora import Heads
 from olla.errors import BadInput, FormatError
 from olla.runner.protocol import Adapter, Files
 
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def has_names(files: Files) -> bool:
+    """Whether the model's parameters have the names that FloatModel knows."""
+    if any(name.endswith(".gguf") for name in files):
+        return True
+    config = open_checkpoint(files).config
+    return config.get("model_type") in FAMILIES and decoder_config(config).experts is None
 
 
 class FloatModel:
@@ -50,19 +60,22 @@ class FloatModel:
         self._check()
 
     @property
-    def dtype(self) -> torch.dtype:
-        """What config.json says of the weights; bfloat16 where nothing does, as of GGUF files."""
-        config = self.checkpoint.config
-        name = str(config.get("dtype") or config.get("torch_dtype"))
-        return {"float32": torch.float32, "float16": torch.float16}.get(name, torch.bfloat16)
-
-    @property
     def names(self) -> list[str]:
         """Every parameter, the head only where it is not the embedding."""
         names = [name for name in self.checkpoint.names if name != HEAD]
-        biases = [name for name in self._changes if name.endswith(".bias")]
-        added = [name for name in biases if name not in names]
-        return [*names, *added, *([] if self.ties_head else [HEAD])]
+        return [*names, *self.added_biases, *([] if self.ties_head else [HEAD])]
+
+    @property
+    def added_biases(self) -> list[str]:
+        """Those that only the adapters have."""
+        known = set(self.checkpoint.names)
+        return [name for name in self._changes if name.endswith(".bias") and name not in known]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of a repository's files; of a GGUF file bfloat16."""
+        named = self.checkpoint.config.get("dtype") or self.checkpoint.config.get("torch_dtype")
+        return _DTYPES.get(str(named), torch.bfloat16)
 
     def shape(self, name: str) -> tuple[int, ...]:
         shape = self.checkpoint.shape(name)
@@ -80,21 +93,18 @@ class FloatModel:
             self.checkpoint.read(source, values)
         before = values.clone() if self._changes.get(name) else values
         for part in self._changes.get(name, ()):
-            values += _change(part, name, before)
+            values += change_of(part, name, before, is_table=name == EMBEDDING)
         return values
 
     def _add(self, part: Part, scale: float) -> None:
         scaled = replace(part, share=scale)
-        kinds = ["weight"]
-        if isinstance(part, Replaced):
-            kinds = [part.parameter]
-        elif isinstance(part, LowRank) and part.bias is not None:
-            kinds.append("bias")
-        for kind in kinds:
+        for kind in parameters_of(part):
             self._changes.setdefault(f"{part.module}.{kind}", []).append(scaled)
-        ends_alike = isinstance(part, TokenRows) and self.ties_head
-        if ends_alike and f"{part.module}.weight" == EMBEDDING:
-            self._changes.setdefault(HEAD, []).append(scaled)
+        if self.ties_head and f"{part.module}.weight" == EMBEDDING:
+            # Tokens that were trained change a tied head too; after anything else it stands apart.
+            head = self._changes.setdefault(HEAD, [])
+            if isinstance(part, TokenRows):
+                head.append(scaled)
 
     def _check(self) -> None:
         known = {name.rpartition(".")[0] for name in self.checkpoint.names} | {"lm_head"}
@@ -102,38 +112,3 @@ class FloatModel:
         for name in strangers:
             if name.rpartition(".")[0] not in known:
                 raise FormatError(f"the base model has no parameter {name} to merge into")
-
-
-def _change(part: Part, name: str, weight: Tensor) -> Tensor:
-    """What is added to the parameter `weight`, the base's own, in full size.
-
-    Raises:
-        FormatError: it does not fit.
-    """
-    try:
-        return _unchecked_change(part, name, weight)
-    except (RuntimeError, IndexError) as error:
-        raise FormatError(f"the adapter does not fit {name}: {error}") from error
-
-
-def _unchecked_change(part: Part, name: str, weight: Tensor) -> Tensor:
-    if isinstance(part, Replaced):
-        return part.share * (part.values - weight)
-    if isinstance(part, TokenRows):
-        change = torch.zeros_like(weight)
-        change[part.tokens] = part.share * (part.rows - weight[part.tokens])
-        return change
-    if name.endswith(".bias"):
-        assert part.bias is not None
-        return part.share * part.bias.expand_as(weight)
-    product = part.b @ part.a
-    if name == EMBEDDING:
-        product = product.T
-    if part.magnitude is None:
-        return part.share * product
-    changed = weight + product
-    along = 0 if name == EMBEDDING else 1
-    lengths = torch.linalg.vector_norm(changed, dim=along, keepdim=True)
-    magnitude = part.magnitude[None, :] if name == EMBEDDING else part.magnitude[:, None]
-    merged: Tensor = changed * (magnitude / lengths)
-    return part.share * (merged - weight)

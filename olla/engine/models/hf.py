@@ -75,7 +75,8 @@ class HfModel:
         self._register()
         with reported(files, on_progress):
             sees = is_seeing(read_json(files, "config.json"))
-            self._model = _load(files, dtype if quantizing is None else "auto", device, sees=sees)
+            stored = dtype if quantizing is None else "auto"
+            self._model = load_module(files, stored, device, sees=sees, attention=_ATTENTION)
         self._device = device
         self._vision = Vision(self._model, device) if sees else None
         # Whether it can leave out the logits that nobody asked for.
@@ -87,9 +88,11 @@ class HfModel:
             self._model.to(dtype)
             self._cache_bytes = self._probe(_QUANTIZED_TOLERANCE)
         self._adapters = HookedAdapters(self._model, self._adapter_rows)
-        # Up to a window that only the mask knows, attention of everything is the same.
-        bounds = {self.config.context_length} | (self._masked_windows - self._told_windows)
-        self.config = replace(self.config, context_length=min(bounds))
+        self.config = replace(self.config, context_length=self._context_length())
+
+    def _context_length(self) -> int:
+        """Up to a window that only the mask knows, attention of everything is the same."""
+        return min({self.config.context_length} | (self._masked_windows - self._told_windows))
 
     @property
     def num_bytes(self) -> int:
@@ -273,13 +276,27 @@ def _config(model: Any) -> HfConfig:
     )
 
 
-def _load(
-    files: Mapping[str, Path], dtype: torch.dtype | str, device: torch.device, *, sees: bool
+def load_module(
+    files: Mapping[str, Path],
+    dtype: torch.dtype | str,
+    device: torch.device,
+    *,
+    sees: bool,
+    attention: str = "eager",
 ) -> Any:
+    """The module of transformers for a repository, to compute with.
+
+    Args:
+        dtype: "auto" is that of the files.
+        sees: it looks at images.
+
+    Raises:
+        FormatError: transformers does not load it.
+    """
     # transformers reads directories; a blob's name says nothing, so links give them theirs.
     with tempfile.TemporaryDirectory(prefix="olla-") as folder:
         link_files(files, Path(folder))
-        return _from_pretrained(folder, dtype, device, sees=sees)
+        return _from_pretrained(folder, dtype, device, _attention(attention, sees), sees=sees)
 
 
 def _from_packed(kind: Any, config: Any, folder: Path, settings: dict[str, Any]) -> Any:
@@ -334,12 +351,17 @@ def _loaded(kind: Any, folder: str, settings: dict[str, Any]) -> Any:
 
 
 def _from_pretrained(
-    folder: str, dtype: torch.dtype | str, device: torch.device, *, sees: bool
+    folder: str,
+    dtype: torch.dtype | str,
+    device: torch.device,
+    attention: str | dict[str, str],
+    *,
+    sees: bool,
 ) -> Any:
     kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
     settings = {
         "dtype": dtype,
-        "attn_implementation": _attention(_ATTENTION, sees),
+        "attn_implementation": attention,
         "local_files_only": True,
         "use_safetensors": True,
     }

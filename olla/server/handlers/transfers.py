@@ -38,11 +38,12 @@ async def pull(request: web.Request) -> web.StreamResponse:
 
 
 async def push(request: web.Request) -> web.StreamResponse:
-    """POST /api/push: a model to the registry in its name."""
+    """POST /api/push: a model to where its own name, or `destination`, says."""
     services = request.app[SERVICES]
     asked = await read_json(request, push_from_json)
     name = await asyncio.to_thread(services.store.find, local_name(asked.model))
-    transfer = services.push(name, services.store, asked.options)
+    destination = local_name(asked.destination) if asked.destination else name
+    transfer = services.push(name, destination, services.store, asked.options)
     return await send_progress(request, transfer, asked.stream)
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 import transformers
 
-from olla.engine.conversion.gguf_model import write_gguf
-from olla.engine.conversion.hf_model import write_adapters, write_model
+from olla.engine.conversion.gguf_file import write_content
+from olla.engine.conversion.gguf_model import gguf_content
+from olla.engine.conversion.hf_model import write_adapters, write_gguf_as_repository
 from olla.engine.conversion.recipes import recipe_for
 from olla.engine.conversion.source import FloatModel
 from olla.engine.loading import load_model
@@ -47,7 +48,8 @@ def logits_of(path: Path) -> torch.Tensor:
 
 def export_gguf(folder: Path, kind: str, adapters: list[Adapter] | None = None) -> Path:
     path = folder.with_suffix(".gguf")
-    write_gguf(FloatModel(files_of(folder), adapters or ()), recipe_for(kind), path, "", ignore)
+    content = gguf_content(FloatModel(files_of(folder), adapters or ()), "")
+    write_content(content, recipe_for(kind), path, ignore)
     return path
 
 
@@ -70,7 +72,7 @@ def test_a_gguf_file_as_a_repository_gives_the_same_logits(
     files = files_at(gguf)
     (tmp_path / "hf").mkdir()
 
-    write_model(FloatModel(files), tmp_path / "hf", "{{ messages }}", files, ignore)
+    write_gguf_as_repository(FloatModel(files), tmp_path / "hf", "{{ messages }}", ignore)
 
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
@@ -111,8 +113,9 @@ def test_an_adapter_beside_its_base_names_it(tmp_path: Path) -> None:
 
     config = (tmp_path / "out" / "adapter_config.json").read_text()
     assert '"base_model_name_or_path": "./base"' in config
-    with pytest.raises(BadInput, match="is exported merged: add --merge"):
-        write_adapters([Adapter(files_of(tmp_path / "adapter"), 0.5)], tmp_path / "other", "./base")
+    save_adapter(tmp_path, tmp_path / "dora", seed=1, use_dora=True)
+    with pytest.raises(BadInput, match=r"more than low rank .* is exported merged: add --merge"):
+        write_adapters([Adapter(files_of(tmp_path / "dora"), 0.5)], tmp_path / "other", "./base")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from olla.engine.conversion.recipes import recipe_for, type_for
 from olla.errors import BadInput
 from olla.formats.ggml_types import GgmlType
 
-LAYER = "model.layers.{}.{}.weight"
+LAYER = "blk.{}.{}.weight"
 
 
 @pytest.mark.parametrize(
@@ -33,15 +33,17 @@ def test_names_of_nothing(name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "is_head", "expected"),
     [
-        (LAYER.format(0, "self_attn.v_proj"), (64, 256), False, GgmlType.Q6_K),
-        (LAYER.format(4, "self_attn.v_proj"), (64, 256), False, GgmlType.Q6_K),
-        (LAYER.format(5, "mlp.down_proj"), (64, 256), False, GgmlType.Q4_K),
-        (LAYER.format(14, "mlp.down_proj"), (64, 256), False, GgmlType.Q6_K),
-        (LAYER.format(0, "self_attn.q_proj"), (64, 256), False, GgmlType.Q4_K),
-        (LAYER.format(0, "self_attn.q_proj"), (64, 96), False, GgmlType.Q5_0),
-        (LAYER.format(0, "self_attn.q_proj"), (64, 20), False, GgmlType.F16),
-        ("model.embed_tokens.weight", (64, 256), True, GgmlType.Q6_K),
-        ("model.norm.weight", (256,), False, GgmlType.F32),
+        (LAYER.format(0, "attn_v"), (64, 256), False, GgmlType.Q6_K),
+        (LAYER.format(4, "attn_v"), (64, 256), False, GgmlType.Q6_K),
+        (LAYER.format(5, "ffn_down"), (64, 256), False, GgmlType.Q4_K),
+        (LAYER.format(14, "ffn_down"), (64, 256), False, GgmlType.Q6_K),
+        (LAYER.format(0, "attn_q"), (64, 256), False, GgmlType.Q4_K),
+        (LAYER.format(0, "attn_q"), (64, 96), False, GgmlType.Q5_0),
+        (LAYER.format(0, "attn_q"), (64, 20), False, GgmlType.F16),
+        ("token_embd.weight", (64, 256), True, GgmlType.Q6_K),
+        (LAYER.format(0, "ffn_down_exps"), (4, 64, 256), False, GgmlType.Q6_K),
+        (LAYER.format(0, "ffn_gate_inp"), (4, 256), False, GgmlType.F32),
+        ("output_norm.weight", (256,), False, GgmlType.F32),
     ],
 )  # fmt: skip
 def test_the_mix_of_q4_k_m(
