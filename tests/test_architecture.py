@@ -78,7 +78,8 @@ RULES = {
     "runner.converter": Rule(
         ("values", "engine", "registry", "runner.protocol", "runner.conversion"), ("msgspec",)
     ),
-    "runner.__main__": Rule(("values", "engine", "runner.protocol"), ("msgspec",)),
+    "runner.child": Rule(("values", "engine", "runner.protocol"), ("msgspec",)),
+    "runner.__main__": Rule(("values", "runner.child")),
 }
 
 EXCEPTIONS = {
@@ -100,7 +101,8 @@ LAZY = {
     "cli": ("cli", "client", "server", "rich", "prompt_toolkit"),
     "engine": ("engine", "torch", "transformers", "safetensors", "gguf", "bitsandbytes"),
     "renderers": ("renderers.jinja",),
-    "runner.__main__": ("engine",),
+    "runner.child": ("engine",),
+    "runner.__main__": ("runner.child",),
     "sources": (
         "sources.huggingface",
         "sources.huggingface_push",
