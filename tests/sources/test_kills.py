@@ -35,7 +35,7 @@ NUM_ROUNDS = 50
 LONGEST_S = 0.2
 START_S = 30.0
 CONFIG = b"{}"
-BLOBS = [random.Random(seed).randbytes(400_000) for seed in range(4)]
+BLOBS = [random.Random(seed).randbytes(1_500_000) for seed in range(4)]
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -43,7 +43,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
     def copyfile(self, source: Any, outputfile: Any) -> None:
         with suppress(ConnectionError):
-            while chunk := source.read(40_000):
+            while chunk := source.read(150_000):
                 outputfile.write(chunk)
                 time.sleep(0.005)
 
