@@ -6,7 +6,6 @@ formula is spec/scheduler.md section 6: the weights, and keys and values of one 
 
 from __future__ import annotations
 
-from olla.registry.manifest import MediaType
 from olla.registry.model import Model
 from olla.settings import Settings
 
@@ -35,7 +34,7 @@ def _weights_bytes(model: Model, quantize: str, dtype: str) -> int:
 
 
 def _draft_bytes(model: Model) -> int:
-    return sum(layer.size_bytes for layer in model.manifest.layers_of(MediaType.DRAFT))
+    return model.draft.stat().st_size if model.draft else 0
 
 
 def _cache_bytes(model: Model, num_ctx: int) -> int:

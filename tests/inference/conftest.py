@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +41,8 @@ class FakeModel:
     files: dict[str, Path] = field(default_factory=lambda: {"model.gguf": Path("/blobs/w")})
     adapters: tuple[dict[str, Path], ...] = ()
     adapter_scales: tuple[float, ...] = ()
+    draft: Path | None = None
+    quantization_level: str = "F16"
     prompt_template: str = TEMPLATE
     system: str = ""
     messages: tuple[Message, ...] = ()
@@ -53,6 +55,10 @@ class FakeModel:
     size_bytes: int = 500
     embedding_length: int = 64
     config: ModelConfig = field(default_factory=ModelConfig)
+
+    @property
+    def scaled_adapters(self) -> Iterator[tuple[dict[str, Path], float]]:
+        return zip(self.adapters, self.adapter_scales, strict=True)
 
     def check_files(self) -> None:
         """Its files are nowhere, and nobody opens them."""
