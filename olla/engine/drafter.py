@@ -42,6 +42,7 @@ class Drafter:
             record=model.record,
         )
         self._end_ids = model.special_tokens.end_ids
+        self._vocab_size = model.network.config.vocab_size
         self._window = model.network.config.context_length
         self._followers: dict[int, Sequence] = {}
 
@@ -84,21 +85,27 @@ class Drafter:
         """The copy of a sequence, brought up to what the sequence is now."""
         follower = self._followers.get(sequence.id)
         if follower is None:
-            follower = Sequence(sequence.id, list(sequence.tokens), sequence.sampling, self._window)
+            follower = Sequence(
+                sequence.id, self._known(sequence.tokens), sequence.sampling, self._window
+            )
             follower.num_shifts = sequence.num_shifts
             self._followers[sequence.id] = follower
             self._blocks.reuse_prefix(follower)
             return follower
         if follower.num_shifts != sequence.num_shifts:
             self._blocks.release(follower)
-            follower.tokens[:] = sequence.tokens
+            follower.tokens[:] = self._known(sequence.tokens)
             follower.num_shifts = sequence.num_shifts
             self._blocks.reuse_prefix(follower)
             return follower
         same = _num_same(follower.tokens, sequence.tokens, follower.num_committed * BLOCK_SIZE)
-        follower.tokens[same:] = sequence.tokens[same:]
+        follower.tokens[same:] = self._known(sequence.tokens[same:])
         follower.num_computed = min(follower.num_computed, same, len(follower.tokens) - 1)
         return follower
+
+    def _known(self, tokens: Items[int]) -> list[int]:
+        """Tokens that the model lacks are the first of all: it only guesses."""
+        return [token if token < self._vocab_size else 0 for token in tokens]
 
     def _read(self, active: list[int], followers: list[Sequence]) -> None:
         """Compute what the sequences have grown by, all but the last token."""

@@ -231,11 +231,11 @@ def choose_core(
     """
     if library is None or not precision.keeps_quantized:
         return None, precision
-    storages = {checkpoint.storage(name) for name in checkpoint.names}
-    is_float = precision.wanted is None and storages == {Storage.FLOAT}
-    is_lean = checkpoint.config.get("model_type") in FAMILIES
-    if is_float and not (is_lean and computes_floats(library)):
-        return None, precision
+    if precision.wanted is None:
+        is_float = {checkpoint.storage(name) for name in checkpoint.names} == {Storage.FLOAT}
+        is_lean = checkpoint.config.get("model_type") in FAMILIES
+        if not is_lean or (is_float and not computes_floats(library)):
+            return None, precision
     core = Core(library, torch.get_num_threads())
     _log.info("core variant=%s threads=%d", core.name, core.num_threads)
     return core, replace(precision, dtype=torch.float32)

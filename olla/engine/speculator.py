@@ -18,6 +18,7 @@ from olla.engine.blocks import BlockPool
 from olla.engine.drafter import Drafter, Wanted
 from olla.engine.loading import LoadedModel
 from olla.engine.lookup import GRAM, Lookup, Proposal
+from olla.engine.native.decoder import NativeDecoder
 from olla.engine.profile import Profile
 from olla.engine.reply import Reply
 from olla.engine.scheduler import Scheduled
@@ -91,6 +92,7 @@ class Speculator:
         """
         self._blocks = blocks
         self._vocab_size = model.network.config.vocab_size
+        self._network = model.network
         self._costs = speculation.costs
         self._drafter = None
         if speculation.model is not None:
@@ -102,7 +104,7 @@ class Speculator:
     def extend(self, scheduled: list[Scheduled], replies: Mapping[int, Reply]) -> list[Scheduled]:
         """The same work with drafts where they pay, which is where every sequence decodes."""
         self._sources.clear()
-        if not all(item.is_decode for item in scheduled):
+        if not all(item.is_decode and self._may_draft(item.sequence) for item in scheduled):
             return scheduled
         candidates = [self._candidate(item, replies[item.sequence.id]) for item in scheduled]
         offers = [self._offer(candidate) for candidate in candidates]
@@ -131,6 +133,13 @@ class Speculator:
         self._histories.pop(sequence.id, None)
         if self._drafter is not None:
             self._drafter.forget(sequence)
+
+    def _may_draft(self, sequence: Sequence) -> bool:
+        """What the core computes, drafts may not change by a bit; torch's results they may."""
+        network = self._network
+        return not isinstance(network, NativeDecoder) or network.is_batch_invariant(
+            sequence.adapter
+        )
 
     def _candidate(self, item: Scheduled, reply: Reply) -> _Candidate:
         """The better of the two sources for one sequence."""

@@ -138,7 +138,8 @@ def _repository_shapes(files: Mapping[str, Path]) -> Iterator[tuple[str, Shape]]
     """Those of what bitsandbytes packed are the shapes before."""
     placed = ((files[name], tensor) for name, tensor in repository_tensors(files))
     if "config.json" in files and is_quantized(read_object(files["config.json"], "config.json")):
-        return ((name, parameter.shape) for name, parameter in parameters(placed).items())
+        found = parameters(placed).items()
+        return ((expert_name(name), parameter.shape) for name, parameter in found)
     return ((part.name, part.shape) for _, tensor in placed for part in unstacked(tensor))
 
 

@@ -161,7 +161,8 @@ def load(request: Load, outbox: Outbox) -> Served:
         model = _load_model(request.files, request, on_progress, plan)
         draft = None
         if request.draft_files and request.speculate != "off":
-            draft = _load_model(request.draft_files, request, lambda completed, total: None)
+            beside = msgspec.structs.replace(request, device=str(model.device))
+            draft = _load_model(request.draft_files, beside, lambda completed, total: None)
             check_draft(model, draft)
         return model, make_engine(model, request, draft)
 

@@ -24,6 +24,7 @@ from olla.engine.conversion.hf_model import (
 from olla.engine.conversion.module_model import ModuleModel
 from olla.engine.conversion.recipes import recipe_for
 from olla.engine.conversion.source import FloatModel, has_names
+from olla.engine.loading import open_checkpoint
 from olla.errors import BadInput, OllaError
 from olla.names import ModelName
 from olla.registry.store import ModelStore
@@ -107,6 +108,8 @@ def _write_hf(job: Conversion, output: Path, on_progress: OnProgress) -> None:
     """The model; or its base in a folder of the adapter's, which names it."""
     packing = packing_of(job.quantization)
     is_apart = bool(job.adapters) and not job.merge
+    if is_apart and "base_vocab_size" in open_checkpoint(job.files).config:
+        raise BadInput("an adapter with new tokens is exported merged: add --merge")
     folder = output / "base" if is_apart else output
     folder.mkdir(parents=True)
     if is_apart:

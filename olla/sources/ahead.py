@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
-from olla.errors import OllaError
 from olla.registry.blobs import BlobStore
 from olla.registry.partial import MIN_PART_BYTES
 from olla.requests import Progress
@@ -61,7 +60,7 @@ async def _fetch_each(
             async with aclosing(fetch(line, remote, blobs)) as fetching:
                 async for progress in fetching:
                     ahead.completed_bytes = progress.completed_bytes
-        except OllaError as error:
+        except Exception as error:  # noqa: BLE001 - it is raised again in the blob's turn
             ahead.end.set_exception(error)
             ahead.end.exception()  # its turn may never come
             return

@@ -178,6 +178,8 @@ def test_experts_that_a_file_holds_in_one_tensor_are_read_as_those_apart(
             {"model_type": "qwen3_moe", "moe_intermediate_size": 8},
             "num_local_experts must be a positive whole number",
         ),
+        ({"partial_rotary_factor": 4e6}, "partial_rotary_factor cannot be 4e"),
+        ({"partial_rotary_factor": 0}, "partial_rotary_factor cannot be 0"),
         ({"rope_scaling": {"rope_type": "yarn"}}, 'unsupported rotary scaling "yarn"'),
     ],
 )

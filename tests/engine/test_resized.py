@@ -27,6 +27,8 @@ from olla.names import ModelName
 from olla.registry.model import Model
 from olla.registry.store import ModelStore
 from olla.requests import CreateRequest
+from olla.runner.conversion import Conversion
+from olla.runner.converter import run
 from olla.runner.protocol import Adapter
 from tests.engine.test_adapters import generate_with, likeliest, move_from_the_start, save_adapter
 from tests.modelfile.test_build import fake_quantize, upload
@@ -125,6 +127,19 @@ def test_it_can_be_merged(tmp_path: Path) -> None:
     with torch.inference_mode():
         found, expected = merged(tokens).logits, reference(tokens).logits
     assert (found - expected).abs().max() <= 2e-2 * expected.abs().max()
+
+
+def test_it_is_exported_merged_only(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    save_tiny_model(tmp_path / "base")
+    save_resized(tmp_path / "base", tmp_path / "adapter")
+    model = create(tmp_path, tmp_path / "base", tmp_path / "adapter")
+    files = {name: str(path) for name, path in model.files.items()}
+    job = Conversion(files, str(tmp_path / "out"), "hf", "", adapters_of(model))
+
+    with pytest.raises(BadInput, match="new tokens is exported merged: add --merge"):
+        run(job, ignore)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_it_takes_is_named(tmp_path: Path) -> None:

@@ -77,6 +77,9 @@ def _checked(config: DecoderConfig, raw: Config) -> DecoderConfig:
         )
     if config.head_dim % 2:
         raise FormatError(f"config.json: head_dim must be even, not {config.head_dim}")
+    for fraction in (config.rope.rotary_fraction, config.local_rope.rotary_fraction):
+        if not 0 < fraction <= 1:
+            raise FormatError(f"config.json: partial_rotary_factor cannot be {fraction:g}")
     if len(config.layers) != raw["num_hidden_layers"]:
         raise FormatError("config.json: its lists of layers do not match num_hidden_layers")
     odd = set(raw.get("layer_types") or ()) - {"full_attention", "sliding_attention"}

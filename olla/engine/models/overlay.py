@@ -52,6 +52,8 @@ def lay_over(decoder: Overlaid, adapter: int, parts: Sequence[Part]) -> None:
         module = modules.get(expert_name(part.module)) or _expert(modules, part)
         if module is None:
             raise FormatError(f"the base model has no module {part.module}")
+        if isinstance(part, TokenRows) and part.module not in {_EMBEDDING, _HEAD}:
+            raise FormatError(f"{part.module} has no tokens that could be trained")
         _lay(module, adapter, part)
         if isinstance(part, TokenRows) and part.module == _EMBEDDING and decoder.ties_head:
             _lay(modules[_HEAD], adapter, part)

@@ -59,6 +59,15 @@ class NativeDecoder:
         size = self.config.num_kv_heads * self.config.head_dim * _CACHE_DTYPE.itemsize
         return 2 * len(self.config.layers) * size
 
+    def is_batch_invariant(self, adapter: int) -> bool:
+        """Whether logits under it are the same however many rows are computed together.
+
+        The core's are. torch computes what changes the embedding or the head.
+        """
+        rows = (AdapterRows(adapter, torch.empty(0, dtype=torch.int64)),)
+        is_changed = self._decoder.tokens.is_changed_by(rows)
+        return adapter not in self._decoder.head.deltas and not is_changed
+
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Logits (num_logits, vocab_size) float32; the cache holds the batch's tokens after."""
