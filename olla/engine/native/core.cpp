@@ -27,9 +27,9 @@ struct Buffer : std::vector<float> {
     }
 };
 
-// Tokens [start, end) of a span.
-struct Tile {
-    int span, start, end;
+// A token of a span.
+struct Placed {
+    int span, number;
 };
 
 struct Core {
@@ -37,7 +37,7 @@ struct Core {
     Pool pool;
     Activations inputs;
     Buffer states, normed, projected, mixed, wide, narrow, picked, gathered, made;
-    std::vector<Tile> tiles;
+    std::vector<Placed> placed;
     Routes routes;
     FoundDeltas found;
 };
@@ -45,7 +45,6 @@ struct Core {
 namespace {
 
 constexpr int kRowsAChunk = 4;
-constexpr int kTokensATile = 16;
 
 // Call body(row) for each row; a few rows are not worth waking threads for.
 template <class Body>
@@ -196,38 +195,26 @@ class Pass {
         AttentionShape shape{model_.num_heads, model_.num_kv_heads,  model_.head_dim,
                              step_.num_slots,  layer.sliding_window, model_.attention_scale,
                              model_.attention_softcap};
-        auto& tiles = core_.tiles;
-        tiles.clear();
-        tiles.reserve(size_t(rows_));
-        for (int i = 0; i < step_.num_spans; ++i) {
-            const Span& span = step_.spans[i];
-            int size = span.end - span.start <= kFewTokens ? 1 : kTokensATile;
-            for (int at = span.start; at < span.end; at += size)
-                tiles.push_back({i, at, std::min(span.end, at + size)});
-        }
-        pool_.run(int(tiles.size()) * model_.num_kv_heads, [&](int task) {
-            // The last tiles of a prompt see most keys, so they go first.
-            attend(shape, number, tiles[tiles.size() - 1 - task / model_.num_kv_heads],
-                   task % model_.num_kv_heads);
+        auto& placed = core_.placed;
+        placed.clear();
+        for (int i = 0; i < step_.num_spans; ++i)
+            for (int at = step_.spans[i].start; at < step_.spans[i].end; ++at) placed.push_back({i, at});
+        pool_.run(int(placed.size()) * model_.num_kv_heads, [&](int task) {
+            // The last tokens of a prompt see most keys, so they go first.
+            attend_one(shape, number, placed[placed.size() - 1 - task / model_.num_kv_heads],
+                       task % model_.num_kv_heads);
         });
     }
 
-    void attend(const AttentionShape& shape, int number, const Tile& tile, int head) {
-        const Span& span = step_.spans[tile.span];
+    void attend_one(const AttentionShape& shape, int number, const Placed& token, int head) {
+        const Span& span = step_.spans[token.span];
         size_t start = size_t(head) * shape.num_slots * shape.head_dim;
         size_t stride = size_t(shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
         AttentionTask task{shape,
                            {step_.keys[number] + start, span.slots, shape.head_dim},
                            {step_.values[number] + start, span.slots, shape.head_dim},
                            head, span.length, span.end, core_.projected.data(), stride, core_.mixed.data()};
-        if (span.end - span.start <= kFewTokens) {
-            attend_few(task, tile.start);
-            return;
-        }
-        thread_local AttentionScratch scratch;
-        scratch.fit(shape.head_dim);
-        int queries = (tile.end - tile.start) * task.shared();
-        for (int i = 0; i < queries; i += kLanes) attend_lanes(task, tile.start, tile.end, i, scratch);
+        attend(task, token.number);
     }
 
     void mlp(const Layer& layer) {

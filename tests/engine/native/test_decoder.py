@@ -90,7 +90,7 @@ def test_a_sequence_does_not_see_the_others_of_its_batch(
     assert torch.equal(together, torch.stack(alone))
 
 
-@pytest.mark.parametrize("num_tokens", [2, 3, 5, 8, 17, 25])
+@pytest.mark.parametrize("num_tokens", [2, 3, 8, 17, 40, 70])
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_a_wide_step_gives_the_logits_of_single_ones_to_the_bit(
     tmp_path: Path, core: Core, family: str, num_tokens: int
