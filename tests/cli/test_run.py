@@ -316,7 +316,7 @@ def test_ctrl_c_stops_the_reply_and_exits_with_0(
 
     def before_line(index: int) -> None:
         if index:
-            assert going_on.wait(timeout=20)
+            assert going_on.wait(timeout=60)
 
     daemon.script("POST /api/generate", Reply(words, before_line=before_line))
     with subprocess.Popen(
