@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ import pytest
 
 # As runners have it: see olla/runner/process.py. OpenMP reads it when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+# A shell's background job ignores Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Reference(NamedTuple):
