@@ -230,8 +230,8 @@ VARIABLES = (
              "memory of each runner for keys and values, such as `512MiB` or `4GiB`; automatic is a quarter of the "
              "memory that is free, or four fifths on a GPU"),
     Variable("SPECULATE", "speculate", _one_of(SPECULATE), "`auto`",
-             "draft tokens ahead and verify several in one step: `auto` where that changes no reply, which is in the "
-             "compiled core and wherever a model brings a [`DRAFT`](modelfile.md); `on` for every model; `off` never. "
+             "draft tokens ahead and verify several in one step: `auto` in the compiled core, where that changes no reply, "
+             "and wherever a model brings a [`DRAFT`](modelfile.md); `on` for every model; `off` never. "
              "See [speculative decoding](engine.md#speculative-decoding)"),
     Variable("PROFILE", "profile", _on, "off",
              "log where the engine's steps spend their time; see [the engine](engine.md)"),
