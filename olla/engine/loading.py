@@ -72,7 +72,10 @@ class LoadedModel:
     record: Record | None = None
     """How steps that decode are recorded, where that pays."""
     is_batch_invariant: bool = False
-    """Whether a row's logits are the same to the bit whatever other rows a step has."""
+    """Whether a row's logits are the same to the bit whatever other rows a step has.
+
+    Of adapters, `NativeDecoder.is_batch_invariant` says which leave it so.
+    """
 
     @property
     def num_bytes(self) -> int:

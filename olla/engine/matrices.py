@@ -3,8 +3,8 @@
 On a CPU a reply is bound by the bytes of weights read for each token, so quantized files stay
 quantized: `Int4` holds the 4-bit formats of GGUF as they are, `Int8` takes the others' values in
 8 bits a row. For many rows at once, as in prefill, arithmetic is what counts, and both become
-bfloat16 for the product. The fast kernels are torch's (`_weight_int4pack_mm_for_cpu`,
-`_weight_int8pack_mm`); those with float32 activations are many times slower, so it is bfloat16.
+bfloat16 for the product. The kernels are torch's (`_weight_int4pack_mm_for_cpu`,
+`_weight_int8pack_mm`), with activations in bfloat16, which they are made for.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Drafts come from the sequence's own tokens (lookup.py) or a small model (drafter.py); how many, from
 speculation.py. A draft is verified by the step that computes it: each token is drawn as if none had
 been drafted, and the draft counts as far as it says the same. So drafts change how long a reply
-takes, never what it says.
+takes, and what it says only as far as a step's rows change each other's logits: in the compiled
+core not at all.
 """
 
 from __future__ import annotations

@@ -98,8 +98,8 @@ def _content(job: Conversion) -> Content:
         return gguf_model.gguf_content(FloatModel(job.files, job.adapters), job.chat_template)
     if not job.is_export:
         raise BadInput(
-            "olla makes GGUF files that it runs itself of the families of its own decoder only; "
-            "for other programs, write one with olla export --format gguf -q"
+            "olla create quantizes the families of its own decoder only, and no mixtures of "
+            "experts; for other programs, write one with olla export --format gguf -q"
         )
     return gguf_families.gguf_content(ModuleModel(job.files, job.adapters), job.chat_template)
 

@@ -3,8 +3,8 @@
 //
 // Tokens take their heads one by one, with the numbers of a head in the lanes. So what a token gets is
 // the same to the bit in a prompt, in a part of one, beside drafts and alone: a prompt whose beginning
-// is in the cache is answered as it was the first time. Several tokens at once, a query in each lane, are
-// faster for long prompts (a quarter for 512 tokens of SmolLM2), but round otherwise.
+// is in the cache is answered as it was the first time. Several tokens at once, a query in each lane,
+// would read the keys of a long prompt less often, but round otherwise.
 #pragma once
 #include <algorithm>
 

@@ -218,7 +218,7 @@ def floats(blocks: Bytes, kind: GgmlType) -> Tensor:
     # Imported here, since models that are kept as their files have them do not need it.
     import gguf  # noqa: PLC0415
 
-    # As one row: the package goes over rows sixteen at a time, which is four times slower.
+    # As one row: the package goes over rows sixteen at a time, in Python.
     values = gguf.quants.dequantize(blocks.reshape(1, -1), gguf.GGMLQuantizationType(int(kind)))
     return torch.from_numpy(values[0])
 

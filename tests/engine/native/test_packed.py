@@ -107,10 +107,17 @@ def test_parts_of_different_kinds_give_their_outputs_side_by_side(core: Core) ->
     assert torch.equal(stacked.rows(torch.tensor([32])), whole[:1])
 
 
-def test_a_row_of_a_product_does_not_depend_on_the_others(core: Core) -> None:
-    blocks, _ = four_bit(64, 128)
-    matrix = Packing(core).four_bit(blocks)
-    inputs = torch.randn(9, 128)
+@pytest.mark.parametrize("kind", [*SCALES, *DTYPES])
+def test_a_row_of_a_product_does_not_depend_on_the_others(
+    core: Core, kind: GgmlType | torch.dtype
+) -> None:
+    if isinstance(kind, torch.dtype):
+        matrix: Packed | None = Packing(core).dense(torch.randn(64, 512).to(kind))
+    else:
+        raw, _ = random_blocks(kind, 64, 512)
+        matrix = Packing(core).filed(RawTensor(kind, (64, 512), raw, None, lambda: 0), CPU)
+    assert matrix is not None
+    inputs = torch.randn(70, 512)
 
     alone = torch.cat([matrix.multiply(row[None]) for row in inputs])
 
