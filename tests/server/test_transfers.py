@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from olla.errors import SourceUnreachable
 from olla.names import ModelName
 from olla.registry.digest import Digest
 from olla.registry.store import ModelStore
@@ -160,3 +161,20 @@ async def test_template_and_parser_are_checked_before_anything_is_pulled(
     assert status == 400
     assert text.startswith(error)
     assert not source.closed.is_set()
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+async def test_a_network_that_is_down_is_logged_in_a_line(
+    client: Client,
+    source: FakeSource,
+    caplog: pytest.LogCaptureFixture,
+    level: str,
+) -> None:
+    source.failure = SourceUnreachable("no such host")
+    source.failure.__cause__ = OSError("the cause")
+    caplog.set_level(level)
+
+    await client.post("/api/pull", json={"model": "m"})
+
+    assert "no such host" in caplog.text
+    assert ("the cause" in caplog.text) == (level == "DEBUG")
