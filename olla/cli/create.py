@@ -102,16 +102,30 @@ def _draft_files(
     lines: tuple[str, ...], files: Mapping[str, Path], folder: Path
 ) -> dict[str, Path]:
     """The files of the model that drafts."""
-    found: dict[str, Path] = {}
-    for text in lines:
-        path = expand(text, folder)
-        if not path.exists():
-            raise BadInput(f"{text}: no such file or directory")
-        for name, file in collect_files(path).items():
-            if any(file.samefile(own) for own in files.values()):
-                raise BadInput(f"DRAFT must not reference the same local path as FROM: {text}")
-            found[name] = file
+    if not lines:
+        return {}
+    if len(lines) > 1:
+        raise BadInput(f"one model can draft, but DRAFT is given {len(lines)} times: keep one")
+    found = collect_files(_draft_path(lines[0], folder))
+    if any(file.samefile(own) for file in found.values() for own in files.values()):
+        raise BadInput(f"DRAFT must not reference the same local path as FROM: {lines[0]}")
     return found
+
+
+def _draft_path(text: str, folder: Path) -> Path:
+    path = expand(text, folder)
+    if not path.exists():
+        if text.startswith(_PATH_STARTS):
+            raise BadInput(f"{text}: no such file or directory")
+        raise BadInput(f"DRAFT {text}: no such file; DRAFT takes a GGUF file, not a model's name")
+    if not path.is_dir():
+        return path
+    ggufs = tuple(path.glob("*.gguf"))
+    if len(ggufs) != 1:
+        raise BadInput(
+            f"DRAFT {text}: DRAFT takes a GGUF file, not a folder with {len(ggufs)} of them"
+        )
+    return ggufs[0]
 
 
 def _adapter_files(

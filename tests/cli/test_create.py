@@ -195,6 +195,21 @@ def test_deprecated_parameters_are_warned_of(
         ),
         (
             ["m"],
+            "FROM m\nDRAFT smollm2:135m\n",
+            "DRAFT smollm2:135m: no such file; DRAFT takes a GGUF file, not a model's name",
+        ),
+        (
+            ["m"],
+            "FROM m\nDRAFT .\n",
+            "DRAFT .: DRAFT takes a GGUF file, not a folder with 0 of them",
+        ),
+        (
+            ["m"],
+            "FROM m\nDRAFT ./a.gguf\nDRAFT ./b.gguf\n",
+            "one model can draft, but DRAFT is given 2 times: keep one",
+        ),
+        (
+            ["m"],
             "FROM m\nREQUIRES x\n",
             "requires must be a valid semver (e.g. 0.14.0)",
         ),
