@@ -8,11 +8,13 @@ import pytest
 
 from olla.errors import SourceUnreachable
 from olla.names import ModelName
+from olla.quantization import GGUF_TYPES
 from olla.registry.digest import Digest
 from olla.registry.store import ModelStore
 from tests.formats.gguf_writer import tiny_model
 from tests.server.conftest import Client, FakeSource, add_model, error_of, lines_of
 
+TYPES = ", ".join((*GGUF_TYPES, "INT4", "NF4", "INT8"))
 MISSING = "pull model manifest: file does not exist"
 GGUF = tiny_model().to_bytes()
 
@@ -75,6 +77,11 @@ async def test_pull_keeps_the_spelling_of_the_store(
             "/api/create",
             {"model": "m", "from": "b:cloud"},
             (403, "ollama cloud is disabled: remote model is unavailable"),
+        ),
+        (
+            "/api/create",
+            {"model": "m", "from": "none", "quantize": "q9"},
+            (400, f"unsupported quantization type q9 - supported types are {TYPES}"),
         ),
         ("/api/create", {"model": "m"}, (400, "neither 'from' or 'files' was specified")),
         (
