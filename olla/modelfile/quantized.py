@@ -48,7 +48,7 @@ def quantized(
         raise BadInput(
             "quantization is only supported for F16, BF16 and F32 models: this one is "
             f"{header.file_type or 'quantized'} already; olla export MODEL {place} --format {form} "
-            f"-q {kind} writes it anew, and olla create --from {place} makes a model of that"
+            f"-q {kind} writes it anew, and olla create NAME --from {place} makes a model of that"
         )
     with _temporary_folder(store.blobs.directory) as folder:
         path = folder / _OUTPUT

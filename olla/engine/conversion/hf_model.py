@@ -234,6 +234,7 @@ class _Packer:
 def _write_shard(folder: Path, shard: Mapping[str, Tensor], number: int) -> dict[str, str]:
     name = f"model-{number:05d}.safetensors"
     save_file(dict(shard), folder / name, {"format": "pt"})
+    shutil.copymode(folder / "config.json", folder / name)  # safetensors makes it a private file
     return dict.fromkeys(shard, name)
 
 
