@@ -12,7 +12,8 @@ OllaError
 ├── NotFound ── ModelNotFound, BlobNotFound   nothing is stored under that name or digest
 ├── StoreError ── BlobCorrupt                 the store on disk refused, or holds broken bytes
 ├── SourceError                               the far end refused or broke
-│   ├── SourceNotFound, SourceRefused, SourceUnauthorized, SourceBroke
+│   ├── SourceNotFound, SourceRefused, SourceUnauthorized
+│   ├── SourceBroke ── SourceUnreachable      a later try may succeed
 │   └── RevisionNotFound
 ├── CloudDisabled                             what only Ollama's cloud could answer
 ├── SignInRequired                            an account that olla has no use for
@@ -37,8 +38,10 @@ class BadInput(OllaError):
 
 
 class InvalidName(BadInput):
-    def __init__(self, text: str) -> None:
-        super().__init__("invalid model name")
+    """Clients match on the sentence; `reason` is added to it."""
+
+    def __init__(self, text: str, reason: str = "") -> None:
+        super().__init__(f"invalid model name{reason and f' ({reason})'}")
         self.text = text
 
 
@@ -157,6 +160,10 @@ class SourceBroke(SourceError):
     def __init__(self, text: str, retry_after_s: float = 0.0) -> None:
         super().__init__(text)
         self.retry_after_s = retry_after_s
+
+
+class SourceUnreachable(SourceBroke):
+    """Nothing has answered there yet: the name means no address, or no connection came about."""
 
 
 class CloudDisabled(OllaError):

@@ -51,7 +51,7 @@ class ModelName:
         host = parts[-3] if len(parts) > 2 else DEFAULT_HOST
         name = cls(host=host, namespace=namespace, model=model, tag=tag, scheme=scheme)
         if not name._is_valid() or (separator and len(parts) < 3):
-            raise InvalidName(text)
+            raise InvalidName(text, _advice(parts))
         return name
 
     @classmethod
@@ -103,3 +103,11 @@ class ModelName:
 
     def __str__(self) -> str:
         return self.short
+
+
+def _advice(parts: list[str]) -> str:
+    """What to write instead, if that shows."""
+    host = parts[0]
+    if len(parts) == 2 and "." in host and _HOST.fullmatch(host):
+        return f"a name on {host} has an owner and a model: {host}/OWNER/MODEL"
+    return ""

@@ -50,7 +50,6 @@ def test_parts_that_are_missing_get_their_defaults(text: str, full: str) -> None
         "/a",
         "a/b/",
         "a//b",
-        "a.b/m",
         "m:t/x",
         "a b",
         "ä",
@@ -72,6 +71,13 @@ def test_parts_that_are_missing_get_their_defaults(text: str, full: str) -> None
 )
 def test_invalid_names_are_refused(text: str) -> None:
     with pytest.raises(InvalidName, match=r"^invalid model name$"):
+        ModelName.parse(text)
+
+
+@pytest.mark.parametrize("text", ["a.b/m", "hf.co/me", "registry.example.com:5000/me:v1"])
+def test_a_host_without_an_owner_is_told_what_is_missing(text: str) -> None:
+    host = text.partition("/")[0]
+    with pytest.raises(InvalidName, match=rf"^invalid model name \(.*: {host}/OWNER/MODEL\)$"):
         ModelName.parse(text)
 
 

@@ -58,6 +58,7 @@ class ModelDescription:
     projector_info: Mapping[str, Any]
     tensors: Sequence[Json]
     draft_info: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Sequence[Mapping[str, Any]] = ()
 
 
 def encode(value: Any) -> bytes:
@@ -218,6 +219,7 @@ def show_to_json(model: ModelDescription) -> Json:
             messages=[{"role": m.role, "content": m.content} for m in model.messages],
             projector_info=model.projector_info,
             draft_info=model.draft_info,
+            adapters=model.adapters,
             tensors=model.tensors,
             capabilities=summary.capabilities,
         ),

@@ -32,6 +32,7 @@ from olla.requests import (
 MAX_TOP_LOGPROBS = 20
 MAX_ADAPTERS = 16
 MAX_SCALE = 100
+_ADAPTER_FIELDS = frozenset({"name", "scale"})
 
 _THINK_LEVELS = ("high", "medium", "low", "max")
 _LEVELS = ", ".join(f'"{level}"' for level in _THINK_LEVELS)
@@ -181,8 +182,14 @@ def _inference(fields: Fields) -> dict[str, Any]:
 
 
 def _adapters(fields: Fields) -> tuple[AdapterChoice, ...] | None:
-    if fields.raw("adapters") is None:
+    entries = fields.raw("adapters")
+    if entries is None:
         return None
+    if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
+        raise BadInput('adapters: write a list, as in [{"name": "pirate", "scale": 0.5}]')
+    unknown = {key for entry in entries for key in entry if key.lower() not in _ADAPTER_FIELDS}
+    if unknown:
+        raise BadInput(f"adapters: unknown field {min(unknown)!r}; each has a name and a scale")
     found = fields.objects("adapters", "api.Adapter")
     if len(found) > MAX_ADAPTERS:
         raise BadInput(f"a request can use {MAX_ADAPTERS} adapters, not more")

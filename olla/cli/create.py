@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from olla.errors import BadInput, InvalidName
 from olla.modelfile.files import collect_adapter, collect_files, expand, split_scale
 from olla.modelfile.parse import Command, CommandName, Modelfile, parse_modelfile
 from olla.names import ModelName
+from olla.quantization import check_quantization
 from olla.requests import CreateRequest, Progress
 from olla.settings import Settings
 
@@ -64,6 +66,8 @@ def create(
     From a Modelfile, or from BASE and an adapter. Weights are copied into the server's store.
     """
     _check_name(model)
+    if quantize:
+        check_quantization(quantize)
     if base or adapters:
         modelfile, folder = _from_options(file, base, adapters), Path.cwd()
     else:
@@ -73,6 +77,7 @@ def create(
     recipe = read_recipe(model, modelfile, folder)
     recipe = replace(recipe, request=replace(recipe.request, quantize=quantize))
     client = connect(settings)
+    _tell_of_shadows(client, modelfile, folder)
     with progress_bars() as show:
         for progress in client.create(_upload(client, recipe, show)):
             show(progress)
@@ -102,16 +107,30 @@ def _draft_files(
     lines: tuple[str, ...], files: Mapping[str, Path], folder: Path
 ) -> dict[str, Path]:
     """The files of the model that drafts."""
-    found: dict[str, Path] = {}
-    for text in lines:
-        path = expand(text, folder)
-        if not path.exists():
-            raise BadInput(f"{text}: no such file or directory")
-        for name, file in collect_files(path).items():
-            if any(file.samefile(own) for own in files.values()):
-                raise BadInput(f"DRAFT must not reference the same local path as FROM: {text}")
-            found[name] = file
+    if not lines:
+        return {}
+    if len(lines) > 1:
+        raise BadInput(f"one model can draft, but DRAFT is given {len(lines)} times: keep one")
+    found = collect_files(_draft_path(lines[0], folder))
+    if any(file.samefile(own) for file in found.values() for own in files.values()):
+        raise BadInput(f"DRAFT must not reference the same local path as FROM: {lines[0]}")
     return found
+
+
+def _draft_path(text: str, folder: Path) -> Path:
+    path = expand(text, folder)
+    if not path.exists():
+        if text.startswith(_PATH_STARTS):
+            raise BadInput(f"{text}: no such file or directory")
+        raise BadInput(f"DRAFT {text}: no such file; DRAFT takes a GGUF file, not a model's name")
+    if not path.is_dir():
+        return path
+    ggufs = tuple(path.glob("*.gguf"))
+    if len(ggufs) != 1:
+        raise BadInput(
+            f"DRAFT {text}: DRAFT takes a GGUF file, not a folder with {len(ggufs)} of them"
+        )
+    return ggufs[0]
 
 
 def _adapter_files(
@@ -174,6 +193,18 @@ def _read_modelfile(file: str | None) -> tuple[Modelfile, Path]:
             raise BadInput("specified Modelfile wasn't found") from error
         return Modelfile((Command(CommandName.MODEL, "."),)), path.parent
     return parse_modelfile(data), path.parent
+
+
+def _tell_of_shadows(client: Client, modelfile: Modelfile, folder: Path) -> None:
+    """A path goes before a stored model of the same name, as in Ollama, but not in silence."""
+    plain = [text for text in modelfile.bases if not text.startswith(_PATH_STARTS)]
+    shadows = [text for text in plain if expand(text, folder).exists()]
+    stored = {model.name for model in client.list()} if shadows else set[str]()
+    for text in shadows:
+        with suppress(InvalidName):
+            if ModelName.parse(text).short in stored:
+                kind = "folder" if expand(text, folder).is_dir() else "file"
+                click.echo(f"taking the {kind} ./{text}, not the model {text}", err=True)
 
 
 def _upload(client: Client, recipe: Recipe, show: Show) -> CreateRequest:

@@ -18,6 +18,7 @@ from olla.cli.daemon import connect
 from olla.cli.model_names import complete_models
 from olla.cli.terminal import progress_bars
 from olla.errors import BadInput
+from olla.quantization import check_quantization
 from olla.runner.conversion import Export, convert
 from olla.settings import Settings
 
@@ -42,6 +43,8 @@ def export(
     An archive is one file, for machines without a line to others: olla import reads it there.
     hf is a folder that transformers and peft load; gguf is a file that llama.cpp and Ollama load.
     """
+    if quantize:
+        check_quantization(quantize)
     target = Path(path)
     if kind == ARCHIVE:
         if merge or quantize:

@@ -78,12 +78,21 @@ def cp(settings: Settings, source: str, destination: str) -> None:
 @click.argument("models", nargs=-1, metavar="MODEL...", shell_complete=complete_models)
 @click.pass_obj
 def rm(settings: Settings, models: tuple[str, ...]) -> None:
-    """Remove models."""
+    """Remove models.
+
+    One that cannot be removed is told, and the others are removed all the same.
+    """
     client = connect(settings)
+    exit_code = 0
     for model in models:
         _unload_quietly(client, model)
-        client.delete(model)
-        click.echo(f"deleted '{model}'")
+        try:
+            client.delete(model)
+            click.echo(f"deleted '{model}'")
+        except ApiError as error:
+            click.echo(f"Error: {error}", err=True)
+            exit_code = 1
+    raise click.exceptions.Exit(exit_code)
 
 
 def _unload_quietly(client: Client, model: str) -> None:

@@ -10,7 +10,7 @@ import click
 from olla.cli.cobra import command, exactly
 from olla.cli.daemon import connect
 from olla.cli.model_names import complete_models
-from olla.cli.text import format_block, format_count
+from olla.cli.text import format_block, format_count, format_size
 from olla.client.replies import ShownModel
 from olla.settings import Settings
 
@@ -51,6 +51,7 @@ def format_info(shown: ShownModel, *, verbose: bool = False) -> str:
         ("Capabilities", [(name,) for name in shown.capabilities]),
         ("Projector", _projector_rows(shown)),
         ("Draft", _draft_rows(shown)),
+        ("Adapters", _adapter_rows(shown)),
         ("Parameters", [tuple(line.split()) for line in shown.parameters.splitlines()]),
         ("Metadata", _metadata_rows(shown) if verbose else []),
         ("Tensors", _tensor_rows(shown) if verbose else []),
@@ -95,6 +96,15 @@ def _draft_rows(shown: ShownModel) -> Rows:
         ("architecture", info.get("general.architecture")),
         ("parameters", format_count(count) if count else ""),
     )
+
+
+def _adapter_rows(shown: ShownModel) -> Rows:
+    if not shown.adapters:
+        return []
+    return _filled(("base", shown.parent)) + [
+        ("adapter", adapter.format, format_size(adapter.size_bytes), f"scale {adapter.scale:g}")
+        for adapter in shown.adapters
+    ]
 
 
 def _filled(*rows: tuple[str, object]) -> Rows:

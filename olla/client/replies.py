@@ -66,6 +66,15 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownAdapter:
+    """`format` is "peft" or "gguf"."""
+
+    format: str
+    scale: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class QueuedRequest:
     """A request that waits: while its model is "loading", or "queued" at a position from 1 on."""
 
@@ -88,6 +97,7 @@ class ShownModel:
     requires: str = ""
     remote_model: str = ""
     remote_host: str = ""
+    parent: str = ""
     family: str = ""
     parameter_size: str = ""
     quantization: str = ""
@@ -96,6 +106,7 @@ class ShownModel:
     model_info: Json = field(default_factory=dict)
     projector_info: Json = field(default_factory=dict)
     draft_info: Json = field(default_factory=dict)
+    adapters: tuple[ShownAdapter, ...] = ()
     tensors: tuple[Tensor, ...] = ()
 
     @property
@@ -256,6 +267,7 @@ def shown_from_json(reply: Json) -> ShownModel:
     texts = ("license", "modelfile", "parameters", "template", "system", "requires")
     return ShownModel(
         **{name: reply.get(name) or "" for name in (*texts, "remote_model", "remote_host")},
+        parent=details.get("parent_model") or "",
         family=details.get("family") or "",
         parameter_size=details.get("parameter_size") or "",
         quantization=details.get("quantization_level") or "",
@@ -267,6 +279,10 @@ def shown_from_json(reply: Json) -> ShownModel:
         model_info=reply.get("model_info") or {},
         projector_info=reply.get("projector_info") or {},
         draft_info=reply.get("draft_info") or {},
+        adapters=tuple(
+            ShownAdapter(adapter["format"], adapter["scale"], adapter["size"])
+            for adapter in reply.get("adapters") or ()
+        ),
         tensors=tuple(
             Tensor(name=tensor["name"], type=tensor["type"], shape=tuple(tensor["shape"]))
             for tensor in reply.get("tensors") or ()

@@ -18,9 +18,6 @@ from typing import Any
 from olla.errors import FormatError
 from olla.formats.safetensors import SafetensorsTensor
 
-QUANTIZED_TYPES = ("nf4", "int8")
-"""What olla writes, as users name it."""
-
 MAX_STATE_BYTES = 65536
 _FOUR_BIT_TYPES = frozenset({"nf4", "fp4"})
 _STATE = ".quant_state.bitsandbytes__"
@@ -56,11 +53,6 @@ class Parameter:
     shape: tuple[int, ...]
     quant_type: str = ""
     state: QuantState | None = None
-
-
-def is_packed_type(name: str) -> bool:
-    """Whether users mean one of QUANTIZED_TYPES, in any case."""
-    return name.lower() in QUANTIZED_TYPES
 
 
 def is_quantized(config: Mapping[str, Any]) -> bool:
@@ -116,7 +108,7 @@ def state_name(weight: str, state: QuantState) -> str:
 
 
 def quantization_config(quant_type: str, dtype: str) -> dict[str, Any]:
-    """What config.json says of weights in one of QUANTIZED_TYPES, computed with in `dtype`."""
+    """What config.json says of weights in one of PACKED_TYPES, computed with in `dtype`."""
     if quant_type == "int8":
         return {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False}
     return {

@@ -27,13 +27,19 @@ def import_draft(uploads: tuple[Upload, ...], base: Mapping[str, Path]) -> Layer
 
     Raises:
         BadInput: it is not one model in GGUF, is the base itself, or has another vocabulary.
-        FormatError: a file is broken.
+        FormatError: a file of the base is broken.
     """
-    files = import_gguf(uploads).files
+    try:
+        files = import_gguf(uploads).files
+    except BadInput as error:
+        raise BadInput(f"DRAFT {', '.join(upload.name for upload in uploads)}: {error}") from error
     if len(uploads) != 1:
         raise BadInput("DRAFT takes one GGUF file with a model, and no projectors")
     if files[GGUF_NAME] == base.get(GGUF_NAME):
-        raise BadInput(f"DRAFT must not reference the same local path as FROM: {uploads[0].name}")
+        raise BadInput(
+            f"DRAFT {uploads[0].name} has the weights of the model itself, so it would draft no "
+            "faster: take a smaller model of the same family"
+        )
     check_vocabularies(_vocabulary(base), _vocabulary(files))
     return uploads[0].layer(MediaType.DRAFT)
 

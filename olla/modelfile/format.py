@@ -21,12 +21,14 @@ class Description:
     """What `show --modelfile` tells about a stored model.
 
     `base` is what FROM shows: the path of the weights' blob, or the name for a repository.
-    An empty `template` leaves the line out. `adapters` are paths and scales.
+    An empty `template` leaves the line out. `adapters` are paths and scales; those that come with
+    `base` are comments.
     """
 
     name: str
     base: str
     adapters: Sequence[tuple[str, float]] = ()
+    inherits_adapters: bool = False
     projectors: Sequence[str] = ()
     draft: str = ""
     template: str = ""
@@ -57,13 +59,16 @@ def format_description(description: Description) -> str:
         "# To build a new Modelfile based on this, replace FROM with:\n"
         f"# FROM {description.name}\n\n"
     )
+    if description.adapters and description.inherits_adapters:
+        header += "# These come with FROM:\n"
+        header += "".join(f"# {_format_command(line)}" for line in _adapters(description))
     return header + "".join(_format_or_comment(command) for command in _commands(description))
 
 
 def _commands(description: Description) -> Iterator[Command]:
     yield Command(CommandName.MODEL, description.base)
-    for path, scale in description.adapters:
-        yield Command(CommandName.ADAPTER, path if scale == 1.0 else f"{path} {scale:g}")
+    if not description.inherits_adapters:
+        yield from _adapters(description)
     yield from (Command(CommandName.MODEL, path) for path in description.projectors)
     texts = (
         (CommandName.DRAFT, description.draft),
@@ -77,6 +82,11 @@ def _commands(description: Description) -> Iterator[Command]:
     yield from (Command(CommandName.LICENSE, text) for text in description.licenses)
     for message in description.messages:
         yield Command(CommandName.MESSAGE, f"{message.role}: {message.content}")
+
+
+def _adapters(description: Description) -> Iterator[Command]:
+    for path, scale in description.adapters:
+        yield Command(CommandName.ADAPTER, path if scale == 1.0 else f"{path} {scale:g}")
 
 
 def _parameters(parameters: Mapping[str, Any]) -> Iterator[Command]:

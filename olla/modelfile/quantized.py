@@ -14,6 +14,7 @@ from pathlib import Path
 
 from olla.errors import BadInput
 from olla.modelfile.weights import Weights
+from olla.quantization import is_packed_type
 from olla.registry.describe import describe_weights
 from olla.registry.digest import Digest
 from olla.registry.disk import TEMPORARY_PREFIX, Hold
@@ -43,7 +44,12 @@ def quantized(
     """
     header = read_header(weights.files)
     if header.file_type not in _FLOATS:
-        raise BadInput("quantization is only supported for F16, BF16 and F32 models")
+        place, form = ("out", "hf") if is_packed_type(kind) else ("out.gguf", "gguf")
+        raise BadInput(
+            "quantization is only supported for F16, BF16 and F32 models: this one is "
+            f"{header.file_type or 'quantized'} already; olla export MODEL {place} --format {form} "
+            f"-q {kind} writes it anew, and olla create NAME --from {place} makes a model of that"
+        )
     with _temporary_folder(store.blobs.directory) as folder:
         path = folder / _OUTPUT
         steps = quantize(weights.files, kind, path, header.chat_template)

@@ -31,7 +31,7 @@ from olla.registry.capabilities import (
 )
 from olla.registry.digest import Digest
 from olla.registry.disk import disk_errors
-from olla.registry.layout import adapter_files, model_files, weights_key
+from olla.registry.layout import GGUF_ADAPTER_NAME, adapter_files, model_files, weights_key
 from olla.registry.manifest import (
     Manifest,
     MediaType,
@@ -205,6 +205,22 @@ class Model:
             return {}
         with disk_errors(f"cannot read model {self.name}"):
             return gguf_info(read_gguf(self.draft), verbose=False)
+
+    def adapter_info(self) -> tuple[Mapping[str, InfoValue], ...]:
+        """Of each adapter its "format", which is peft or gguf, "scale" and "size" in bytes.
+
+        Raises:
+            StoreError: a file cannot be read.
+        """
+        with disk_errors(f"cannot read model {self.name}"):
+            return tuple(
+                {
+                    "format": "gguf" if GGUF_ADAPTER_NAME in files else "peft",
+                    "scale": scale,
+                    "size": sum(path.stat().st_size for path in files.values()),
+                }
+                for files, scale in self.scaled_adapters
+            )
 
     def check_files(self) -> None:
         """

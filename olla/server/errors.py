@@ -96,8 +96,14 @@ def status_of(error: errors.OllaError) -> HTTPStatus:
 async def _reply(request: web.Request, error: errors.OllaError) -> web.StreamResponse:
     status = status_of(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.error("path=%s error=%r", request.path, str(error), exc_info=error.__cause__)
+        _log.error("path=%s error=%r", request.path, str(error), exc_info=_cause(error))
     return await _tell(request, error, status)
+
+
+def _cause(error: errors.OllaError) -> BaseException | None:
+    """What the log tells beside the error. A network that is down is no fault of the code."""
+    is_usual = isinstance(error, errors.SourceError) and not _log.isEnabledFor(logging.DEBUG)
+    return None if is_usual else error.__cause__
 
 
 async def _crash(request: web.Request) -> web.StreamResponse:

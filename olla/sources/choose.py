@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
-from olla.errors import SourceError, SourceNotFound
+from olla.errors import BadInput, SourceNotFound
 from olla.names import DEFAULT_HOST, ModelName
 from olla.registry.store import ModelStore
 from olla.requests import PLAIN_TRANSFER, Progress, TransferOptions
@@ -65,13 +65,13 @@ class Sources:
         """Send the model `name` to where the other name says.
 
         Raises:
-            SourceError: it is a hub that olla does not push to.
+            BadInput: it is a hub that olla does not push to.
         """
         hub = hub_of_host(destination.host)
         if not hub:
             return push(self.registry, name, store, options, destination)
         if hub not in SENDERS:
-            raise SourceError(
+            raise BadInput(
                 f"olla does not push to {destination.host}: write the files with olla export "
                 "--format hf, and send that folder with the hub's own client (modelscope upload)"
             )

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined] # of HTTPErro
 from huggingface_hub.lfs import UploadInfo
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from olla.errors import SourceBroke, SourceError
+from olla.errors import SourceBroke, SourceError, SourceUnreachable
 from olla.sources.hub_push import Shipment, Stopped
 from olla.sources.huggingface import TOKENS, failure
 from olla.sources.outgoing import OutgoingFile
@@ -39,7 +39,7 @@ def send(shipment: Shipment) -> None:
             f"daemon starts, to a token of yours that may write ({TOKENS})"
         )
     api = HfApi(library_name="olla")
-    with _explained(repository), ExitStack() as stack:
+    with _explained(shipment), ExitStack() as stack:
         api.create_repo(repository, private=shipment.is_private or None, exist_ok=True)
         if branch:
             api.create_branch(repository, branch=branch, exist_ok=True)
@@ -72,18 +72,19 @@ class _Addition(CommitOperationAdd):
 
 
 @contextmanager
-def _explained(repository: str) -> Iterator[None]:
+def _explained(shipment: Shipment) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # how the client tells of a file that did not get through
         cause = error.__cause__
-        raise (cause if isinstance(cause, Stopped) else _explanation(repository, cause or error)
+        raise (cause if isinstance(cause, Stopped) else _explanation(shipment, cause or error)
                ) from error  # fmt: skip
     except (HfHubHTTPError, HTTPError, OSError, ValueError, KeyError, TypeError) as error:
-        raise _explanation(repository, error) from error
+        raise _explanation(shipment, error) from error
 
 
-def _explanation(repository: str, error: BaseException) -> SourceError:
+def _explanation(shipment: Shipment, error: BaseException) -> SourceError:
+    repository = shipment.repository
     if isinstance(error, OfflineModeIsEnabled | HFValidationError):
         return SourceError(f"Hugging Face: {error}")
     if isinstance(error, HfHubHTTPError):
@@ -91,7 +92,8 @@ def _explanation(repository: str, error: BaseException) -> SourceError:
         is_refusal = status in _REFUSALS or isinstance(error, RepositoryNotFoundError)
         return _refusal(repository) if is_refusal else failure(repository, error)
     if isinstance(error, HTTPError | OSError):
-        return SourceBroke(f"cannot reach {constants.ENDPOINT}: {error}")
+        kind = SourceBroke if shipment.sent_bytes else SourceUnreachable
+        return kind(f"cannot reach {constants.ENDPOINT}: {error}")
     return SourceError(f"{constants.ENDPOINT} did not take {repository}: {error}")
 
 

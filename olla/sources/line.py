@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 from aiohttp import (
     ClientConnectorCertificateError,
+    ClientConnectorError,
     ClientError,
     ClientResponse,
     ClientSession,
     ClientTimeout,
+    ConnectionTimeoutError,
     DummyCookieJar,
     InvalidURL,
     TCPConnector,
@@ -27,7 +29,13 @@ from aiohttp import (
 from yarl import URL
 
 from olla import __version__
-from olla.errors import SourceBroke, SourceError, SourceRefused, SourceUnauthorized
+from olla.errors import (
+    SourceBroke,
+    SourceError,
+    SourceRefused,
+    SourceUnauthorized,
+    SourceUnreachable,
+)
 from olla.sources.addresses import GuardedResolver
 from olla.sources.direct import SocketBody, take_body
 
@@ -42,6 +50,7 @@ USER_AGENT = f"olla/{__version__}"
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORTH_A_RETRY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_NO_CONNECTION = (ClientConnectorError, ConnectionTimeoutError)
 _UNLIMITED = 0
 
 Body = bytes | AsyncIterator[bytes] | None
@@ -80,7 +89,10 @@ class BackOff:
         Raises:
             SourceError: there were enough of them.
         """
-        if self._failures == self._retries:
+        retries = self._retries
+        if isinstance(error, SourceUnreachable):  # more likely to be for long than a bad line
+            retries = min(retries, DOCUMENT_RETRIES)
+        if self._failures >= retries:
             raise SourceError(f"max retries exceeded: {error}") from error
         delay = self._patience.back_off_s * 2**self._failures
         self._failures += 1
@@ -136,6 +148,7 @@ class Line:
         self._headers = headers
         self._renew = renew
         self._renewing = asyncio.Lock()
+        self._has_answered = False
         self.patience = patience
 
     @property
@@ -151,7 +164,7 @@ class Line:
         """For `async with`: a good answer, wherever redirects lead; its `url` says where.
 
         Raises:
-            SourceBroke: a later try may succeed.
+            SourceBroke: a later try may succeed; SourceUnreachable: nothing has answered yet.
             SourceRefused: the far end says no; SourceUnauthorized: it wants to know who asks.
             SourceError: it misbehaves.
         """
@@ -288,7 +301,7 @@ class Line:
         body: Body = None,
     ) -> ClientResponse:
         try:
-            return await self._session.request(
+            response = await self._session.request(
                 method, url, headers={**headers, **credentials}, data=body, allow_redirects=False
             )
         except ClientConnectorCertificateError as error:
@@ -303,7 +316,12 @@ class Line:
         except InvalidURL as error:
             raise SourceError(f"cannot use the address {url}: {error}") from error
         except (ClientError, TimeoutError, OSError) as error:
-            raise _broken(url, error) from error
+            broken = _broken(url, error)
+            if isinstance(error, _NO_CONNECTION) and not self._has_answered:
+                broken = SourceUnreachable(str(broken))
+            raise broken from error
+        self._has_answered = True
+        return response
 
 
 Renew = Callable[[Line, str], Awaitable[Mapping[str, str]]]

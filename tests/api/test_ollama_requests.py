@@ -306,6 +306,10 @@ def test_adapters_of_a_request() -> None:
         ('[{"scale": 1}]', "adapters: each needs the name of a model that is an adapter"),
         ('[{"name": "a", "scale": 101}]', "the scale of an adapter must be between -100 and 100"),
         (f"[{', '.join(['{}'] * 17)}]", "a request can use 16 adapters, not more"),
+        ('["pirate"]', 'adapters: write a list, as in [{"name": "pirate", "scale": 0.5}]'),
+        ('{"name": "a"}', 'adapters: write a list, as in [{"name": "pirate", "scale": 0.5}]'),
+        ('[{"name": "a", "weight": 1}]',
+         "adapters: unknown field 'weight'; each has a name and a scale"),
         ('[{"name": "a", "scale": "x"}]', "json: cannot unmarshal string into Go struct field "
          "ChatRequest.adapters.scale of type float64"),
     ],

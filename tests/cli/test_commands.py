@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -296,15 +297,14 @@ def test_rm_unloads_and_deletes_each_model(olla: Olla, daemon: FakeDaemon) -> No
     ]
 
 
-def test_rm_stops_at_the_first_error(olla: Olla, daemon: FakeDaemon) -> None:
-    daemon.script("POST /api/generate", failed(404, "model 'a' not found"))
-    daemon.script("DELETE /api/delete", failed(404, "model 'a' not found"))
+def test_rm_goes_on_after_an_error(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/generate", failed(404, "model 'a' not found"), Reply())
+    daemon.script("DELETE /api/delete", failed(404, "model 'a' not found"), Reply())
 
     done = olla("rm", "a", "b")
 
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (1, "deleted 'b'\n")
     assert done.stderr == "Error: model 'a' not found\n"
-    assert len(daemon.sent("DELETE /api/delete")) == 1
 
 
 def test_rm_warns_when_it_cannot_unload(olla: Olla, daemon: FakeDaemon) -> None:
@@ -390,6 +390,23 @@ def test_show_of_a_model_with_a_projector(olla: Olla, daemon: FakeDaemon) -> Non
         "    parameters          2.8B    \n"
         "    embedding length    1024    \n"
         "    dimensions          768     \n" in olla("show", "m").stdout
+    )
+
+
+def test_show_of_a_model_with_adapters(olla: Olla, daemon: FakeDaemon) -> None:
+    adapters = [
+        {"format": "peft", "scale": 0.75, "size": 1_900_000},
+        {"format": "gguf", "scale": 1.0, "size": 512},
+    ]
+    details = {**SHOW["details"], "parent_model": "smollm2:135m"}
+    daemon.script("POST /api/show", Reply([{**SHOW, "details": details, "adapters": adapters}]))
+
+    assert (
+        "  Adapters\n"
+        "    base       smollm2:135m\n"
+        "    adapter    peft            1.9 MB    scale 0.75\n"
+        "    adapter    gguf            512 B     scale 1\n"
+        "\n" in re.sub(" +\n", "\n", olla("show", "m").stdout)
     )
 
 

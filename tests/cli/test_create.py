@@ -177,6 +177,22 @@ def test_deprecated_parameters_are_warned_of(
 
 
 @pytest.mark.parametrize(
+    ("base", "is_told"), [("smollm2:135m", True), ("./x", False), ("x", False)]
+)
+def test_a_path_that_hides_a_stored_model_is_told(
+    olla: Olla, tmp_path: Path, blob: Blob, base: str, is_told: bool
+) -> None:
+    blob(tmp_path / base / "x.gguf", WEIGHTS)
+
+    done = olla("create", "m", "--from", base)
+
+    assert done.returncode == 0
+    text = f"taking the folder ./{base}, not the model {base}\n"
+    assert done.stderr.startswith(text) == is_told
+    assert ("taking" in done.stderr) == is_told
+
+
+@pytest.mark.parametrize(
     ("args", "modelfile", "text"),
     [
         (["a b"], "FROM m\n", "invalid model name: a b"),
@@ -195,8 +211,29 @@ def test_deprecated_parameters_are_warned_of(
         ),
         (
             ["m"],
+            "FROM m\nDRAFT smollm2:135m\n",
+            "DRAFT smollm2:135m: no such file; DRAFT takes a GGUF file, not a model's name",
+        ),
+        (
+            ["m"],
+            "FROM m\nDRAFT .\n",
+            "DRAFT .: DRAFT takes a GGUF file, not a folder with 0 of them",
+        ),
+        (
+            ["m"],
+            "FROM m\nDRAFT ./a.gguf\nDRAFT ./b.gguf\n",
+            "one model can draft, but DRAFT is given 2 times: keep one",
+        ),
+        (
+            ["m"],
             "FROM m\nREQUIRES x\n",
             "requires must be a valid semver (e.g. 0.14.0)",
+        ),
+        (
+            ["m", "--from", ".", "-q", "q9_9"],
+            None,
+            "unsupported quantization type q9_9 - supported types are F32, F16, BF16, Q8_0, Q4_0, "
+            "Q4_1, Q5_0, Q5_1, Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M, Q6_K, INT4, NF4, INT8",
         ),
         (
             ["m", "--adapter", "x"],

@@ -114,6 +114,14 @@ def test_description() -> None:
     )
 
 
+def test_adapters_that_come_with_the_base_are_comments() -> None:
+    adapters = [("/blobs/sha256-2", 1.0), ("/blobs/sha256-4", 0.5)]
+    text = format_description(Description("m:latest", "m:latest", adapters, inherits_adapters=True))
+
+    assert "# ADAPTER /blobs/sha256-2\n# ADAPTER /blobs/sha256-4 0.5\nFROM m:latest\n" in text
+    assert [command.name for command in parse_modelfile(text).commands] == [CommandName.MODEL]
+
+
 def test_a_description_names_what_a_modelfile_cannot_say() -> None:
     description = Description(name="m", base="m", messages=[Message("tool", "42")])
 

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from olla.address import Address
 from olla.caller import CALLER, Caller
-from olla.errors import SourceNotFound
+from olla.errors import OllaError, SourceNotFound
 from olla.inference.service import Inference
 from olla.names import ModelName
 from olla.registry.manifest import (
@@ -108,6 +108,7 @@ class FakeSource:
     never_ends: bool = False
     options: list[TransferOptions] = field(default_factory=list)
     destinations: list[str] = field(default_factory=list)
+    failure: OllaError | None = None
 
     async def pull(
         self, name: ModelName, store: ModelStore, options: TransferOptions
@@ -118,6 +119,8 @@ class FakeSource:
             if self.never_ends:
                 self.hangs.set()
                 await asyncio.Event().wait()
+            if self.failure:
+                raise self.failure
             if name.short not in self.models:
                 raise SourceNotFound
             add_model(store, name.full)

@@ -299,6 +299,18 @@ def add_adapter(store: ModelStore, name: str, base: str) -> None:
     store.put(ModelName.parse(name), format_manifest(manifest))
 
 
+async def test_show_tells_of_adapters_and_their_base(client: Client, store: ModelStore) -> None:
+    add_model(store, "tiny")
+    add_adapter(store, "one", "tiny")
+
+    reply = await _show(client, model="one")
+
+    assert reply["details"]["parent_model"] == "tiny:latest"
+    assert reply["adapters"] == [{"format": "gguf", "scale": 1.0, "size": 4}]
+    (adapter,) = store.resolve(ModelName.parse("one")).adapters
+    assert f"\nADAPTER {adapter['adapter.gguf']}\n" in reply["modelfile"]
+
+
 async def test_ps_names_the_base_of_an_adapter(
     client: Client, store: ModelStore, pool: FakePool
 ) -> None:

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from olla.errors import SourceUnreachable
 from olla.names import ModelName
+from olla.quantization import GGUF_TYPES
 from olla.registry.digest import Digest
 from olla.registry.store import ModelStore
 from tests.formats.gguf_writer import tiny_model
 from tests.server.conftest import Client, FakeSource, add_model, error_of, lines_of
 
+TYPES = ", ".join((*GGUF_TYPES, "INT4", "NF4", "INT8"))
 MISSING = "pull model manifest: file does not exist"
 GGUF = tiny_model().to_bytes()
 
@@ -74,6 +77,11 @@ async def test_pull_keeps_the_spelling_of_the_store(
             "/api/create",
             {"model": "m", "from": "b:cloud"},
             (403, "ollama cloud is disabled: remote model is unavailable"),
+        ),
+        (
+            "/api/create",
+            {"model": "m", "from": "none", "quantize": "q9"},
+            (400, f"unsupported quantization type q9 - supported types are {TYPES}"),
         ),
         ("/api/create", {"model": "m"}, (400, "neither 'from' or 'files' was specified")),
         (
@@ -160,3 +168,20 @@ async def test_template_and_parser_are_checked_before_anything_is_pulled(
     assert status == 400
     assert text.startswith(error)
     assert not source.closed.is_set()
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+async def test_a_network_that_is_down_is_logged_in_a_line(
+    client: Client,
+    source: FakeSource,
+    caplog: pytest.LogCaptureFixture,
+    level: str,
+) -> None:
+    source.failure = SourceUnreachable("no such host")
+    source.failure.__cause__ = OSError("the cause")
+    caplog.set_level(level)
+
+    await client.post("/api/pull", json={"model": "m"})
+
+    assert "no such host" in caplog.text
+    assert ("the cause" in caplog.text) == (level == "DEBUG")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from olla.errors import BadInput, SourceError
+from olla.errors import BadInput, SourceError, SourceUnreachable
 from olla.modelfile.build import build_model
 from olla.names import ModelName
 from olla.registry.model import Model
@@ -254,8 +254,10 @@ async def test_a_hub_that_cannot_be_reached_is_named(
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     here.create("mine", files=GGUF)
 
-    with pytest.raises(SourceError, match=r"cannot reach http://127\.0\.0\.1:9"):
+    with pytest.raises(SourceError, match=r"cannot reach http://127\.0\.0\.1:9") as failed:
         await here.push("mine", "hf.co/me/tiny")
+
+    assert isinstance(failed.value.__cause__, SourceUnreachable)  # of which few tries are made
 
 
 async def test_a_push_that_is_stopped_commits_nothing_and_the_next_one_does(
@@ -290,5 +292,5 @@ async def test_a_private_repository_is_made_where_it_is_wanted(
 async def test_modelscope_is_refused_by_name(here: Here) -> None:
     here.create("mine", files=GGUF)
 
-    with pytest.raises(SourceError, match=r"does not push to modelscope.cn: write the files with"):
+    with pytest.raises(BadInput, match=r"does not push to modelscope.cn: write the files with"):
         await here.push("mine", "modelscope.cn/me/tiny")

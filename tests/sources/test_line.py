@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import pytest
 from yarl import URL
 
-from olla.errors import SourceError
+from olla.errors import SourceBroke, SourceError, SourceUnreachable
 from olla.sources.addresses import GuardedResolver
-from olla.sources.line import Line, Patience, open_line
+from olla.sources.line import DOCUMENT_RETRIES, BackOff, Line, Patience, open_line
 from tests.sources.fault_server import Asked, Connection, FaultServer, fault_server
 
 QUICK = Patience(stall_s=0.5, retries=2, back_off_s=0.001, max_back_off_s=0.01)
@@ -173,3 +175,35 @@ async def test_a_proxy_is_used_unless_the_host_is_excepted(
 
     assert len(server.asked) == 1
     assert [asked.path for asked in proxy.asked] == ["http://registry.example/x"]
+
+
+async def test_who_never_answered_is_given_up_sooner_than_who_did() -> None:
+    async def once(asked: Asked, connection: Connection) -> None:
+        await connection.answer(200, b"hello")
+        raise ConnectionError
+
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(fault_server(once))
+        origin = URL(server.url)
+        async with open_line(origin, patience=QUICK) as line:
+            assert await line.document(origin, 100) == b"hello"
+            await stack.aclose()
+            with pytest.raises(SourceBroke, match="Cannot connect") as broke:
+                await line.ask(origin, {}, 100)
+    async with open_line(origin, patience=QUICK) as line:
+        with pytest.raises(SourceUnreachable, match="Cannot connect") as never:
+            await line.ask(origin, {}, 100)
+
+    assert type(broke.value) is SourceBroke
+    patience = Patience(back_off_s=0)
+    assert await num_waits(patience, broke.value) == patience.retries
+    assert await num_waits(patience, never.value) == DOCUMENT_RETRIES
+
+
+async def num_waits(patience: Patience, error: SourceBroke) -> int:
+    back_off, number = BackOff(patience), 0
+    with pytest.raises(SourceError, match="max retries exceeded"):
+        while True:
+            await back_off.wait(error)
+            number += 1
+    return number

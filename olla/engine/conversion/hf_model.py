@@ -19,7 +19,8 @@ from olla.engine.weights.checkpoint import LAYERS, Checkpoint, SpecialTokens
 from olla.engine.weights.gguf import GgufCheckpoint
 from olla.engine.weights.lora import CONFIG
 from olla.errors import BadInput
-from olla.formats.bitsandbytes import QUANTIZED_TYPES, quantization_config
+from olla.formats.bitsandbytes import quantization_config
+from olla.quantization import PACKED_TYPES
 from olla.runner.protocol import Adapter, Files
 
 OnProgress = Callable[[int, int], None]
@@ -44,10 +45,10 @@ def packing_of(quantization: str) -> str:
         BadInput: it is a type that only GGUF has.
     """
     packing = quantization.lower()
-    if packing not in {"", *QUANTIZED_TYPES}:
+    if packing not in {"", *PACKED_TYPES}:
         raise BadInput(
             "a folder for transformers is written in bfloat16, or quantized to "
-            f"{' or '.join(QUANTIZED_TYPES)}; {quantization} is for GGUF"
+            f"{' or '.join(PACKED_TYPES)}; {quantization} is for GGUF"
         )
     return packing
 
@@ -233,6 +234,7 @@ class _Packer:
 def _write_shard(folder: Path, shard: Mapping[str, Tensor], number: int) -> dict[str, str]:
     name = f"model-{number:05d}.safetensors"
     save_file(dict(shard), folder / name, {"format": "pt"})
+    shutil.copymode(folder / "config.json", folder / name)  # safetensors makes it a private file
     return dict.fromkeys(shard, name)
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from olla.errors import BadInput
-from olla.formats.bitsandbytes import QUANTIZED_TYPES, is_packed_type
 from olla.formats.ggml_types import FILE_TYPES, GgmlType
+from olla.quantization import check_quantization, gguf_type
 
 G = GgmlType
 
@@ -53,7 +53,6 @@ RECIPES: Mapping[str, Recipe] = dict(
     )
 )
 
-_ALIASES = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "INT4": "Q4_1"}
 _LARGER = {
     G.Q4_K: G.Q5_0, G.Q5_K: G.Q5_1, G.Q6_K: G.Q8_0,
     G.Q4_0: G.F16, G.Q4_1: G.F16, G.Q5_0: G.F16, G.Q5_1: G.F16, G.Q8_0: G.F16,
@@ -68,14 +67,11 @@ def recipe_for(text: str) -> Recipe:
     Raises:
         BadInput: there is none.
     """
-    name = text.upper()
-    if is_packed_type(name):
+    check_quantization(text)
+    name = gguf_type(text)
+    if not name:
         raise BadInput(f"{text} has no form in GGUF: it is written with --format hf")
-    recipe = RECIPES.get(_ALIASES.get(name, name))
-    if recipe is None:
-        known = ", ".join((*RECIPES, "int4", *QUANTIZED_TYPES))
-        raise BadInput(f"unsupported quantization type {text} - supported types are {known}")
-    return recipe
+    return RECIPES[name]
 
 
 def type_for(

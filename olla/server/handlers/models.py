@@ -28,6 +28,7 @@ from olla.api.ollama_requests import (
     show_from_json,
 )
 from olla.errors import BadInput, ModelNotFound, StoreError
+from olla.modelfile.files import ADAPTER_CONFIG
 from olla.modelfile.format import Description, format_description
 from olla.names import ModelName
 from olla.registry.model import DEFAULT_TEMPLATE, Model
@@ -143,6 +144,7 @@ def _show(store: ModelStore, name: ModelName, asked: ShowRequest) -> Json:
         info=model.info(verbose=asked.verbose),
         projector_info=model.projector_info(verbose=asked.verbose),
         draft_info=model.draft_info(),
+        adapters=model.adapter_info(),
         tensors=[asdict(tensor) for tensor in model.tensors()],
     )
     return show_to_json(description)
@@ -198,13 +200,17 @@ def summary_of(model: Model) -> ModelSummary:
 def _modelfile(model: Model, system: str, parameters: Mapping[str, Any]) -> Description:
     """Weights in one file are named by their path; others only through the model's name."""
     adapters = [
-        (str(path), scale) for files, scale in model.scaled_adapters for path in files.values()
+        (str(path), scale)
+        for files, scale in model.scaled_adapters
+        for name, path in files.items()
+        if name != ADAPTER_CONFIG
     ]
     is_in_files = GGUF_NAME in model.files and all(len(files) == 1 for files in model.adapters)
     return Description(
         name=model.name.short,
         base=str(model.files[GGUF_NAME]) if is_in_files else model.name.short,
-        adapters=adapters if is_in_files else (),
+        adapters=adapters,
+        inherits_adapters=not is_in_files,
         projectors=[str(path) for path in model.projectors] if is_in_files else (),
         draft=str(model.draft) if is_in_files and model.draft else "",
         template=model.template or ("" if model.chat_template else DEFAULT_TEMPLATE),

@@ -13,10 +13,10 @@ from aiohttp import web
 from olla.api.ollama_replies import progress_to_json
 from olla.api.ollama_requests import create_from_json, pull_from_json, push_from_json
 from olla.errors import ModelNotFound
-from olla.formats.bitsandbytes import is_packed_type
 from olla.modelfile.build import build_model
 from olla.names import ModelName
 from olla.parsers.choose import check_parser
+from olla.quantization import check_quantization, is_packed_type
 from olla.registry.store import ModelStore
 from olla.renderers.base import check_template
 from olla.requests import PLAIN_TRANSFER, CreateRequest, Progress
@@ -52,6 +52,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     asked = await read_json(request, create_from_json)
     name = await asyncio.to_thread(services.store.find, ModelName.parse(asked.model))
+    if asked.quantize:
+        check_quantization(asked.quantize)
     if asked.parser:
         check_parser(asked.parser)
     if asked.template:

@@ -73,6 +73,7 @@ def test_a_gguf_file_as_a_repository_gives_the_same_logits(
     (tmp_path / "hf").mkdir()
 
     write_gguf_as_repository(FloatModel(files), tmp_path / "hf", "{{ messages }}", ignore)
+    assert len({path.stat().st_mode for path in (tmp_path / "hf").iterdir()}) == 1
 
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from olla.engine.conversion.recipes import recipe_for, type_for
+from olla.engine.conversion.recipes import RECIPES, recipe_for, type_for
 from olla.errors import BadInput
 from olla.formats.ggml_types import GgmlType
+from olla.quantization import GGUF_ALIASES, GGUF_TYPES
 
 LAYER = "blk.{}.{}.weight"
 
@@ -16,6 +17,11 @@ LAYER = "blk.{}.{}.weight"
 )
 def test_names_in_any_case(name: str, file_type: int) -> None:
     assert recipe_for(name).file_type == file_type
+
+
+def test_every_type_has_a_recipe() -> None:
+    assert tuple(RECIPES) == GGUF_TYPES
+    assert set(GGUF_ALIASES.values()) <= RECIPES.keys()
 
 
 @pytest.mark.parametrize(
