@@ -78,21 +78,12 @@ def cp(settings: Settings, source: str, destination: str) -> None:
 @click.argument("models", nargs=-1, metavar="MODEL...", shell_complete=complete_models)
 @click.pass_obj
 def rm(settings: Settings, models: tuple[str, ...]) -> None:
-    """Remove models.
-
-    One that cannot be removed is told, and the others are removed all the same.
-    """
+    """Remove models, up to the first that cannot be removed."""
     client = connect(settings)
-    exit_code = 0
     for model in models:
         _unload_quietly(client, model)
-        try:
-            client.delete(model)
-            click.echo(f"deleted '{model}'")
-        except ApiError as error:
-            click.echo(f"Error: {error}", err=True)
-            exit_code = 1
-    raise click.exceptions.Exit(exit_code)
+        client.delete(model)
+        click.echo(f"deleted '{model}'")
 
 
 def _unload_quietly(client: Client, model: str) -> None:

@@ -297,14 +297,15 @@ def test_rm_unloads_and_deletes_each_model(olla: Olla, daemon: FakeDaemon) -> No
     ]
 
 
-def test_rm_goes_on_after_an_error(olla: Olla, daemon: FakeDaemon) -> None:
-    daemon.script("POST /api/generate", failed(404, "model 'a' not found"), Reply())
-    daemon.script("DELETE /api/delete", failed(404, "model 'a' not found"), Reply())
+def test_rm_stops_at_the_first_error(olla: Olla, daemon: FakeDaemon) -> None:
+    daemon.script("POST /api/generate", failed(404, "model 'a' not found"))
+    daemon.script("DELETE /api/delete", failed(404, "model 'a' not found"))
 
     done = olla("rm", "a", "b")
 
-    assert (done.returncode, done.stdout) == (1, "deleted 'b'\n")
+    assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "Error: model 'a' not found\n"
+    assert len(daemon.sent("DELETE /api/delete")) == 1
 
 
 def test_rm_warns_when_it_cannot_unload(olla: Olla, daemon: FakeDaemon) -> None:
