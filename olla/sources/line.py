@@ -29,7 +29,7 @@ from yarl import URL
 from olla import __version__
 from olla.errors import SourceBroke, SourceError, SourceRefused, SourceUnauthorized
 from olla.sources.addresses import GuardedResolver
-from olla.sources.direct import SocketBody, take_body
+from olla.sources.socket_body import SocketBody, take_body
 
 CHUNK_BYTES = 256 * 1024
 DIRECT_BYTES = 2**20
