@@ -53,7 +53,7 @@ class CoreBuildHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         folder = Path(self.root) / "olla" / "engine" / "native"
-        compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+        compiler = find_compiler()
         if sys.platform == "win32" or not compiler:
             self.app.display_warning("no C++ compiler: olla will compute with torch's kernels only")
             return
@@ -67,6 +67,10 @@ class CoreBuildHook(BuildHookInterface[Any]):
             system = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["tag"] = f"py3-none-{system}"  # it is reached through ctypes
             build_data["artifacts"] += [f"/olla/engine/native/{name}" for name in built]
+
+
+def find_compiler() -> str | None:
+    return os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 
 
 def build(compiler: str, folder: Path, name: str) -> bool:

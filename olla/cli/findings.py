@@ -68,7 +68,7 @@ def take_survey() -> Survey | Finding:
 def hub_addresses(sources: tuple[str, ...]) -> Mapping[str, str] | Finding:
     """Where each source looks, as its own client is set up."""
     try:
-        told = _told_by("olla.sources.places", *sources)
+        told = _told_by("olla.sources.endpoints", *sources)
     except _Mute as error:
         return Finding("hubs", Health.BROKEN, f"{error}; install olla again")
     return {name: _without_login(url) for name, url in told.items()}

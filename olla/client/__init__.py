@@ -91,8 +91,7 @@ class Client:
         return tuple(listed_from_json(model) for model in models)
 
     def running(self) -> tuple[RunningModel, ...]:
-        models = self._call("GET", "/api/ps").get("models") or ()
-        return tuple(running_from_json(model) for model in models)
+        return self.activity()[0]
 
     def activity(self) -> tuple[tuple[RunningModel, ...], tuple[QueuedRequest, ...]]:
         """The running models, and the requests that wait, at one moment."""

@@ -17,7 +17,7 @@ from olla.engine.profile import Profile
 from olla.engine.sampler import SamplingRow, sample
 from olla.engine.scheduler import Scheduled
 from olla.engine.sequence import Sequence
-from olla.errors import BadInput
+from olla.formats.vocabularies import check_vocabularies
 
 CATCH_UP_TOKENS = 128
 """Tokens of one sequence that are read in a step; one that is further behind drafts later."""
@@ -126,13 +126,13 @@ def check_draft(model: LoadedModel, draft: LoadedModel) -> None:
     Raises:
         BadInput: the two number tokens differently, so that one cannot draft for the other.
     """
-    own, other = model.tokenizer.get_vocab(), draft.tokenizer.get_vocab()
-    numbers = {number: token for token, number in own.items()}
-    if any(numbers.get(number, token) != token for token, number in other.items()):
-        raise BadInput(
-            "the DRAFT model has another vocabulary than the model: make the model again with a "
-            "smaller model of the same family"
-        )
+    own = _vocabulary(model)
+    # What an adapter has added is no draft's; it is never drafted.
+    check_vocabularies({n: own[n] for n in own if n < model.base_vocab_size}, _vocabulary(draft))
+
+
+def _vocabulary(model: LoadedModel) -> dict[int, str]:
+    return {number: token for token, number in model.tokenizer.get_vocab().items()}
 
 
 def _row(sequence: Sequence, follower: Sequence, depth: int) -> SamplingRow:

@@ -29,7 +29,7 @@ from olla.engine.reply import Reply
 from olla.engine.sampler import Bias
 from olla.engine.scheduler import TOKENS_PER_STEP, Scheduled, Scheduler
 from olla.engine.sequence import Sequence, SequenceState
-from olla.engine.speculator import Speculation, Speculator
+from olla.engine.speculator import Speculation, Speculator, models_of
 from olla.engine.token_bytes import TokenBytes
 from olla.engine.verification import Verified, verify
 from olla.errors import NoTokenAllowed, OutOfMemory, RunnerError
@@ -75,10 +75,9 @@ class Engine:
         self._scheduler = Scheduler(self._blocks, max_running, tokens_per_step)
         self._replies: dict[int, Reply] = {}
         self._num_accepted = 0
-        self._models = [model]
+        self._models = models_of(model, speculation)
         self._speculator = None
         if speculation is not None:
-            self._models += [] if speculation.model is None else [speculation.model]
             self._speculator = Speculator(speculation, self._blocks, model, profile)
 
     @property
@@ -112,8 +111,7 @@ class Engine:
 
     @property
     def cache_bytes_per_token(self) -> int:
-        """What a token's keys and values take, in all caches."""
-        return sum(model.network.cache_bytes_per_token for model in self._models)
+        return cache_bytes_per_token(self._models)
 
     def prepare(self, request: Generate) -> None:
         """Read the request's adapters ahead of `add`. For one thread, which may be another.
@@ -378,3 +376,8 @@ class Engine:
         self._scheduler.remove(reply.sequence)
         if self._speculator is not None:
             self._speculator.forget(reply.sequence)
+
+
+def cache_bytes_per_token(models: Iterable[LoadedModel]) -> int:
+    """What a token's keys and values take, in the caches of all."""
+    return sum(model.network.cache_bytes_per_token for model in models)

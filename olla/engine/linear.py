@@ -104,8 +104,20 @@ class Embedding:
     def __call__(self, tokens: Tensor, adapters: Sequence[AdapterRows] = ()) -> Tensor:
         """(num_rows,) int64 -> (num_rows, hidden_size)."""
         outputs = self.table.rows(tokens)
-        add_to_rows(self.deltas, self.row_deltas, tokens, outputs, adapters)
+        self.change(outputs, tokens, adapters)
         return outputs
+
+    def change(self, outputs: Tensor, tokens: Tensor, adapters: Sequence[AdapterRows]) -> None:
+        """Make of the tokens' own rows (num_rows, hidden_size) what adapters make of them."""
+        for adapter, rows in adapters:
+            before, given = outputs[rows], tokens[rows]
+            after = before.clone()
+            for delta in self.deltas.get(adapter, ()):
+                after += delta.added(None if delta.a is None else delta.a.T[given], before)
+            for change in self.row_deltas.get(adapter, ()):
+                hit, which = (given[:, None] == change.tokens).nonzero(as_tuple=True)
+                after[hit] += change.share * (change.rows[which] - before[hit])
+            outputs[rows] = after
 
     def is_changed_by(self, adapters: Sequence[AdapterRows]) -> bool:
         return any(n in self.deltas or n in self.row_deltas for n, _ in adapters)
@@ -128,22 +140,3 @@ def add_deltas(
             after[:, delta.columns] += delta.added(low, before[:, delta.columns])
         if after is not outputs:
             outputs[rows] = after
-
-
-def add_to_rows(
-    deltas: Deltas,
-    row_deltas: dict[int, list[RowDelta]],
-    tokens: Tensor,
-    outputs: Tensor,
-    adapters: Sequence[AdapterRows],
-) -> None:
-    """The same for the outputs of an embedding, whose inputs are `tokens` (num_rows,)."""
-    for adapter, rows in adapters:
-        before, given = outputs[rows], tokens[rows]
-        after = before.clone()
-        for delta in deltas.get(adapter, ()):
-            after += delta.added(None if delta.a is None else delta.a.T[given], before)
-        for change in row_deltas.get(adapter, ()):
-            hit, which = (given[:, None] == change.tokens).nonzero(as_tuple=True)
-            after[hit] += change.share * (change.rows[which] - before[hit])
-        outputs[rows] = after

@@ -83,6 +83,12 @@ def speculation_of(
     return Speculation(model=draft) if is_wanted and speculate != "off" else None
 
 
+def models_of(model: LoadedModel, speculation: Speculation | None) -> list[LoadedModel]:
+    """The model, and the one that drafts for it if there is one."""
+    draft = None if speculation is None else speculation.model
+    return [model] if draft is None else [model, draft]
+
+
 class Speculator:
     def __init__(
         self, speculation: Speculation, blocks: BlockPool, model: LoadedModel, profile: Profile

@@ -11,14 +11,13 @@ from typing import Any
 
 from olla.errors import BadInput
 from olla.formats.gguf import read_gguf
+from olla.formats.vocabularies import check_vocabularies
 from olla.modelfile.base_weights import read_object
 from olla.modelfile.uploads import Upload
 from olla.modelfile.weights import import_gguf
 from olla.registry.manifest import Layer, MediaType
 from olla.registry.weights import GGUF_NAME
 
-MOST_PADDING = 128
-"""By so many tokens at its end a vocabulary may be longer: sizes are rounded up."""
 _TOKENIZER = "tokenizer.json"
 
 
@@ -42,26 +41,6 @@ def import_draft(uploads: tuple[Upload, ...], base: Mapping[str, Path]) -> Layer
         )
     check_vocabularies(_vocabulary(base), _vocabulary(files))
     return uploads[0].layer(MediaType.DRAFT)
-
-
-def check_vocabularies(base: Mapping[int, str], draft: Mapping[int, str]) -> None:
-    """
-    Raises:
-        BadInput: a number means another token in the draft model. Nothing is known of empty ones.
-    """
-    if not base or not draft:
-        return
-    differing = [number for number in base.keys() & draft.keys() if base[number] != draft[number]]
-    if not differing and abs(len(base) - len(draft)) <= MOST_PADDING:
-        return
-    reason = f"they have {len(base)} and {len(draft)} tokens"
-    if differing:
-        first = min(differing)
-        reason = f"token {first} is {base[first]!r} in one and {draft[first]!r} in the other"
-    raise BadInput(
-        f"the DRAFT model has another vocabulary than the model: {reason}; "
-        "take a smaller model of the same family"
-    )
 
 
 def _vocabulary(files: Mapping[str, Path]) -> dict[int, str]:

@@ -16,20 +16,13 @@ from olla.errors import BadInput, FormatError
 from olla.formats.expert_tensors import expert_name
 from olla.formats.finite import are_finite
 from olla.formats.gguf import GgufFile, read_gguf
+from olla.formats.lora_names import MAGNITUDE, PAIRS, TOKENS, expert_stack, parse_lora_name
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
 from olla.formats.tensor_names import hf_name
 from olla.modelfile.base_weights import BaseShapes, Shape, is_embedding, is_head, read_object
 from olla.modelfile.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
-_PREFIX = "base_model.model."
-_KEY = re.compile(
-    r"(?P<module>(?!.*\.lora_.*\..*\.).+?)(?P<base>\.base_layer)?\.(?P<what>lora_[AB]\.weight|lora_B\.bias|"
-    r"lora_embedding_[AB]|lora_magnitude_vector|lora_magnitude_vector\.weight|"
-    r"token_adapter\.trainable_tokens_delta|weight|bias)"
-)
-_TWICE = re.compile(r".+\.(modules_to_save|original_module)\..+")
 _GGUF_KEY = re.compile(r"(?P<weight>.+\.weight)\.lora_(?P<side>[ab])")
-_STACK = re.compile(r"(?P<experts>.+\.experts)(\.base_layer)*")
 _DTYPES = frozenset({"F32", "F16", "BF16"})
 _DEFAULT_RANK = 8  # peft's LoraConfig.r
 
@@ -159,18 +152,16 @@ def _modules(tensors: Iterable[SafetensorsTensor]) -> dict[str, _Found]:
     """Module -> what the adapter holds of it, such as "lora_A.weight"."""
     modules: dict[str, _Found] = {}
     for tensor in tensors:
-        match = _KEY.fullmatch(tensor.name.removeprefix(_PREFIX))
-        if match is None or not tensor.name.startswith(_PREFIX):
+        name = parse_lora_name(tensor.name)
+        if name is None:
             raise BadInput(
                 f"{tensor.name} in {ADAPTER_WEIGHTS} is not supported: only what peft saves of a "
                 "LoRA is"
             )
         if tensor.dtype not in _DTYPES:
             raise BadInput(f"{tensor.name} has dtype {tensor.dtype}, only F32, F16 and BF16 can be")
-        is_own = match["base"] and match["what"] == "weight"  # the base's, beside a LoRA
-        if not is_own and not _TWICE.fullmatch(tensor.name):
-            nested = match["base"] if "lora_" in match["what"] else None  # peft wraps experts twice
-            modules.setdefault(match["module"] + (nested or ""), {})[match["what"]] = tensor
+        if not name.is_needless:
+            modules.setdefault(name.module, {})[name.what] = tensor
     if not modules:
         raise FormatError(f"{ADAPTER_WEIGHTS} holds no LoRA weights")
     return modules
@@ -198,22 +189,22 @@ def _enlarged(modules: Mapping[str, _Found], shapes: BaseShapes) -> int:
 
 
 def _check_module(module: str, found: _Found, shapes: BaseShapes, ranks: frozenset[int]) -> None:
-    if stack := _STACK.fullmatch(module):
-        _check_experts(stack["experts"], found, shapes, ranks)
+    if stack := expert_stack(module):
+        _check_experts(stack, found, shapes, ranks)
         return
-    for a, b in (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")):
+    for a, b in PAIRS:
         if a in found or b in found:
             _check_pair(module, found, (a, b), shapes, ranks)
     for what in found.keys() & {"weight", "bias"}:
         _check_whole(module, what, found[what], shapes)
-    rows = found.get("token_adapter.trainable_tokens_delta")
+    rows = found.get(TOKENS)
     if rows is not None and rows.shape[1:] != _linear(module, shapes)[1:]:
         raise _misfit(f"{rows.name} is {_format(rows.shape)}, rows of the base have another length")
     out_features = _outputs(module, found, shapes)
-    for what in found.keys() & {"lora_magnitude_vector", "lora_magnitude_vector.weight"}:
-        if found[what].shape != (out_features,):
-            got = _format(found[what].shape)
-            raise _misfit(f"{found[what].name} is {got}, the base needs {out_features}")
+    magnitude = found.get(MAGNITUDE)
+    if magnitude is not None and magnitude.shape != (out_features,):
+        got = _format(magnitude.shape)
+        raise _misfit(f"{magnitude.name} is {got}, the base needs {out_features}")
 
 
 def _check_experts(stack: str, found: _Found, shapes: BaseShapes, ranks: frozenset[int]) -> None:
@@ -221,7 +212,7 @@ def _check_experts(stack: str, found: _Found, shapes: BaseShapes, ranks: frozens
     matrices = shapes.experts(expert_name(stack))
     if matrices is None:
         raise _misfit(f"it changes {stack}, and the base has no experts of that name")
-    a, b = found.get("lora_A.weight"), found.get("lora_B.weight")
+    a, b = (found.get(side) for side in PAIRS[0])
     if a is None or b is None:
         raise FormatError(f"the adapter's {stack} lacks its lora_A or lora_B")
     if len(a.shape) != 2 or len(b.shape) != 2 or (b.shape[0], a.shape[1]) not in matrices:
@@ -238,7 +229,7 @@ def _outputs(module: str, found: _Found, shapes: BaseShapes) -> int:
     shape = shapes.get(module)
     if shape is None or len(shape) != 2:
         return 0
-    return shape[1] if "lora_embedding_A" in found else shape[0]
+    return shape[1] if PAIRS[1][0] in found else shape[0]
 
 
 def _check_pair(
@@ -252,7 +243,7 @@ def _check_pair(
             )
     a, b = found[sides[0]], found[sides[1]]
     out_features, in_features = _linear(module, shapes)
-    if sides[0] == "lora_embedding_A":
+    if sides == PAIRS[1]:
         out_features, in_features = in_features, out_features
     if len(a.shape) != 2 or a.shape[1] != in_features:
         raise _misfit(f"{a.name} is {_format(a.shape)}, the base needs ?x{in_features}")

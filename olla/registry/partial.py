@@ -190,16 +190,23 @@ class PartialBlob:
 
 
 def try_open(blobs: BlobStore, digest: Digest, size_bytes: int) -> PartialBlob | None:
-    """The partial blob, with what an earlier transfer left of it; None while another has it.
+    """The partial blob, with what an earlier transfer left of it.
+
+    None while another has it, or where one has made the blob of it by now.
 
     Raises:
         StoreError: the store refused, or its disk has no room for the rest.
     """
+    path = _path(blobs, digest)
     with disk_errors("cannot write to the model store"):
         blobs.directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(_path(blobs, digest), os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         file = os.fdopen(descriptor, "r+b")
-        if not (try_lock(file) and _is_current(file, _path(blobs, digest))):
+        if not (try_lock(file) and _is_current(file, path)):
+            file.close()
+            return None
+        if blobs.has(digest):
+            path.unlink()
             file.close()
             return None
     try:

@@ -24,7 +24,7 @@ from olla.engine.blocks import BLOCK_SIZE
 from olla.engine.drafter import check_draft
 from olla.engine.embedder import Embedder, Job, NoEngine
 from olla.engine.encoder_files import is_encoder
-from olla.engine.engine import Engine
+from olla.engine.engine import Engine, cache_bytes_per_token
 from olla.engine.fitting import choose_plan, first_that_fits, gpus
 from olla.engine.grammar import Constraint
 from olla.engine.image_places import PlacedPrompt
@@ -34,7 +34,7 @@ from olla.engine.memory import cache_budget, cache_tokens, synchronize
 from olla.engine.placement import Plan
 from olla.engine.pooled_decoder import PooledDecoder, decoder_head
 from olla.engine.profile import StageTimes
-from olla.engine.speculator import speculation_of
+from olla.engine.speculator import models_of, speculation_of
 from olla.errors import BadInput, OllaError, OutOfMemory, PromptTooLong
 from olla.logs import configure_logging
 from olla.runner.protocol import (
@@ -220,12 +220,9 @@ def make_engine(model: LoadedModel, request: Load, draft: LoadedModel | None = N
     not fit is halved as long as it holds one window.
     """
     config = model.network.config
-    bytes_per_token = model.network.cache_bytes_per_token
-    if draft is not None:
-        bytes_per_token += draft.network.cache_bytes_per_token
     speculation = speculation_of(model, draft, request.speculate)
     num_tokens = cache_tokens(
-        bytes_per_token,
+        cache_bytes_per_token(models_of(model, speculation)),
         config.context_length,
         BLOCK_SIZE,
         request.kv_cache_bytes,

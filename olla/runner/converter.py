@@ -15,6 +15,7 @@ import msgspec
 from olla.engine.conversion import gguf_families, gguf_model
 from olla.engine.conversion.gguf_file import Content, write_content
 from olla.engine.conversion.hf_model import (
+    adapter_configs,
     copy_files,
     packing_of,
     write_adapters,
@@ -105,15 +106,16 @@ def _content(job: Conversion) -> Content:
 
 
 def _write_hf(job: Conversion, output: Path, on_progress: OnProgress) -> None:
-    """The model; or its base in a folder of the adapter's, which names it."""
+    """The model; or its base in a folder of the adapter's, which names it.
+
+    Whatever is refused is refused before there is a folder.
+    """
     packing = packing_of(job.quantization)
     is_apart = bool(job.adapters) and not job.merge
+    folder = output / "base" if is_apart else output
+    configs = adapter_configs(job.adapters, folder.name) if is_apart else []
     if is_apart and "base_vocab_size" in open_checkpoint(job.files).config:
         raise BadInput("an adapter with new tokens is exported merged: add --merge")
-    folder = output / "base" if is_apart else output
-    folder.mkdir(parents=True)
-    if is_apart:
-        write_adapters(job.adapters, output, folder.name)
     adapters = job.adapters if job.merge else []
     if GGUF_NAME in job.files:
         model = FloatModel(job.files, adapters)
@@ -123,6 +125,8 @@ def _write_hf(job: Conversion, output: Path, on_progress: OnProgress) -> None:
         write_repository(kind(job.files, adapters), folder, job.files, on_progress, packing)
     else:
         copy_files(job.files, folder, on_progress)
+    if is_apart:
+        write_adapters(job.adapters, configs, output)
 
 
 def reporter(stream: FileIO) -> OnProgress:

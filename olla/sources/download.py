@@ -23,8 +23,8 @@ from olla.registry.digest import Digest
 from olla.registry.partial import Part, PartialBlob, read_parts, try_open
 from olla.registry.threads import QuietThreads, run_to_end
 from olla.requests import Progress
-from olla.sources.direct import SocketBody
 from olla.sources.line import BackOff, Line
+from olla.sources.socket_body import SocketBody
 
 REPORT_S = 0.06
 WRITE_BYTES = 2**20

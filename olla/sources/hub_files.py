@@ -25,10 +25,10 @@ from olla.registry.disk import Hold, check_room
 from olla.registry.partial import stored_bytes
 from olla.registry.threads import QuietThreads, run_to_end
 from olla.requests import Progress
-from olla.sources.ahead import Fetch, fetching_ahead
 from olla.sources.choice import Choice
 from olla.sources.download import REPORT_S, Remote
 from olla.sources.line import Line, Patience, Rate, open_line
+from olla.sources.prefetch import Fetch, prefetching
 from olla.sources.repository import RemoteFile, Repository
 
 
@@ -86,7 +86,7 @@ class Bringer:
         for remote in remotes:
             await run_to_end(self.hold.add, remote.digest)
         try:
-            async with fetching_ahead(self.line, remotes, self.blobs) as fetch:
+            async with prefetching(self.line, remotes, self.blobs) as fetch:
                 for file in files:
                     digest = file.digest or await self._bring_document(file)
                     async with aclosing(self._bring_blob(file, digest, fetch)) as coming:

@@ -37,7 +37,7 @@ from olla.errors import (
     SourceUnreachable,
 )
 from olla.sources.addresses import GuardedResolver
-from olla.sources.direct import SocketBody, take_body
+from olla.sources.socket_body import SocketBody, take_body
 
 CHUNK_BYTES = 256 * 1024
 DIRECT_BYTES = 2**20

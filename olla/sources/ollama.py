@@ -23,10 +23,10 @@ from olla.registry.disk import Hold
 from olla.registry.manifest import MANIFEST_TYPE, Manifest, parse_config, parse_new_manifest
 from olla.registry.threads import run_to_end
 from olla.requests import Progress, TransferOptions
-from olla.sources.ahead import fetching_ahead
 from olla.sources.download import Planned, Remote
 from olla.sources.line import Line, Patience, Rate, open_line
 from olla.sources.ollama_auth import Keyring, answer_challenges
+from olla.sources.prefetch import prefetching
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 USER_AGENT = (
@@ -77,7 +77,7 @@ class OllamaSource:
                 Remote(layer.digest, layer.size_bytes, self._blob_url(layer.digest))
                 for layer in manifest.blobs
             ]
-            async with fetching_ahead(line, remotes, blobs) as fetch:
+            async with prefetching(line, remotes, blobs) as fetch:
                 for remote in remotes:
                     async with aclosing(fetch(remote)) as fetching:
                         async for progress in fetching:

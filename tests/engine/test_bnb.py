@@ -18,7 +18,14 @@ from safetensors.torch import load_file, save_file
 from olla.engine.conversion.hf_model import write_repository
 from olla.engine.conversion.source import FloatModel
 from olla.engine.engine import Engine
-from olla.engine.loading import LoadedModel, keeps_packed, load_model, open_checkpoint
+from olla.engine.loading import (
+    LoadedModel,
+    Precision,
+    choose_core,
+    keeps_packed,
+    load_model,
+    open_checkpoint,
+)
 from olla.engine.matrices import BnbTensor
 from olla.engine.matrices_cuda import BnbMatrices, BnbMatrix
 from olla.engine.native.library import Kind, find_library
@@ -206,6 +213,22 @@ def test_a_packed_model_says_what_it_was_made_of(base: dict[str, str], source: P
     assert BaseShapes.of(paths).shapes == BaseShapes.of(before).shapes
 
 
+def test_experts_that_are_packed_have_the_names_that_adapters_have(tmp_path: Path) -> None:
+    (tmp_path / "float").mkdir()
+    files = save_tiny_model(tmp_path / "float", "mixtral", num_local_experts=2)
+    tensors = load_file(files["model.safetensors"])
+    name = next(name for name in tensors if name.endswith("experts.1.w2.weight"))
+    pack(tmp_path / "packed", files, tensors | stored_tensors(name, quantize_nf4(tensors[name])))
+
+    before, after = (
+        BaseShapes.of({name: Path(path) for name, path in found.items()})
+        for found in (files, files_of(tmp_path / "packed"))
+    )
+
+    assert after.shapes == before.shapes
+    assert after.get("model.layers.0.mlp.experts.1.down_proj") == (32, 48)
+
+
 def test_other_architectures_are_unpacked_for_transformers(tmp_path: Path) -> None:
     (tmp_path / "float").mkdir()
     files = save_tiny_model(tmp_path / "float", "gpt_neox", hidden_size=64, intermediate_size=128)
@@ -216,6 +239,9 @@ def test_other_architectures_are_unpacked_for_transformers(tmp_path: Path) -> No
 
     found = load(files_of(tmp_path / "packed")).network
 
+    half = Precision(torch.bfloat16, keeps_quantized=True, wanted=None)
+    checkpoint = open_checkpoint(files_of(tmp_path / "packed"))
+    assert choose_core(Path("unused"), checkpoint, half) == (None, half)
     save_file({**tensors, name: dequantize(made)}, files["model.safetensors"], {"format": "pt"})
     assert torch.equal(forward(found, TOKENS), forward(load(files).network, TOKENS))
 

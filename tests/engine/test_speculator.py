@@ -12,6 +12,8 @@ import pytest
 
 from olla.engine.engine import Engine
 from olla.engine.loading import LoadedModel, load_model
+from olla.engine.native.decoder import NativeDecoder
+from olla.engine.native.library import find_library
 from olla.engine.profile import NoProfile
 from olla.engine.speculation import Offer, StepCosts
 from olla.engine.speculator import Speculation, speculation_of
@@ -164,6 +166,18 @@ def test_a_draft_model_keeps_up_with_a_long_prompt_and_a_shifting_window(
     assert end.num_accepted_tokens > 0
 
 
+def test_a_draft_model_may_lack_tokens_of_the_prompt(tiny: LoadedModel, tmp_path: Path) -> None:
+    files = save_tiny_model(tmp_path, vocab_size=200, pad_token_id=None)
+    small = load_model(files, "float32", "cpu", 0, lambda done, total: None)
+    request = ask(1, f"{REPEATING}<pad>", num_predict=30)
+    assert max(tiny.tokenizer.encode(request.prompt).ids) > 200
+
+    drafted, end = reply(eager(tiny, small), request)
+
+    assert drafted == reply(Engine(tiny), request)[0]
+    assert end.num_drafted_tokens > 0
+
+
 def test_a_second_turn_finds_what_drafts_have_filled(tiny: LoadedModel) -> None:
     """The cache is found by tokens that were accepted, never by ones that were not."""
     plain, drafting = Engine(tiny), eager(tiny)
@@ -231,6 +245,22 @@ def test_an_adapter_is_verified_with_its_own_weights(other: LoadedModel, tmp_pat
 
     assert drafted == plain
     assert plain[0] != plain[1]
+
+
+@pytest.mark.skipif(find_library() is None, reason="no compiled core")
+@pytest.mark.parametrize(("module", "is_drafted"), [("q_proj", True), ("lm_head", False)])
+def test_what_torch_computes_beside_the_core_is_not_drafted(
+    tmp_path: Path, module: str, *, is_drafted: bool
+) -> None:
+    files = save_tiny_model(tmp_path)
+    save_adapter(tmp_path, tmp_path / "adapter", seed=1, target_modules=[module])
+    model = load_model(files, "auto", "cpu", 0, lambda done, total: None, quantize="int8")
+    assert isinstance(model.network, NativeDecoder)
+    adapter = Adapter(files_of(tmp_path / "adapter"))
+
+    _, end = reply(eager(model), ask(1, REPEATING, num_predict=60, adapters=[adapter]))
+
+    assert bool(end.num_drafted_tokens) == is_drafted
 
 
 def test_an_option_turns_drafts_off_for_a_request(tiny: LoadedModel) -> None:

@@ -25,7 +25,7 @@ from olla.sources.line import Patience
 from olla.sources.ollama import Registry
 from olla.sources.ollama_auth import Keyring
 from olla.sources.pull import pull
-from tests.sources.hub_server import Hub, serving
+from tests.sources.hub_server import Hub, as_huggingface, serving
 from tests.sources.modelscope_server import ModelScope
 from tests.sources.pulling import Pulled
 
@@ -112,13 +112,7 @@ def pulled(store: ModelStore, registry: Registry) -> Pulled:
 @pytest.fixture
 def huggingface(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     hub = Hub()
-    with serving(hub.app()) as hub.url:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
-        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+    with as_huggingface(hub, monkeypatch, tmp_path):
         yield hub
 
 

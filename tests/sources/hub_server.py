@@ -14,8 +14,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 MAIN = "main"
@@ -204,3 +206,17 @@ def serving(app: web.Application, tls: ssl.SSLContext | None = None) -> Iterator
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@contextmanager
+def as_huggingface(hub: Hub, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
+    """The hub is where Hugging Face's client looks, which has no cache and no token yet."""
+    constants = "huggingface_hub.constants"
+    with serving(hub.app()) as hub.url:
+        monkeypatch.setattr(f"{constants}.ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(folder / "hf"))
+        monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(folder / "none"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield

@@ -22,7 +22,7 @@ from olla.sources.choose import Sources
 from olla.sources.ollama import Registry
 from tests.modelfile.conftest import model_tensors
 from tests.sources.hub_models import LICENSE, adapter_files, gguf_bytes, safetensors_files
-from tests.sources.hub_server import MAIN, Repo, serving, sha256
+from tests.sources.hub_server import MAIN, Repo, as_huggingface, sha256
 from tests.sources.hub_writes import PART_BYTES, WritableHub
 from tests.sources.pulling import Pulled
 from tests.sources.test_huggingface import NEEDED
@@ -38,12 +38,7 @@ REPOSITORY = {name: data for name, data in safetensors_files().items() if name i
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WritableHub]:
     hub = WritableHub()
-    with serving(hub.app()) as hub.url:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
-        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    with as_huggingface(hub, monkeypatch, tmp_path):
         monkeypatch.setenv("HF_TOKEN", hub.token)
         yield hub
 

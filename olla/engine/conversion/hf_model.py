@@ -64,22 +64,31 @@ def copy_files(files: Files, folder: Path, on_progress: OnProgress) -> None:
         on_progress(done, total)
 
 
-def write_adapters(adapters: Sequence[Adapter], folder: Path, base: str) -> None:
-    """Each adapter as peft saves it, its base named; several get a folder each.
+def adapter_configs(adapters: Sequence[Adapter], base: str) -> list[dict[str, Any]]:
+    """What peft's file says of each adapter that `write_adapters` puts beside the folder `base`.
 
     Raises:
         BadInput: one is in GGUF, or to a scale that peft's files cannot say.
     """
-    for number, adapter in enumerate(adapters):
-        if CONFIG not in adapter.files:
-            raise BadInput("an adapter in GGUF is exported merged: add --merge")
+    if any(CONFIG not in adapter.files for adapter in adapters):
+        raise BadInput("an adapter in GGUF is exported merged: add --merge")
+    place = base if len(adapters) == 1 else f"../{base}"
+    named = {"base_model_name_or_path": place, "revision": None}
+    return [
+        _scaled(json.loads(Path(adapter.files[CONFIG]).read_text()), adapter.scale) | named
+        for adapter in adapters
+    ]
+
+
+def write_adapters(
+    adapters: Sequence[Adapter], configs: Sequence[dict[str, Any]], folder: Path
+) -> None:
+    """Each adapter as peft saves it, with its `adapter_configs`; several get a folder each."""
+    for number, (adapter, config) in enumerate(zip(adapters, configs, strict=True)):
         target = folder if len(adapters) == 1 else folder / f"adapter-{number}"
-        target.mkdir(parents=True, exist_ok=True)
+        target.mkdir(exist_ok=True)
         for name, path in adapter.files.items():
             shutil.copyfile(path, target / name)
-        config = _scaled(json.loads((target / CONFIG).read_text()), adapter.scale)
-        place = base if target == folder else f"../{base}"
-        config |= {"base_model_name_or_path": place, "revision": None}
         _write_json(target / CONFIG, config)
 
 
@@ -131,12 +140,14 @@ def write_repository(
     """Weights anew, whatever else the repository has as it is.
 
     Args:
+        folder: made if it is not there.
         packing: "nf4" or "int8" has the linears of the layers as bitsandbytes packs them.
 
     Raises:
         BadInput: an adapter gave the model a bias that its architecture lacks.
     """
     _check_biases(model)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, path in files.items():
         if "safetensors" not in name:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -161,10 +172,11 @@ def write_gguf_as_repository(
     assert isinstance(checkpoint, GgufCheckpoint)
     _check_biases(model)
     tokenizer = checkpoint.tokenizer()
-    tokenizer.save(str(folder / "tokenizer.json"))
     special = checkpoint.special_tokens(tokenizer)
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(special, chat_template))
     config = _config_of_gguf(model) | _special_ids(tokenizer, special)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(special, chat_template))
     _write_config(config, model.dtype, packing, folder)
     _write_weights(model, folder, _Packer(packing, model.dtype), on_progress)
 

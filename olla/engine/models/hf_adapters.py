@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from olla.engine.deltas import Layer, delta_of, one_hot, row_delta
-from olla.engine.linear import AdapterRows, Deltas, RowDelta, add_deltas, add_to_rows
+from olla.engine.linear import AdapterRows, Embedding, Linear, add_deltas
 from olla.engine.matrices import Dense, Matrix
 from olla.engine.models.hf_quantized import QuantizedEmbedding, QuantizedLinear
+from olla.engine.models.overlay import Place, lay_deltas, take_off_deltas
 from olla.engine.parts import Part, Replaced, TokenRows
 from olla.errors import FormatError
 
@@ -97,52 +97,36 @@ class _Hook(Protocol):
 class _LinearHook:
     def __init__(self, module: nn.Linear | Conv1D | QuantizedLinear) -> None:
         matrix = _matrix(module)
-        rows, columns = matrix.shape
-        self._deltas: Deltas = {}
-        self._layer = Layer(
-            0, rows, columns, lambda first, last: matrix.rows(torch.arange(first, last)),
-            module.bias, matrix.like,
-        )  # fmt: skip
+        self._place = Place(Linear(matrix, module.bias), 0, matrix.shape[0])
 
     def lay(self, adapter: int, part: Part) -> None:
-        self._deltas.setdefault(adapter, []).append(delta_of(part, self._layer))
+        lay_deltas(self._place, adapter, part)
 
     def take_off(self, adapter: int) -> None:
-        self._deltas.pop(adapter, None)
+        take_off_deltas(self._place, adapter)
 
     def add(self, inputs: Tensor, output: Tensor, adapters: Sequence[AdapterRows]) -> None:
         # Some layers drop the dimension of one that stands for the batch.
-        add_deltas(self._deltas, inputs.flatten(0, -2), output.flatten(0, -2), adapters)
+        deltas = self._place.linear.deltas
+        add_deltas(deltas, inputs.flatten(0, -2), output.flatten(0, -2), adapters)
 
 
 class _EmbeddingHook:
     def __init__(self, module: nn.Embedding | QuantizedEmbedding) -> None:
-        table = _matrix(module)
+        self._embedding = Embedding(_matrix(module))
         # Some architectures scale what they look up, and so what adapters add to it.
         self._scale = float(getattr(module, "embed_scale", 1.0))
-        self._deltas: Deltas = {}
-        self._row_deltas: dict[int, list[RowDelta]] = {}
-        self._layer = Layer(
-            0, table.shape[1], table.shape[0],
-            lambda first, last: table.rows(torch.arange(table.shape[0]))[:, first:last].T,
-            None, table.like,
-        )  # fmt: skip
 
     def lay(self, adapter: int, part: Part) -> None:
-        if isinstance(part, TokenRows):
-            self._row_deltas.setdefault(adapter, []).append(row_delta(part, self._layer))
-        else:
-            delta = delta_of(one_hot(part), self._layer)
-            self._deltas.setdefault(adapter, []).append(delta)
+        lay_deltas(self._embedding, adapter, part)
 
     def take_off(self, adapter: int) -> None:
-        self._deltas.pop(adapter, None)
-        self._row_deltas.pop(adapter, None)
+        take_off_deltas(self._embedding, adapter)
 
     def add(self, inputs: Tensor, output: Tensor, adapters: Sequence[AdapterRows]) -> None:
         rows = output.flatten(0, -2)
         rows /= self._scale
-        add_to_rows(self._deltas, self._row_deltas, inputs.flatten(), rows, adapters)
+        self._embedding.change(rows, inputs.flatten(), adapters)
         rows *= self._scale
 
 

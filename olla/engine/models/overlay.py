@@ -1,6 +1,7 @@
 """Adapters over the lean decoder: which module each part of one belongs to.
 
-Knows the decoder's modules by name, not how it computes.
+Knows the decoder's modules by name, not how it computes. One projection or embedding by itself is
+any model's.
 """
 
 from __future__ import annotations
@@ -75,27 +76,43 @@ def take_off(decoder: Overlaid, adapter: int) -> None:
     for _, module in decoder.modules():
         if isinstance(module, RMSNorm):
             module.replaced.pop(adapter, None)
-        elif isinstance(module, Embedding):
-            module.deltas.pop(adapter, None)
-            module.row_deltas.pop(adapter, None)
         else:
-            module.linear.deltas.pop(adapter, None)
+            take_off_deltas(module, adapter)
 
 
-def _lay(module: Module, adapter: int, part: Part) -> None:
+def take_off_deltas(module: Place | Embedding, adapter: int) -> None:
+    """Remove what an adapter added to one projection or embedding."""
+    if isinstance(module, Place):
+        module.linear.deltas.pop(adapter, None)
+    else:
+        module.deltas.pop(adapter, None)
+        module.row_deltas.pop(adapter, None)
+
+
+def lay_deltas(module: Place | Embedding, adapter: int, part: Part) -> None:
+    """Add a part to one projection or embedding.
+
+    Raises:
+        FormatError: it does not fit.
+    """
     if isinstance(module, Place):
         delta = delta_of(part, _projection(module))
         module.linear.deltas.setdefault(adapter, []).append(delta)
-    elif isinstance(module, RMSNorm):
-        if not isinstance(part, Replaced):
-            raise FormatError(f"{part.module} is a norm, over which no LoRA can lie")
-        module.replace(adapter, part)
     elif isinstance(part, TokenRows):
         change = row_delta(part, _table(module))
         module.row_deltas.setdefault(adapter, []).append(change)
     else:
         delta = delta_of(one_hot(part), _table(module))
         module.deltas.setdefault(adapter, []).append(delta)
+
+
+def _lay(module: Module, adapter: int, part: Part) -> None:
+    if not isinstance(module, RMSNorm):
+        lay_deltas(module, adapter, part)
+    elif isinstance(part, Replaced):
+        module.replace(adapter, part)
+    else:
+        raise FormatError(f"{part.module} is a norm, over which no LoRA can lie")
 
 
 def _projection(place: Place) -> Layer:

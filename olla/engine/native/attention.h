@@ -10,8 +10,8 @@
 
 #include "simd.h"
 
-constexpr int kChunk = 64;         // keys at a time
-constexpr int kHeadsAtOnce = 4;    // heads that share the reading of keys
+constexpr int kChunk = 64;       // keys at a time
+constexpr int kHeadsAtOnce = 4;  // heads that share the reading of keys
 
 struct AttentionShape {
     int num_heads, num_kv_heads, head_dim, num_slots, window;
@@ -25,15 +25,6 @@ struct CacheRows {
     int size;
     const uint16_t* operator[](int place) const { return cache + size_t(slots[place]) * size; }
 };
-
-inline float dot(const float* a, const float* b, int size) {
-    Floats sums{};
-    int i = 0;
-    for (; i + kLanes <= size; i += kLanes) sums += load<Floats>(a + i) * load<Floats>(b + i);
-    float sum = sum_of(sums);
-    for (; i < size; ++i) sum += a[i] * b[i];
-    return sum;
-}
 
 inline void capped(const AttentionShape& shape, Floats& scores) {
     scores *= spread(shape.scale);
@@ -147,36 +138,19 @@ inline void attend_heads(const AttentionShape& shape, const float* queries, floa
     }
 }
 
-// Tokens of the step, all of one span, and the heads that share a key head.
-struct AttentionTask {
-    const AttentionShape& shape;
-    CacheRows keys, values;
-    int head, length, after;  // tokens of the sequence; of the step up to the span's end
-    const float* queries;     // (num_tokens, stride), the heads first
-    size_t stride;
-    float* out;  // (num_tokens, num_heads * head_dim)
-
-    int shared() const { return shape.num_heads / shape.num_kv_heads; }
-    int high(int token) const { return length - (after - token) + 1; }
-    int low(int token) const { return shape.window ? std::max(0, high(token) - shape.window) : 0; }
-    const float* query(int token, int i) const {
-        return queries + token * stride + size_t(head * shared() + i) * shape.head_dim;
-    }
-    float* to(int token, int i) const {
-        return out + (size_t(token) * shape.num_heads + head * shared() + i) * shape.head_dim;
-    }
-};
-
-inline void attend(const AttentionTask& task, int token) {
-    int low = task.low(token), high = task.high(token);
-    for (int i = 0; i < task.shared(); i += kHeadsAtOnce) {
-        const float* from = task.query(token, i);
-        float* to = task.to(token, i);
-        switch (std::min(kHeadsAtOnce, task.shared() - i)) {
-            case 1: attend_heads<1>(task.shape, from, to, task.keys, task.values, low, high); break;
-            case 2: attend_heads<2>(task.shape, from, to, task.keys, task.values, low, high); break;
-            case 3: attend_heads<3>(task.shape, from, to, task.keys, task.values, low, high); break;
-            default: attend_heads<4>(task.shape, from, to, task.keys, task.values, low, high); break;
+// The heads of one token that share a key head, over the keys of the places [low, high).
+// queries, out: (num_heads, head_dim) side by side.
+inline void attend(const AttentionShape& shape, const CacheRows& keys, const CacheRows& values, int low, int high,
+                   const float* queries, float* out) {
+    int shared = shape.num_heads / shape.num_kv_heads;
+    for (int left = shared; left > 0; left -= kHeadsAtOnce) {
+        switch (std::min(kHeadsAtOnce, left)) {
+            case 1: attend_heads<1>(shape, queries, out, keys, values, low, high); break;
+            case 2: attend_heads<2>(shape, queries, out, keys, values, low, high); break;
+            case 3: attend_heads<3>(shape, queries, out, keys, values, low, high); break;
+            default: attend_heads<4>(shape, queries, out, keys, values, low, high); break;
         }
+        queries += kHeadsAtOnce * shape.head_dim;
+        out += kHeadsAtOnce * shape.head_dim;
     }
 }

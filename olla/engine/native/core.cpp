@@ -209,12 +209,14 @@ class Pass {
     void attend_one(const AttentionShape& shape, int number, const Placed& token, int head) {
         const Span& span = step_.spans[token.span];
         size_t start = size_t(head) * shape.num_slots * shape.head_dim;
+        CacheRows keys{step_.keys[number] + start, span.slots, shape.head_dim};
+        CacheRows values{step_.values[number] + start, span.slots, shape.head_dim};
+        int high = span.length - (span.end - token.number) + 1;
+        int low = shape.window ? std::max(0, high - shape.window) : 0;
         size_t stride = size_t(shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
-        AttentionTask task{shape,
-                           {step_.keys[number] + start, span.slots, shape.head_dim},
-                           {step_.values[number] + start, span.slots, shape.head_dim},
-                           head, span.length, span.end, core_.projected.data(), stride, core_.mixed.data()};
-        attend(task, token.number);
+        size_t first = size_t(head) * (shape.num_heads / shape.num_kv_heads) * shape.head_dim;
+        attend(shape, keys, values, low, high, core_.projected.data() + token.number * stride + first,
+               core_.mixed.data() + size_t(token.number) * shape.num_heads * shape.head_dim + first);
     }
 
     void mlp(const Layer& layer) {

@@ -48,7 +48,8 @@ struct Experts {
     Linear shared_gate_up, shared_down, shared_gate;
 };
 
-// `experts` stand in the place of gate_up and down, or are null. Norms that a layer lacks are null. `rope`: 0 none, 1 the model's, 2 the local one.
+// `experts` stand in the place of gate_up and down, or are null. Norms that a layer lacks are null.
+// `rope`: 0 none, 1 the model's, 2 the local one.
 struct Layer {
     Linear qkv, out, gate_up, down;
     const float *pre_attention, *post_attention, *pre_mlp, *post_mlp, *q_norm, *k_norm;

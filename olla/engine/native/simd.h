@@ -109,6 +109,15 @@ inline float sum_of(Floats values) {
 #endif
 }
 
+inline float dot(const float* a, const float* b, int size) {
+    Floats sums{};
+    int i = 0;
+    for (; i + kLanes <= size; i += kLanes) sums += load<Floats>(a + i) * load<Floats>(b + i);
+    float sum = sum_of(sums);
+    for (; i < size; ++i) sum += a[i] * b[i];
+    return sum;
+}
+
 // Sums of products of four bytes a lane: unsigned weights below 2^kBits with signed inputs. Eight
 // bits are signed weights, for which instructions that take unsigned ones want kBias added.
 #if OLLA_AVX512 || defined(__AVXVNNI__)

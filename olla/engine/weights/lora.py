@@ -19,21 +19,18 @@ from torch import Tensor
 from olla.engine.parts import LowRank, Part, Replaced, TokenRows
 from olla.engine.weights.safetensors import TensorFiles, read_json
 from olla.errors import FormatError
+from olla.formats.lora_names import (
+    LORA_BIAS,
+    MAGNITUDE,
+    PAIRS,
+    TOKENS,
+    expert_stack,
+    parse_lora_name,
+)
 
 CONFIG = "adapter_config.json"
 
-_PREFIX = "base_model.model."
-_LOW_RANK = re.compile(
-    r"(?P<module>.+)\.(lora_[AB]\.(weight|bias)|lora_embedding_[AB]|lora_magnitude_vector"
-    r"(\.weight)?)"
-)
-# peft wraps a module once for each of its parameters that an adapter changes.
-_STACK = re.compile(r"(?P<experts>.+\.experts)(\.base_layer)*")
 _STACKED = ("gate_up_proj", "down_proj")
-_TOKENS = re.compile(r"(?P<module>.+?)\.token_adapter\.trainable_tokens_delta")
-# Biases of whole modules, which stand under the modules' own names too.
-_TWICE = re.compile(r".+\.(modules_to_save|original_module)\..+")
-_WHOLE = re.compile(r"(?P<module>.+?)(?P<base>\.base_layer)?\.(?P<parameter>weight|bias)")
 
 
 def read_lora(files: Mapping[str, Path]) -> list[Part]:
@@ -63,47 +60,43 @@ def read_lora(files: Mapping[str, Path]) -> list[Part]:
 
 
 class _Tensors:
-    """The adapter's tensors, without peft's prefix."""
+    """The adapter's tensors, by module and by what they are of it."""
 
     def __init__(self, files: TensorFiles) -> None:
         self._files = files
-        self.names = [name.removeprefix(_PREFIX) for name in files if name.startswith(_PREFIX)]
-        strangers = [name for name in files if not name.startswith(_PREFIX)]
-        if strangers:
-            raise FormatError(f"the adapter holds {strangers[0]}, which is no LoRA weight")
+        self.modules: dict[str, dict[str, str]] = {}
+        for name in files:
+            found = parse_lora_name(name)
+            if found is None:
+                raise FormatError(f"the adapter holds {name}, which is no LoRA weight")
+            if not found.is_needless:
+                self.modules.setdefault(found.module, {})[found.what] = name
 
-    def get(self, name: str) -> Tensor | None:
-        tensor = self._files.get(_PREFIX + name)
+    def get(self, module: str, what: str) -> Tensor | None:
+        name = self.modules[module].get(what)
+        tensor = None if name is None else self._files.get(name)
         if tensor is not None and not tensor.isfinite().all():
             raise FormatError(f"the adapter's {name} holds a number that is not finite")
         return tensor
 
-    def first(self, *names: str) -> Tensor | None:
-        return next((found for name in names if (found := self.get(name)) is not None), None)
-
-    def modules(self, pattern: re.Pattern[str]) -> list[str]:
-        matches = (pattern.fullmatch(name) for name in self.names)
-        return list(dict.fromkeys(match["module"] for match in matches if match))
-
 
 def _low_ranks(tensors: _Tensors, config: Mapping[str, Any]) -> Iterator[LowRank]:
-    for module in tensors.modules(_LOW_RANK):
-        a = tensors.first(f"{module}.lora_A.weight", f"{module}.lora_embedding_A")
-        b = tensors.first(f"{module}.lora_B.weight", f"{module}.lora_embedding_B")
+    for module, names in tensors.modules.items():
+        if not any(what.startswith("lora_") for what in names):
+            continue
+        side, other = PAIRS[any(what in names for what in PAIRS[1])]
+        a, b = tensors.get(module, side), tensors.get(module, other)
         if a is None or b is None:
             raise FormatError(f"the adapter's {module} lacks its lora_A or lora_B")
         if a.ndim != 2 or b.ndim != 2:
             raise FormatError(f"the adapter's {module} is not a pair of matrices")
-        stack = _STACK.fullmatch(module)
-        rank = _rank(config, stack["experts"]) if stack else a.shape[0]
+        stack = expert_stack(module)
+        rank = _rank(config, stack) if stack else a.shape[0]
         alpha = _for_module(config, "alpha_pattern", module, config.get("lora_alpha", rank))
         scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-        magnitude = tensors.first(
-            f"{module}.lora_magnitude_vector", f"{module}.lora_magnitude_vector.weight"
-        )
-        bias = tensors.get(f"{module}.lora_B.bias")
+        magnitude, bias = tensors.get(module, MAGNITUDE), tensors.get(module, LORA_BIAS)
         if stack:
-            yield from _each_expert(stack["experts"], a, b * scale, rank)
+            yield from _each_expert(stack, a, b * scale, rank)
         else:
             yield LowRank(module, a, b * scale, magnitude, None if bias is None else bias * scale)
 
@@ -133,11 +126,11 @@ def _each_expert(stack: str, a: Tensor, b: Tensor, rank: int) -> Iterator[LowRan
 
 
 def _token_rows(tensors: _Tensors, config: Mapping[str, Any]) -> Iterator[TokenRows]:
-    for module in tensors.modules(_TOKENS):
-        rows = tensors.get(f"{module}.token_adapter.trainable_tokens_delta")
-        assert rows is not None
-        tokens = _trained_tokens(config.get("trainable_token_indices"), module)
-        yield TokenRows(module, torch.tensor(tokens, dtype=torch.int64), rows)
+    for module in tensors.modules:
+        rows = tensors.get(module, TOKENS)
+        if rows is not None:
+            tokens = _trained_tokens(config.get("trainable_token_indices"), module)
+            yield TokenRows(module, torch.tensor(tokens, dtype=torch.int64), rows)
 
 
 def _trained_tokens(indices: object, module: str) -> list[int]:
@@ -151,18 +144,11 @@ def _trained_tokens(indices: object, module: str) -> list[int]:
 
 
 def _whole(tensors: _Tensors) -> Iterator[Replaced]:
-    """Whole parameters, but for the weights beside a LoRA, which are the base's own."""
-    for name in tensors.names:
-        if any(pattern.fullmatch(name) for pattern in (_LOW_RANK, _TOKENS, _TWICE)):
-            continue
-        match = _WHOLE.fullmatch(name)
-        if match is None:
-            raise FormatError(f"the adapter holds {_PREFIX}{name}, which is no LoRA weight")
-        if match["base"] and match["parameter"] == "weight":
-            continue
-        values = tensors.get(name)
-        assert values is not None
-        yield Replaced(match["module"], match["parameter"], values)
+    for module in tensors.modules:
+        for parameter in ("weight", "bias"):
+            values = tensors.get(module, parameter)
+            if values is not None:
+                yield Replaced(module, parameter, values)
 
 
 def _for_module(config: Mapping[str, Any], pattern: str, module: str, default: float) -> float:

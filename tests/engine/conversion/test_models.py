@@ -12,7 +12,7 @@ import transformers
 
 from olla.engine.conversion.gguf_file import write_content
 from olla.engine.conversion.gguf_model import gguf_content
-from olla.engine.conversion.hf_model import write_adapters, write_gguf_as_repository
+from olla.engine.conversion.hf_model import adapter_configs, write_gguf_as_repository
 from olla.engine.conversion.recipes import recipe_for
 from olla.engine.conversion.source import FloatModel
 from olla.engine.loading import load_model
@@ -110,13 +110,12 @@ def test_an_adapter_beside_its_base_names_it(tmp_path: Path) -> None:
     save_tiny_model(tmp_path)
     save_adapter(tmp_path, tmp_path / "adapter", seed=1)
 
-    write_adapters([Adapter(files_of(tmp_path / "adapter"))], tmp_path / "out", "./base")
+    adapter = Adapter(files_of(tmp_path / "adapter"))
 
-    config = (tmp_path / "out" / "adapter_config.json").read_text()
-    assert '"base_model_name_or_path": "./base"' in config
-    save_adapter(tmp_path, tmp_path / "dora", seed=1, use_dora=True)
-    with pytest.raises(BadInput, match=r"more than low rank .* is exported merged: add --merge"):
-        write_adapters([Adapter(files_of(tmp_path / "dora"), 0.5)], tmp_path / "other", "./base")
+    (alone,), (first, _) = (adapter_configs([adapter] * count, "base") for count in (1, 2))
+
+    assert alone["base_model_name_or_path"] == "base"
+    assert first["base_model_name_or_path"] == "../base"
 
 
 @pytest.mark.parametrize(

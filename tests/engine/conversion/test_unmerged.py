@@ -11,6 +11,7 @@ import transformers
 
 from olla.engine.engine import Engine
 from olla.engine.loading import load_model
+from olla.errors import BadInput
 from olla.runner.conversion import Conversion
 from olla.runner.converter import run
 from olla.runner.protocol import Adapter
@@ -48,6 +49,28 @@ def test_peft_loads_what_is_exported_and_computes_the_same(
     engine = Engine(load_model(files, "float32", "cpu", 0, lambda done, total: None))
     (tokens,) = generate_with(engine, [adapters])
     assert_as_in_peft(engine, loaded(out, len(adapters)), tokens)
+
+
+@pytest.mark.parametrize(
+    ("family", "quantization", "scale", "text"),
+    [
+        ("llama", "", 0.5, "a scale of its own that is more than low rank"),
+        ("gpt_neox", "nf4", 1.0, 'unsupported architecture "gpt_neox"'),
+    ],
+)
+def test_what_is_refused_leaves_no_folder(
+    tmp_path: Path, family: str, quantization: str, scale: float, text: str
+) -> None:
+    files = save_tiny_model(tmp_path, family)
+    module = {"llama": "q_proj", "gpt_neox": "query_key_value"}[family]
+    save_adapter(tmp_path, tmp_path / "lora", seed=1, target_modules=[module], use_dora=True)
+    adapters = [Adapter(files_of(tmp_path / "lora"), scale)]
+    job = Conversion(files, str(tmp_path / "out"), "hf", quantization, adapters)
+
+    with pytest.raises(BadInput, match=text):
+        run(job, lambda done, total: None)
+
+    assert not (tmp_path / "out").exists()
 
 
 def loaded(folder: Path, count: int) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -21,21 +19,21 @@ from olla.engine.parts import LowRank
 from tests.engine.native.test_decoder import load_pair
 from tests.engine.test_families import EXPERTS
 
-COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 IDLE_S, BUSY_SHARE = 0.5, 0.1
 
 
 @pytest.fixture(scope="module")
 def counting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The portable core, which counts its allocations."""
-    if COMPILER is None:
+    compiler = hatch_build.find_compiler()
+    if compiler is None:
         pytest.skip("no C++ compiler")
     path = tmp_path_factory.mktemp("core") / "core_counting.so"
     flags = [flag for flag in hatch_build.FLAGS if not flag.startswith("-O")]
     sources = ["-include", str(Path(__file__).with_name("counting.cpp")), str(FOLDER / "core.cpp")]
     # So that it calls its own allocator, and not the one of whoever loaded one before.
     own = ["-O1", "-Wl,-Bsymbolic", "-o", str(path)]
-    subprocess.run([COMPILER, *flags, *sources, *own], check=True)
+    subprocess.run([compiler, *flags, *sources, *own], check=True)
     return path
 
 

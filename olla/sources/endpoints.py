@@ -1,4 +1,4 @@
-"""Where each source looks, told by its own client: `python -m olla.sources.places hf package`.
+"""Where each source looks, told by its own client: `python -m olla.sources.endpoints hf package`.
 
 Prints a line of JSON. `olla doctor` runs it in a process of its own, since no command imports the
 clients, and only they know all the variables and files that their users set them up with.
@@ -48,7 +48,7 @@ def index_of(pip_config: str) -> str:
     return next((values[key] for key in _INDEX_KEYS if key in values), _PYPI)
 
 
-PLACES: Mapping[str, Callable[[], str]] = {
+ENDPOINTS: Mapping[str, Callable[[], str]] = {
     "package": package_index,
     "ollama": lambda: f"https://{DEFAULT_HOST}",
     "hf": huggingface,
@@ -58,4 +58,4 @@ PLACES: Mapping[str, Callable[[], str]] = {
 
 
 if __name__ == "__main__":
-    print(json.dumps({label: PLACES[label]() for label in sys.argv[1:]}))  # noqa: T201
+    print(json.dumps({label: ENDPOINTS[label]() for label in sys.argv[1:]}))  # noqa: T201

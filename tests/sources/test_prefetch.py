@@ -1,4 +1,4 @@
-"""Small blobs ahead of their turn, against a scripted server."""
+"""Small blobs are prefetched, against a scripted server."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from yarl import URL
 from olla.errors import SourceError
 from olla.registry.blobs import BlobStore
 from olla.registry.digest import Digest
-from olla.sources.ahead import fetching_ahead
 from olla.sources.download import Remote
 from olla.sources.line import Patience, open_line
+from olla.sources.prefetch import prefetching
 from tests.sources.fault_server import Asked, Connection, FaultServer, fault_server
 
 QUICK = Patience(stall_s=0.2, retries=3, back_off_s=0.001, max_back_off_s=0.01)
@@ -45,7 +45,7 @@ async def test_small_blobs_come_several_at_once(blobs: BlobStore) -> None:
         remotes = [remote(server, path, data) for path, data in datas.items()]
         async with (
             open_line(URL(server.url), patience=QUICK) as line,
-            fetching_ahead(line, remotes, blobs) as fetch_next,
+            prefetching(line, remotes, blobs) as fetch_next,
         ):
             for wanted in remotes:
                 assert [step async for step in fetch_next(wanted)]
@@ -63,7 +63,7 @@ async def test_a_blob_that_failed_ahead_of_its_turn_is_not_tried_again(blobs: Bl
         wanted = remote(server, "/", b"any")
         async with (
             open_line(URL(server.url), patience=QUICK) as line,
-            fetching_ahead(line, [wanted], blobs) as fetch_next,
+            prefetching(line, [wanted], blobs) as fetch_next,
         ):
             while not server.asked:  # noqa: ASYNC110 - by another task
                 await asyncio.sleep(0.001)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from olla.sources.places import PLACES, index_of
+from olla.sources.endpoints import ENDPOINTS, index_of
 from olla.variables import DEFAULT_SOURCES
 
 
@@ -22,5 +22,5 @@ def test_the_index_that_pip_uses(pip_config: str, expected: str) -> None:
     assert index_of(pip_config) == expected
 
 
-def test_every_source_has_a_place() -> None:
-    assert set(PLACES) == set(DEFAULT_SOURCES)
+def test_every_source_has_an_endpoint() -> None:
+    assert set(ENDPOINTS) == set(DEFAULT_SOURCES)

@@ -1,4 +1,4 @@
-"""fetching_ahead: the small blobs of a model, several at once, reported in their turn.
+"""prefetching: the small blobs of a model, several at once, reported in their turn.
 
 A large blob has connections enough of its own and waits for its turn. Invariant: what went wrong
 with a blob is raised in its turn, after one round of tries.
@@ -23,7 +23,7 @@ Fetch = Callable[[Remote], AsyncGenerator[Progress, None]]
 
 
 @asynccontextmanager
-async def fetching_ahead(
+async def prefetching(
     line: Line, remotes: Iterable[Remote], blobs: BlobStore
 ) -> AsyncGenerator[Fetch, None]:
     """For `async with`: small blobs come, several at once, ahead of their turn.
