@@ -78,7 +78,10 @@ def cp(settings: Settings, source: str, destination: str) -> None:
 @click.argument("models", nargs=-1, metavar="MODEL...", shell_complete=complete_models)
 @click.pass_obj
 def rm(settings: Settings, models: tuple[str, ...]) -> None:
-    """Remove models, up to the first that cannot be removed."""
+    """Remove models.
+
+    Stops at the first that cannot be removed.
+    """
     client = connect(settings)
     for model in models:
         _unload_quietly(client, model)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from olla.errors import SourceError
+from olla.errors import ModelNotFound, SourceError
 from olla.names import ModelName
 from olla.registry.digest import Digest
 from olla.registry.store import ModelStore
@@ -90,7 +90,10 @@ def work(root: Path, seed: int, host: str, ready: Event) -> None:
 
 
 async def bring(store: ModelStore, text: str) -> None:
+    """Anew, so that there is something to bring each time."""
     name = ModelName.parse(text)
+    with suppress(ModelNotFound):
+        store.delete(name)
     registry = Registry(Keyring(Path("none"), Path("none")), Patience(retries=1, back_off_s=0.01))
     async for _ in pull(name, store, OllamaSource(name, TransferOptions(insecure=True), registry)):
         pass
@@ -107,14 +110,13 @@ def test_killed_at_any_moment_the_store_stays_whole(tmp_path: Path, host: str) -
         process = context.Process(target=work, args=(root, seed, host, ready))
         process.start()
         assert ready.wait(START_S)
-        # The moment is what is tried; later ones until a pull was hit, on a busy machine.
-        time.sleep(chance.uniform(0, LONGEST_S if partials else LONGEST_S * (1 + seed / 10)))
+        time.sleep(chance.uniform(0, LONGEST_S))  # the moment is what is tried
         process.kill()
         process.join()
         process.close()
         assert faults(root) == []
         partials += any(root.glob("blobs/*-partial"))
-    assert partials, "no pull was killed in its middle"
+    assert partials > NUM_ROUNDS // 10, "hardly a pull was killed in its middle"
     store = ModelStore(root)
     for model in store.list():
         verify(store, model.name.full)
