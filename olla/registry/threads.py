@@ -6,11 +6,11 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import ParamSpec, Self, TypeVar
+from typing import ParamSpec, Protocol, Self, TypeVar
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -23,6 +23,29 @@ async def run_to_end(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kw
     So nobody closes a file or gives up a lock that a thread is still using.
     """
     return await _to_end(asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs)))
+
+
+class _Closable(Protocol):
+    def close(self) -> object: ...
+
+
+_C = TypeVar("_C", bound=_Closable | None)
+
+
+@asynccontextmanager
+async def opened(
+    function: Callable[_P, _C], *args: _P.args, **kwargs: _P.kwargs
+) -> AsyncIterator[_C]:
+    """For `async with`: what the function opens in a thread, closed at the end.
+
+    Also for a caller who is cancelled while it opens.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        yield await _to_end(work)
+    finally:
+        if work.exception() is None and (found := work.result()) is not None:
+            await run_to_end(found.close)
 
 
 class QuietThreads:

@@ -21,7 +21,7 @@ from olla.errors import SourceBroke, SourceError, SourceRefused
 from olla.registry.blobs import BlobStore
 from olla.registry.digest import Digest
 from olla.registry.partial import Part, PartialBlob, read_parts, try_open
-from olla.registry.threads import QuietThreads, run_to_end
+from olla.registry.threads import QuietThreads, opened
 from olla.requests import Progress
 from olla.sources.line import BackOff, Line
 from olla.sources.socket_body import SocketBody
@@ -68,18 +68,15 @@ async def fetch(line: Line, remote: Remote, blobs: BlobStore) -> AsyncGenerator[
         StoreError: the store refused, as on a full disk.
     """
     while not await asyncio.to_thread(blobs.has, remote.digest):
-        partial = await run_to_end(try_open, blobs, remote.digest, remote.size_bytes)
-        if partial is None:
-            parts = await asyncio.to_thread(lambda: list(read_parts(blobs, remote.digest)))
-            yield remote.report(sum(part.completed_bytes for part in parts))
-            await asyncio.sleep(REPORT_S)
-            continue
-        try:
+        async with opened(try_open, blobs, remote.digest, remote.size_bytes) as partial:
+            if partial is None:
+                parts = await asyncio.to_thread(lambda: list(read_parts(blobs, remote.digest)))
+                yield remote.report(sum(part.completed_bytes for part in parts))
+                await asyncio.sleep(REPORT_S)
+                continue
             async with aclosing(_bring(line, remote, partial)) as bringing:
                 async for progress in bringing:
                     yield progress
-        finally:
-            await run_to_end(partial.close)
     yield remote.report(remote.size_bytes)
 
 

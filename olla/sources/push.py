@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import BinaryIO
 
 from aiohttp import ClientResponse, hdrs
 from yarl import URL
@@ -20,7 +21,7 @@ from olla.names import ModelName
 from olla.registry.disk import disk_errors
 from olla.registry.manifest import MANIFEST_TYPE, Layer, parse_manifest
 from olla.registry.store import ModelStore
-from olla.registry.threads import run_to_end
+from olla.registry.threads import opened, run_to_end
 from olla.requests import Progress, TransferOptions
 from olla.sources.download import REPORT_S
 from olla.sources.line import BackOff, Line
@@ -194,10 +195,12 @@ class _Upload:
                 return self._line.target(response.url, location)
         raise SourceError(f"{response.url.host} does not say where to upload to")
 
-    async def _body(self, offset: int, end: int, md5: hashlib._Hash) -> AsyncIterator[bytes]:
+    def _open(self) -> BinaryIO:
         with disk_errors(f"cannot read blob {self._layer.digest}"):
-            file = await run_to_end(self._path.open, "rb")
-        with file:
+            return self._path.open("rb")
+
+    async def _body(self, offset: int, end: int, md5: hashlib._Hash) -> AsyncIterator[bytes]:
+        async with opened(self._open) as file:
             file.seek(offset)
             while offset < end:
                 chunk = await run_to_end(file.read, min(_CHUNK_BYTES, end - offset))

@@ -6,10 +6,12 @@ import asyncio
 import os
 import sys
 import threading
+from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from olla.registry.threads import QuietThreads, run_to_end
+from olla.registry.threads import QuietThreads, opened, run_to_end
 
 
 def priority() -> int:
@@ -49,6 +51,31 @@ async def test_who_is_cancelled_leaves_when_the_thread_is_done(is_quiet: bool) -
             await task
 
     assert has_ended.is_set()
+
+
+async def test_what_opens_for_one_who_is_cancelled_is_closed(tmp_path: Path) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    files: list[BinaryIO] = []
+
+    def open_slowly() -> BinaryIO:
+        begun.set()
+        may_end.wait(10)
+        files.append((tmp_path / "file").open("wb"))
+        return files[0]
+
+    async def use() -> None:
+        async with opened(open_slowly):
+            raise AssertionError("it was cancelled before")
+
+    task = asyncio.create_task(use())
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert files[0].closed
 
 
 async def test_what_may_wait_forever_is_interrupted() -> None:
