@@ -27,12 +27,8 @@ from tests.bench.report import Aim, Comparison, comparison_table
 MODELS = ("smollm2-q4", "llama1b-q4")
 _NUM_CTX = 2048
 _NUM_TOKENS = 128
-_TEMPLATE = (
-    "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n"
-    "<|im_start|>user\nRepeat this code word for word:\n```python\n{code}```<|im_end|>\n"
-    "<|im_start|>assistant\n```python\n"
-)
-_CODE = Path(__file__).parents[2] / "olla" / "engine" / "kv_cache.py"
+_TEXT = Path(__file__).with_name("text.txt")
+_COPIED_CHARACTERS = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +40,12 @@ class Task:
 
 
 def tasks() -> tuple[Task, ...]:
-    code = _TEMPLATE.format(code=_CODE.read_text(encoding="utf-8")[:1800])
+    text = _TEXT.read_text(encoding="utf-8")[:_COPIED_CHARACTERS]
+    thrice = f"{text}\n\n{text}\n\n{text[:100]}"
     free = SamplingParams(temperature=1.0, top_k=0, top_p=1.0)
     stories = tuple(prompt_of(16, number) for number in range(8))
     return (
-        Task("1 stream that repeats code of its prompt", (code,), SamplingParams(0.0), Aim(2)),
+        Task("1 stream that repeats its prompt", (thrice,), SamplingParams(0.0), Aim(2)),
         Task("1 stream that repeats nothing", stories[:1], free, Aim(0.97)),
         Task("8 streams that repeat nothing", stories, free, Aim(0.97)),
     )
