@@ -69,6 +69,8 @@ def main(folder: str, streams: int, threads: int) -> None:
         )  # fmt: skip
         return time.perf_counter() - started
 
+    for used in names.values():  # whatever is slow the first time
+        seconds(used, 2)
     for line in sys.stdin:
         used = names[line.strip()]
         prompt = seconds(used, 1)
