@@ -276,7 +276,7 @@ def test_a_model_that_is_not_there_is_told_in_each_routes_words(
 
 @pytest.mark.parametrize(
     "name",
-    ["-a", ".a", "a:", ":b", "a/b/", "a.b/m", "m:t/x", 81 * "m", "a b", "ä", "../../etc/passwd",
+    ["-a", ".a", "a:", ":b", "a/b/", "m:t/x", 81 * "m", "a b", "ä", "../../etc/passwd",
      "a/../b", "a\0", "a/b/c/d/e", "a@sha256:" + 64 * "0"],
 )  # fmt: skip
 def test_a_name_that_is_none_is_told_in_each_routes_words(daemon: Daemon, name: str) -> None:
@@ -296,6 +296,13 @@ def test_a_name_that_is_none_is_told_in_each_routes_words(daemon: Daemon, name: 
     assert (source.status, source.error) == (400, f'source "{name}" is invalid')
     assert (destination.status, destination.error) == (400, f'destination "{name}" is invalid')
     assert (delete.status, delete.error) == (400, f'name "{name}" is invalid')
+
+
+def test_a_name_on_a_host_that_lacks_its_owner_is_told_so(daemon: Daemon) -> None:
+    answer = daemon.ask("POST", "/api/pull", {"model": "a.b/m"})
+
+    expected = "invalid model name (a name on a.b has an owner and a model: a.b/OWNER/MODEL)"
+    assert (answer.status, answer.error) == (400, expected)
 
 
 # HTTP
