@@ -18,19 +18,23 @@ struct Activations {
         rows = inputs, num_rows = count, columns = width;
     }
 
-    void quantize(Pool& pool) {
+    // The number of tasks that making the 8-bit form is.
+    int begin_quantizing() {
         size_t blocks = size_t(num_rows) * (columns / kBlock);
         values.resize(blocks * kBlock);
         scales.resize(blocks);
         sums.resize(2 * blocks);
-        constexpr int kRows = 8;
-        pool.run((num_rows + kRows - 1) / kRows, [&](int i) {
-            size_t a_row = columns / kBlock, last = std::min(num_rows, (i + 1) * kRows) * a_row;
-            for (size_t block = i * kRows * a_row; block < last; ++block) quantize_block(block);
-        });
+        return (num_rows + kRowsOfTask - 1) / kRowsOfTask;
+    }
+
+    void quantize(int task) {
+        size_t a_row = columns / kBlock, last = std::min(num_rows, (task + 1) * kRowsOfTask) * a_row;
+        for (size_t block = task * kRowsOfTask * a_row; block < last; ++block) quantize_block(block);
     }
 
   private:
+    static constexpr int kRowsOfTask = 8;
+
     void quantize_block(size_t block) {
         const float* from = rows + block * kBlock;
         int8_t* to = values.data() + block * kBlock;

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "attention.h"
-#include "deltas.h"
 #include "experts.h"
 #include "linear.h"
 #include "maths.h"
@@ -39,7 +38,7 @@ struct Core {
     Buffer states, normed, projected, mixed, wide, narrow, picked, gathered, made;
     std::vector<Placed> placed;
     Routes routes;
-    FoundDeltas found;
+    FoundDeltas found, next;
 };
 
 namespace {
@@ -86,11 +85,12 @@ class Pass {
         : core_(core), pool_(core.pool), model_(model), step_(step), rows_(step.num_tokens) {}
 
     void run() {
+        core_.next.clear();
         embed();
         for (int i = 0; i < model_.num_layers; ++i) {
             const Layer& layer = model_.layers[i];
             attention(layer, i);
-            mlp(layer);
+            mlp(layer, i + 1 < model_.num_layers ? &model_.layers[i + 1].qkv : nullptr);
         }
         logits();
     }
@@ -144,25 +144,31 @@ class Pass {
         return weight;
     }
 
-    // Inputs (count, columns) through a linear, with what the rows' adapters add.
-    void apply(const Linear& layer, const float* inputs, int count, const int32_t* adapters, float* out) {
+    // Inputs (count, columns) through a linear, with what the rows' adapters add. The `next` linear, if it is
+    // known, is for the same rows.
+    void apply(const Linear& layer, const float* inputs, int count, const int32_t* adapters, float* out,
+               const Linear* next = nullptr) {
         core_.inputs.set(inputs, count, layer.columns);
-        linear(pool_, layer, core_.inputs, out);
-        add_deltas(pool_, layer, core_.inputs, adapters, core_.found, out);
+        if (core_.next.layer() == &layer) std::swap(core_.found, core_.next);
+        else core_.found.find(layer, adapters, count);
+        if (next) core_.next.find(*next, adapters, count);
+        else core_.next.clear();
+        linear(pool_, layer, core_.inputs, core_.found, core_.next, out);
     }
 
-    float* apply(const Linear& layer, const float* inputs, Buffer& to) {
+    float* apply(const Linear& layer, const float* inputs, Buffer& to, const Linear* next = nullptr) {
         float* out = to.room(size_t(rows_) * layer.rows);
-        apply(layer, inputs, rows_, step_.adapters, out);
+        apply(layer, inputs, rows_, step_.adapters, out, next);
         return out;
     }
 
     void attention(const Layer& layer, int number) {
-        apply(layer.qkv, before(layer.pre_attention), core_.projected);
+        apply(layer.qkv, before(layer.pre_attention), core_.projected, &layer.out);
         for_rows(pool_, rows_, [&](int row) { place(layer, number, row); });
         core_.mixed.room(size_t(rows_) * model_.num_heads * model_.head_dim);
         attend_all(layer, number);
-        after(layer.post_attention, apply(layer.out, core_.mixed.data(), core_.narrow));
+        const Linear* next = layer.experts ? nullptr : &layer.gate_up;
+        after(layer.post_attention, apply(layer.out, core_.mixed.data(), core_.narrow, next));
     }
 
     // Norm and rotate a token's queries and keys, and store its keys and values.
@@ -219,23 +225,23 @@ class Pass {
                core_.mixed.data() + size_t(token.number) * shape.num_heads * shape.head_dim + first);
     }
 
-    void mlp(const Layer& layer) {
+    void mlp(const Layer& layer, const Linear* next) {
         const float* inputs = before(layer.pre_mlp);
         float* out = core_.narrow.room(size_t(rows_) * model_.hidden);
         if (layer.experts) {
             mixture(*layer.experts, inputs, out);
         } else {
-            gated(layer.gate_up, layer.down, model_.intermediate, inputs, rows_, step_.adapters, out);
+            gated(layer.gate_up, layer.down, model_.intermediate, inputs, rows_, step_.adapters, out, next);
         }
         after(layer.post_mlp, out);
     }
 
     // down(activation(gate) * up) of `count` rows.
     void gated(const Linear& gate_up, const Linear& down, int size, const float* inputs, int count,
-               const int32_t* adapters, float* out) {
+               const int32_t* adapters, float* out, const Linear* next = nullptr) {
         float* wide = core_.wide.room(size_t(count) * 2 * size);
         float* mixed = core_.mixed.room(size_t(count) * size);
-        apply(gate_up, inputs, count, adapters, wide);
+        apply(gate_up, inputs, count, adapters, wide, &down);
         for_rows(pool_, count, [&](int row) {
             const float* gate = wide + size_t(row) * 2 * size;
             float* to = mixed + size_t(row) * size;
@@ -244,7 +250,7 @@ class Pass {
             else
                 for (int i = 0; i < size; ++i) to[i] = silu(gate[i]) * gate[size + i];
         });
-        apply(down, mixed, count, adapters, out);
+        apply(down, mixed, count, adapters, out, next);
     }
 
     // Rows stand side by side by expert, so that each expert's weights are read once.
@@ -293,7 +299,7 @@ class Pass {
             return;
         }
         core_.inputs.set(picked, count, hidden);
-        linear(pool_, model_.head, core_.inputs, step_.logits);
+        linear(pool_, model_.head, core_.inputs, FoundDeltas(), FoundDeltas(), step_.logits);
         float scale = model_.logit_scale, cap = model_.logit_softcap;
         if (scale == 1.f && cap == 0.f) return;
         for (size_t i = 0; i < size_t(count) * vocab; ++i) {
@@ -329,7 +335,7 @@ void olla_step(Core* core, const Model* model, const Step* step) { Pass(*core, *
 
 void olla_linear(Core* core, const Linear* layer, const float* inputs, int32_t num_rows, float* outputs) {
     core->inputs.set(inputs, num_rows, layer->columns);
-    linear(core->pool, *layer, core->inputs, outputs);
+    linear(core->pool, *layer, core->inputs, FoundDeltas(), FoundDeltas(), outputs);
 }
 
 void olla_rows(Core* core, const Linear* matrix, const int32_t* numbers, int32_t count, float* outputs) {

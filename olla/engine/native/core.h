@@ -18,7 +18,8 @@ struct Part {
 
 // b @ (a @ x) + keep * y + constant is added to the output columns [start, end) of the rows that use
 // `adapter`, where y is the output without adapters. A null `b` is the identity, a null `a`, `keep`
-// or `constant` adds nothing. `a` and `b` are F16, BF16 or F32, as `kind` says.
+// or `constant` adds nothing. `a` and `b` are F16, BF16 or F32, as `kind` says. `a` is (rank, columns);
+// `b` is (tiles, rank, 16), the outputs of a tile side by side, the last one filled up with zeros.
 struct Delta {
     int32_t adapter, rank, start, end, kind;
     const void *a, *b;

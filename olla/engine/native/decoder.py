@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import Array, c_void_p, pointer
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from olla.engine.kv_cache import KVCache
-from olla.engine.linear import AdapterRows, Delta, Linear
+from olla.engine.linear import AdapterRows, Linear
 from olla.engine.models.batch import Batch, Span, picked_rows
 from olla.engine.models.config import DecoderConfig, QkNorm
 from olla.engine.models.decoder import Block, Decoder
 from olla.engine.models.mlp import MLP, Experts
 from olla.engine.models.norm import RMSNorm
+from olla.engine.native.deltas import CoreDelta, core_delta
 from olla.engine.native.library import (
     CDelta,
     CExperts,
@@ -30,9 +30,8 @@ from olla.engine.native.library import (
     Core,
     CSpan,
     CStep,
-    Kind,
 )
-from olla.engine.native.packed import float_kind, packed
+from olla.engine.native.packed import packed
 from olla.engine.parts import Part
 
 _NO_ROPE, _ROPE, _LOCAL_ROPE = range(3)
@@ -47,6 +46,7 @@ class NativeDecoder:
         self._vocab_size = packed(decoder.embedding).shape[0]
         self._layers = (CLayer * len(decoder.blocks))()
         self._described: list[object] = []  # that what is handed to the core points to
+        self._deltas: dict[Linear, dict[int, list[CoreDelta]]] = {}
         self._model = _c_model(decoder, self._layers)
         self._describe_layers()
 
@@ -118,17 +118,19 @@ class NativeDecoder:
 
     def add_adapter(self, adapter: int, parts: Sequence[Part]) -> None:
         """Lay an adapter over the model; raises as `Decoder.add_adapter`."""
-        try:
-            self._decoder.add_adapter(adapter, parts)
-        finally:
-            for block in self._decoder.blocks:
-                for linear in block.linears:
-                    if adapter in linear.deltas:
-                        linear.deltas[adapter] = [narrowed(d) for d in linear.deltas[adapter]]
-            self._describe_layers()
+        self._decoder.add_adapter(adapter, parts)
+        for block in self._decoder.blocks:
+            for linear in block.linears:
+                laid = linear.deltas.pop(adapter, ())
+                if laid:
+                    deltas = [core_delta(delta, packed(linear.weight)) for delta in laid]
+                    self._deltas.setdefault(linear, {})[adapter] = deltas
+        self._describe_layers()
 
     def remove_adapter(self, adapter: int) -> None:
         self._decoder.remove_adapter(adapter)
+        for deltas in self._deltas.values():
+            deltas.pop(adapter, None)
         self._describe_layers()
 
     def _describe_layers(self) -> None:
@@ -186,9 +188,9 @@ class NativeDecoder:
     def _c_linear(self, linear: Linear) -> CLinear:
         described = _c_linear(linear)
         deltas = [
-            CDelta(adapter, 0 if d.a is None else len(d.a), d.start, d.end, _kind(d), *_pointers(d))
-            for adapter, found in linear.deltas.items()
-            for d in found
+            delta.described(adapter)
+            for adapter, found in self._deltas.get(linear, {}).items()
+            for delta in found
         ]
         if deltas:
             described.num_deltas, described.deltas = len(deltas), (CDelta * len(deltas))(*deltas)
@@ -221,25 +223,6 @@ def _c_linear(linear: Linear) -> CLinear:
     described = packed(linear.weight).c_linear()
     described.bias = None if linear.bias is None else linear.bias.data_ptr()
     return described
-
-
-def narrowed(delta: Delta) -> Delta:
-    """The delta with its matrices in 16 bits if they lose nothing by it, as those of files do."""
-    matrices = [matrix for matrix in (delta.a, delta.b) if matrix is not None]
-    for dtype in (torch.float16, torch.bfloat16):
-        if matrices and all(torch.equal(m.to(dtype).float(), m) for m in matrices):
-            a, b = (None if m is None else m.to(dtype) for m in (delta.a, delta.b))
-            return replace(delta, a=a, b=b)
-    return delta
-
-
-def _kind(delta: Delta) -> Kind:
-    return Kind.F32 if delta.a is None else float_kind(delta.a.dtype)
-
-
-def _pointers(delta: Delta) -> list[int | None]:
-    parts = (delta.a, delta.b, delta.keep, delta.constant)
-    return [None if part is None else part.data_ptr() for part in parts]
 
 
 def _weight(norm: RMSNorm | None) -> int | None:

@@ -40,6 +40,13 @@ struct FloatsOf {
         if (kind == F32) return load<Floats>(data);
         return kind == F16 ? load_halves(data) : load_bfloats(data);
     }
+    static float value(const uint8_t* data, int i) {
+        if (kind == F16) return half_to_float(half_at(data, i));
+        if (kind == BF16) return bfloat_to_float(half_at(data, i));
+        float value;
+        std::memcpy(&value, data + 4 * size_t(i), 4);
+        return value;
+    }
 };
 
 // Calls body(K()) with the type that describes `kind`.
@@ -131,12 +138,7 @@ inline float weight_in(Quants<kBits, columns, offset, bias>, const uint8_t* data
 
 template <int kind>
 inline float weight_in(FloatsOf<kind>, const uint8_t* data, int, int lane, int column) {
-    const uint8_t* at = data + size_t(column) * FloatsOf<kind>::kBytes;
-    if (kind == F16) return half_to_float(half_at(at, lane));
-    if (kind == BF16) return bfloat_to_float(half_at(at, lane));
-    float value;
-    std::memcpy(&value, at + 4 * lane, 4);
-    return value;
+    return FloatsOf<kind>::value(data + size_t(column) * FloatsOf<kind>::kBytes, lane);
 }
 
 // One row of a matrix, as floats.

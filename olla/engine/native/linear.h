@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "activations.h"
+#include "deltas.h"
 
 // Bytes between what is computed with and what is asked of memory. Values of eight bits come fast enough
 // by themselves; the smaller ones need so much work for each byte that the processor looks less far ahead.
@@ -105,7 +106,10 @@ inline void tiles(K kind, const Target& target, const Activations& x, int group,
     if constexpr (M > 1) tiles<G, M / 2>(kind, target, x, group, first, last);
 }
 
-inline void part_product(Pool& pool, const Part& part, const Activations& x, float* out, size_t stride) {
+// Calls before(first, last) before some of the part's outputs are made, after(first, last) when some are there.
+template <class Before, class After>
+inline void part_product(Pool& pool, const Part& part, const Activations& x, float* out, size_t stride,
+                         const Before& before, const After& after) {
     Target target{part.rows, part.data, group_bytes(part.kind, x.columns), out, stride};
     int groups = (part.rows + kLanes - 1) / kLanes;
     int chunk = std::max(1, std::min(8, groups / (32 * pool.num_threads()))) * kGroupsAtOnce;
@@ -116,25 +120,41 @@ inline void part_product(Pool& pool, const Part& part, const Activations& x, flo
             int end = std::min(groups, (number + 1) * chunk);
             for (int first = 0; first < x.num_rows; first += kRowsInCache) {
                 int last = std::min(x.num_rows, first + kRowsInCache), group = number * chunk;
-                for (; group + kGroupsAtOnce <= end; group += kGroupsAtOnce)
+                for (; group + kGroupsAtOnce <= end; group += kGroupsAtOnce) {
+                    if (!first) before(group * kLanes, (group + kGroupsAtOnce) * kLanes);
                     tiles<kGroupsAtOnce, kRows>(kind, target, x, group, first, last);
+                }
                 for (; group < end; ++group) tiles<1, kRows>(kind, target, x, group, first, last);
             }
+            after(number * chunk * kLanes, std::min(part.rows, end * kLanes));
         });
     });
 }
 
-inline void add_bias(const float* bias, int num_rows, int width, float* out) {
+inline void add_bias(const float* bias, int num_rows, int first, int last, float* out, size_t stride) {
     for (int row = 0; row < num_rows; ++row)
-        for (int i = 0; i < width; ++i) out[size_t(row) * width + i] += bias[i];
+        for (int i = first; i < last; ++i) out[row * stride + i] += bias[i];
 }
 
-inline void linear(Pool& pool, const Linear& layer, Activations& x, float* out) {
+// `found` are the deltas of the rows. They cost no waiting of threads for one another: the low-rank products
+// are made beside the inputs' 8-bit form, the rest by whoever made the outputs that it is added to. Their memory
+// comes while weights are computed with, that of the `next` linear's low-rank products too.
+inline void linear(Pool& pool, const Linear& layer, Activations& x, const FoundDeltas& found,
+                   const FoundDeltas& next, float* out) {
     bool needs_values = false;
     for (int i = 0; i < layer.num_parts; ++i) needs_values |= is_quantized(layer.parts[i].kind);
-    if (needs_values) x.quantize(pool);
+    int quantizing = needs_values ? x.begin_quantizing() : 0;
+    pool.run(quantizing + found.num_tasks(),
+             [&](int task) { task < quantizing ? x.quantize(task) : found.multiply(task - quantizing, x); });
     int done = 0;
+    auto before = [&](int first, int last) {
+        found.ask_for_columns(done + first, done + last);
+        next.ask_for_low(done + first, done + last, layer.rows);
+    };
+    auto after = [&](int first, int last) {
+        if (layer.bias) add_bias(layer.bias, x.num_rows, done + first, done + last, out, layer.rows);
+        found.add_to_columns(done + first, done + last, out, layer.rows);
+    };
     for (int i = 0; i < layer.num_parts; done += layer.parts[i++].rows)
-        part_product(pool, layer.parts[i], x, out + done, layer.rows);
-    if (layer.bias) add_bias(layer.bias, x.num_rows, layer.rows, out);
+        part_product(pool, layer.parts[i], x, out + done, layer.rows, before, after);
 }
