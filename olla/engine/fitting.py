@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from olla.engine.loading import Precision, choose_device, choose_precision, open_checkpoint
+from olla.engine.loading import Precision, choose_device, open_checkpoint, precision_of
 from olla.engine.memory import release_unused
 from olla.engine.models.families import FAMILIES, decoder_config
 from olla.engine.placement import CPU, Gpu, Need, Plan, fallbacks, plan
@@ -41,8 +41,9 @@ def choose_plan(request: Load, gpus: tuple[Gpu, ...]) -> Plan | None:
     if request.num_gpu == 0:
         return Plan((), CPU)
     main_gpu = request.main_gpu if device.index is None else device.index
-    precision = choose_precision(request.dtype, request.quantize, device)
-    need = needed(open_checkpoint(request.files), precision, request)
+    checkpoint = open_checkpoint(request.files)
+    precision = precision_of(checkpoint, request.dtype, request.quantize, device)
+    need = needed(checkpoint, precision, request)
     return plan(need, gpus, request.num_gpu, main_gpu)
 
 
@@ -69,6 +70,9 @@ def needed(checkpoint: Checkpoint, precision: Precision, request: Load) -> Need:
 
 def kept_bytes(checkpoint: Checkpoint, name: str, precision: Precision) -> int:
     """Bytes of a parameter as it will be kept on a GPU."""
+    keeps_packed = precision.wanted is None and precision.keeps_quantized
+    if keeps_packed and checkpoint.storage(name) is Storage.PACKED:
+        return checkpoint.packed_bytes(name)
     shape = checkpoint.shape(name) or ()
     is_product = len(shape) == 2 and "embed" not in name
     bits = _BITS.get(precision.wanted or Storage.FLOAT, 0) if is_product else 0
