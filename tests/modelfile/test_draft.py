@@ -48,7 +48,7 @@ def test_a_draft_is_a_layer_of_the_model(store: ModelStore, files: dict[str, Pat
     assert "checking the draft model" in lines
     assert model.draft is not None
     assert model.draft.read_bytes() == files["small"].read_bytes()
-    assert model.draft_info()["general.architecture"] == "llama"
+    assert model.draft_header.info["general.architecture"] == "llama"
     assert [layer.media_type for layer in model.manifest.layers] == [
         MediaType.MODEL,
         MediaType.DRAFT,
@@ -74,7 +74,7 @@ def test_without_a_draft_there_is_none(store: ModelStore, files: dict[str, Path]
     build(store, files=upload(store, {"large.gguf": files["large"]}))
 
     assert resolve(store).draft is None
-    assert resolve(store).draft_info() == {}
+    assert resolve(store).draft_header.info == {}
 
 
 def test_another_vocabulary_is_refused(store: ModelStore, files: dict[str, Path]) -> None:
