@@ -71,11 +71,6 @@ class LoadedModel:
     images: ImageReader | None = None
     record: Record | None = None
     """How steps that decode are recorded, where that pays."""
-    is_batch_invariant: bool = False
-    """Whether a row's logits are the same to the bit whatever other rows a step has.
-
-    Of adapters, `NativeDecoder.is_batch_invariant` says which leave it so.
-    """
 
     @property
     def num_bytes(self) -> int:
@@ -132,7 +127,6 @@ def _loaded(
         images=_image_reader(checkpoint, files, tokenizer),
         base_vocab_size=read_count(checkpoint.config, "base_vocab_size", network.config.vocab_size),
         record=recorder(network, device),
-        is_batch_invariant=isinstance(network, NativeDecoder),
     )
 
 
