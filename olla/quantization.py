@@ -32,3 +32,15 @@ def check_quantization(text: str) -> None:
     if not (gguf_type(text) or is_packed_type(text)):
         known = ", ".join((*GGUF_TYPES, "INT4", *map(str.upper, PACKED_TYPES)))
         raise BadInput(f"unsupported quantization type {text} - supported types are {known}")
+
+
+def check_draft_quantization(text: str) -> None:
+    """
+    Raises:
+        BadInput: it is no type that olla writes the one GGUF file of a draft model in.
+    """
+    check_quantization(text)
+    if is_packed_type(text):
+        raise BadInput(
+            f"a DRAFT model is a GGUF file, which has no type {text.upper()}: take Q8_0 or Q4_K_M"
+        )

@@ -194,7 +194,7 @@ class CreateRequest:
     `files` and `adapters`: relative path in the repository -> digest text of an uploaded blob; each
     folder of `adapters`, and each GGUF file, is an adapter. `adapter_scales` names them by folder,
     or by file where there is no folder; 1 is what is not named. `draft_files` is the model that
-    drafts for it.
+    drafts for it, to be quantized to `draft_quantize`.
     `parameters` is a JSON object of options, stored as it is over those of `base`.
     """
 
@@ -210,6 +210,7 @@ class CreateRequest:
     parser: str = ""
     requires: str = ""
     quantize: str = ""
+    draft_quantize: str = ""
     licenses: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()

@@ -3,7 +3,7 @@
 Knows neither HTTP nor the store. Every wrong type is refused here, before anything runs.
 Ignored, as in Ollama: `username`, `password` (pull, push), `template` (show), and the
 `items` of tools. Refused by name, since a reply without them would be a wrong one: `remote_host`,
-`info`, `draft_quantize`.
+`info`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def generate_from_json(body: bytes) -> GenerateRequest:
 
 def create_from_json(body: bytes) -> CreateRequest:
     fields = parse_fields(body, "CreateRequest")
-    _refuse(fields, ("remote_host", "info", "draft_quantize"))
+    _refuse(fields, ("remote_host", "info"))
+    if fields.text("draft_quantize") and not fields.object("draft_files"):
+        raise BadInput("--draft-quantize requires a DRAFT model")
     parameters = fields.object("parameters")
     Options.from_json(parameters)
     return CreateRequest(
@@ -106,6 +108,7 @@ def create_from_json(body: bytes) -> CreateRequest:
         parser=fields.text("parser"),
         requires=fields.text("requires"),
         quantize=fields.text("quantize") or fields.text("quantization"),
+        draft_quantize=fields.text("draft_quantize"),
         licenses=_licenses(fields),
         parameters=parameters,
         messages=_messages(fields),

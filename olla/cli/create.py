@@ -21,7 +21,7 @@ from olla.errors import BadInput, InvalidName
 from olla.modelfile.files import collect_adapter, collect_files, expand, split_scale
 from olla.modelfile.parse import Command, CommandName, Modelfile, parse_modelfile
 from olla.names import ModelName
-from olla.quantization import check_quantization
+from olla.quantization import check_draft_quantization, check_quantization
 from olla.requests import CreateRequest, Progress
 from olla.settings import Settings
 
@@ -52,6 +52,9 @@ class Recipe:
     help="Adapter to lay over BASE: a folder of peft's or a GGUF file; again for more.",
 )
 @click.option("-q", "--quantize", metavar="TYPE", default="", help="Such as q8_0, q4_k_m or nf4.")
+@click.option(
+    "--draft-quantize", metavar="TYPE", default="", help="The same for the model of DRAFT."
+)
 @click.pass_obj
 def create(
     settings: Settings,
@@ -60,6 +63,7 @@ def create(
     base: str | None,
     adapters: tuple[str, ...],
     quantize: str,
+    draft_quantize: str,
 ) -> None:
     """Create a model.
 
@@ -75,7 +79,9 @@ def create(
     for warning in modelfile.warnings:
         click.echo(warning, err=True)
     recipe = read_recipe(model, modelfile, folder)
-    recipe = replace(recipe, request=replace(recipe.request, quantize=quantize))
+    _check_draft_quantize(draft_quantize, recipe)
+    request = replace(recipe.request, quantize=quantize, draft_quantize=draft_quantize)
+    recipe = replace(recipe, request=request)
     client = connect(settings)
     _tell_of_shadows(client, modelfile, folder)
     with progress_bars() as show:
@@ -172,6 +178,13 @@ def _check_name(model: str) -> None:
         ModelName.parse(model)
     except InvalidName as error:
         raise BadInput(f"invalid model name: {model}") from error
+
+
+def _check_draft_quantize(text: str, recipe: Recipe) -> None:
+    if text and not recipe.draft_files:
+        raise BadInput("--draft-quantize requires a DRAFT model")
+    if text:
+        check_draft_quantization(text)
 
 
 def _from_options(file: str | None, base: str | None, adapters: tuple[str, ...]) -> Modelfile:

@@ -299,6 +299,7 @@ def create_to_json(request: CreateRequest) -> Json:
         "adapter_scales": dict(request.adapter_scales),
         "draft_files": dict(request.draft_files),
         "quantize": request.quantize,
+        "draft_quantize": request.draft_quantize,
         "template": request.template,
         "system": request.system,
         "renderer": request.renderer,

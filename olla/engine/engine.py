@@ -74,7 +74,6 @@ class Engine:
         )
         self._scheduler = Scheduler(self._blocks, max_running, tokens_per_step)
         self._replies: dict[int, Reply] = {}
-        self._num_accepted = 0
         self._models = models_of(model, speculation)
         self._speculator = None
         if speculation is not None:
@@ -260,7 +259,6 @@ class Engine:
 
     def _compute(self, scheduled: list[Scheduled]) -> list[FromRunner]:
         started = time.perf_counter()
-        self._num_accepted = 0
         is_decoding = all(item.is_decode for item in scheduled)
         grown = [item for item in scheduled if item.reaches_end]
         logits = self._executor.forward(scheduled)
@@ -269,14 +267,15 @@ class Engine:
         if any(item.sequence.scores_prompt for item in scheduled):
             logits = self._score_prompts(logits, scheduled)
         self._scheduler.committed(scheduled)
-        messages = self._go_on(grown, logits) if grown else []
+        verified = self._verify(grown, logits) if grown else []
+        messages = self._go_on(grown, verified)
         if self._speculator is not None and is_decoding:
             self._speculator.note_step(scheduled, time.perf_counter() - started)
         self._profile.end_step(
             sum(item.num_tokens for item in scheduled),
             is_last=not self.has_work,
             drafted=sum(len(item.draft) for item in scheduled),
-            accepted=self._num_accepted,
+            accepted=sum(found.num_accepted for found in verified),
         )
         return messages
 
@@ -309,8 +308,8 @@ class Engine:
         reply.score_prompt(first, score(rows, targets, num_top, self._token_bytes))
         sequence.scores_prompt = not item.reaches_end
 
-    def _go_on(self, grown: list[Scheduled], logits: Tensor) -> list[FromRunner]:
-        """Add a token to each reply, and those of its draft that are drawn just the same.
+    def _verify(self, grown: list[Scheduled], logits: Tensor) -> list[Verified]:
+        """Draw a token for each reply, and keep those of its draft that are drawn just the same.
 
         `logits` (num_rows, vocab_size) are overwritten: a row for each item's last token, and one
         for each token of its draft.
@@ -318,11 +317,14 @@ class Engine:
         replies = [self._replies[item.sequence.id] for item in grown]
         drafts = [item.draft for item in grown]
         with self._profile.stage("sample"):
-            verified = verify(logits, replies, drafts, self._vocab_size, self._token_bytes)
-        self._num_accepted = sum(found.num_accepted for found in verified)
+            return verify(logits, replies, drafts, self._vocab_size, self._token_bytes)
+
+    def _go_on(self, grown: list[Scheduled], verified: list[Verified]) -> list[FromRunner]:
+        """Add what was drawn to each reply."""
         messages: list[FromRunner] = []
         with self._profile.stage("messages"):
-            for reply, found in zip(replies, verified, strict=True):
+            for item, found in zip(grown, verified, strict=True):
+                reply = self._replies[item.sequence.id]
                 if self._speculator is not None:
                     self._speculator.note(reply.sequence, found.num_accepted, found.num_tested)
                 messages += self._accept_all(reply, found)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from olla.engine.loading import Precision, choose_device, choose_precision, open_checkpoint
+from olla.engine.loading import Precision, choose_device, open_checkpoint, precision_of
 from olla.engine.memory import release_unused
 from olla.engine.models.families import FAMILIES, decoder_config
 from olla.engine.placement import CPU, Gpu, Need, Plan, fallbacks, plan
@@ -41,34 +40,48 @@ def choose_plan(request: Load, gpus: tuple[Gpu, ...]) -> Plan | None:
     if request.num_gpu == 0:
         return Plan((), CPU)
     main_gpu = request.main_gpu if device.index is None else device.index
-    precision = choose_precision(request.dtype, request.quantize, device)
-    need = needed(open_checkpoint(request.files), precision, request)
+    checkpoint = open_checkpoint(request.files)
+    precision = precision_of(checkpoint, request.dtype, request.quantize, device)
+    need = needed(checkpoint, precision, request)
     return plan(need, gpus, request.num_gpu, main_gpu)
 
 
 def needed(checkpoint: Checkpoint, precision: Precision, request: Load) -> Need:
-    """The sizes of a model in memory, with a cache for one window."""
+    """The sizes in memory of a model and of one that drafts for it, each with a window of cache."""
+    need = _needed(checkpoint, precision, request.num_ctx, request.kv_cache_bytes or None)
+    if not request.draft_files or request.speculate == "off":
+        return need
+    # A size that is set is that of both caches together.
+    cache_bytes = 0 if request.kv_cache_bytes else None
+    draft = _needed(open_checkpoint(request.draft_files), precision, request.num_ctx, cache_bytes)
+    beside = sum(draft.layer_bytes) + draft.other_bytes
+    return Need(need.layer_bytes, need.other_bytes + beside)
+
+
+def _needed(
+    checkpoint: Checkpoint, precision: Precision, num_ctx: int, cache_bytes: int | None
+) -> Need:
     sizes = {name: kept_bytes(checkpoint, name, precision) for name in checkpoint.names}
     if checkpoint.config.get("model_type") not in FAMILIES:
-        return Need((sum(sizes.values()) + request.kv_cache_bytes,), 0)  # goes as a whole
+        return Need((sum(sizes.values()) + (cache_bytes or 0),), 0)  # goes as a whole
     config = decoder_config(checkpoint.config)
-    window = min(request.num_ctx or _DEFAULT_WINDOW, config.context_length)
+    window = min(num_ctx or _DEFAULT_WINDOW, config.context_length)
     token_bytes = 2 * config.num_kv_heads * config.head_dim * precision.dtype.itemsize
-    cache_bytes = window * token_bytes
-    if request.kv_cache_bytes:
-        cache_bytes = request.kv_cache_bytes // len(config.layers)
-    layers = [cache_bytes] * len(config.layers)
+    share = window * token_bytes if cache_bytes is None else cache_bytes // len(config.layers)
+    layers = [share] * len(config.layers)
     for name, size in sizes.items():
         number = name.removeprefix("model.layers.").partition(".")[0]
         if number.isdigit() and int(number) < len(layers):
             layers[int(number)] += size
-    weights_in_layers = sum(layers) - cache_bytes * len(layers)
-    draft_bytes = sum(Path(path).stat().st_size for path in request.draft_files.values())
-    return Need(tuple(layers), sum(sizes.values()) - weights_in_layers + draft_bytes)
+    weights_in_layers = sum(layers) - share * len(layers)
+    return Need(tuple(layers), sum(sizes.values()) - weights_in_layers)
 
 
 def kept_bytes(checkpoint: Checkpoint, name: str, precision: Precision) -> int:
     """Bytes of a parameter as it will be kept on a GPU."""
+    keeps_packed = precision.wanted is None and precision.keeps_quantized
+    if keeps_packed and checkpoint.storage(name) is Storage.PACKED:
+        return checkpoint.packed_bytes(name)
     shape = checkpoint.shape(name) or ()
     is_product = len(shape) == 2 and "embed" not in name
     bits = _BITS.get(precision.wanted or Storage.FLOAT, 0) if is_product else 0

@@ -71,11 +71,6 @@ class LoadedModel:
     images: ImageReader | None = None
     record: Record | None = None
     """How steps that decode are recorded, where that pays."""
-    is_batch_invariant: bool = False
-    """Whether a row's logits are the same to the bit whatever other rows a step has.
-
-    Of adapters, `NativeDecoder.is_batch_invariant` says which leave it so.
-    """
 
     @property
     def num_bytes(self) -> int:
@@ -107,11 +102,9 @@ def load_model(
     torch.set_num_threads(choose_threads(num_threads))
     place = choose_device(device if plan is None else plan.rest)
     library = find_library() if place.type == "cpu" else None
-    precision = choose_precision(dtype, quantize, place, has_core=library is not None)
     checkpoint = open_checkpoint(files)
+    precision = precision_of(checkpoint, dtype, quantize, place, has_core=library is not None)
     core, precision = choose_core(library, checkpoint, precision)
-    if place.type == "cuda" and quantize == "auto" and keeps_packed(checkpoint):
-        precision = replace(precision, keeps_quantized=True)
     with _out_of_memory_explained(checkpoint, place):
         network = load_network(checkpoint, files, precision, place, on_progress, plan, core)
     return _loaded(network, checkpoint, files, place, precision.dtype)
@@ -134,7 +127,6 @@ def _loaded(
         images=_image_reader(checkpoint, files, tokenizer),
         base_vocab_size=read_count(checkpoint.config, "base_vocab_size", network.config.vocab_size),
         record=recorder(network, device),
-        is_batch_invariant=isinstance(network, NativeDecoder),
     )
 
 
@@ -212,7 +204,8 @@ def _matrices(core: Core | None, precision: Precision, device: torch.device) -> 
 def keeps_packed(checkpoint: Checkpoint) -> bool:
     """Whether a GPU can compute with what bitsandbytes packed as it is."""
     storages = {checkpoint.storage(name) for name in checkpoint.names}
-    return Storage.PACKED in storages and has_bitsandbytes()
+    is_lean = checkpoint.config.get("model_type") in FAMILIES
+    return is_lean and Storage.PACKED in storages and has_bitsandbytes()
 
 
 def _image_reader(
@@ -294,6 +287,21 @@ def choose_precision(
             raise BadInput(f"quantize {quantize} chooses its own precision; set OLLA_DTYPE to auto")
         kind = torch.bfloat16
     return Precision(kind, keeps_quantized=True, wanted=wanted)
+
+
+def precision_of(
+    checkpoint: Checkpoint,
+    dtype: str,
+    quantize: str,
+    device: torch.device,
+    *,
+    has_core: bool = False,
+) -> Precision:
+    """What `choose_precision` says, but for what a GPU computes with as bitsandbytes packed it."""
+    precision = choose_precision(dtype, quantize, device, has_core=has_core)
+    if device.type == "cuda" and quantize == "auto" and keeps_packed(checkpoint):
+        return replace(precision, keeps_quantized=True)
+    return precision
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

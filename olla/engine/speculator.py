@@ -79,7 +79,8 @@ def speculation_of(
     By itself only where a wider step gives the same logits: when to draft is decided by the clock,
     and no reply is to depend on that.
     """
-    is_wanted = speculate == "on" or draft is not None or model.is_batch_invariant
+    is_exact = isinstance(model.network, NativeDecoder)
+    is_wanted = speculate == "on" or draft is not None or is_exact
     return Speculation(model=draft) if is_wanted and speculate != "off" else None
 
 

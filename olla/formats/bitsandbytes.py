@@ -54,6 +54,13 @@ class Parameter:
     quant_type: str = ""
     state: QuantState | None = None
 
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of what is quantized, with what lies beside it."""
+        if self.state is None:
+            return math.prod(self.shape) + 4 * self.shape[0]
+        return sum(_sizes("", self.state).values())
+
 
 def is_quantized(config: Mapping[str, Any]) -> bool:
     """Whether a config.json says that bitsandbytes quantized the weights."""
@@ -190,7 +197,8 @@ def _is_companion(
     return weight in states and (end in _COMPANIONS or _STATE in name)
 
 
-def _check_four_bit(named: Mapping[str, SafetensorsTensor], name: str, state: QuantState) -> None:
+def _sizes(name: str, state: QuantState) -> dict[str, int]:
+    """The bytes of the tensors of a weight in four bits."""
     blocks = state.num_blocks
     expected = {name: -(-math.prod(state.shape) // 2), f"{name}.quant_map": 16 * 4}
     if state.nested_block_size:
@@ -201,7 +209,11 @@ def _check_four_bit(named: Mapping[str, SafetensorsTensor], name: str, state: Qu
         }
     else:
         expected[f"{name}.absmax"] = blocks * 4
-    for tensor, size in expected.items():
+    return expected
+
+
+def _check_four_bit(named: Mapping[str, SafetensorsTensor], name: str, state: QuantState) -> None:
+    for tensor, size in _sizes(name, state).items():
         if tensor not in named:
             raise FormatError(f"{name} is in four bits, but the weights lack {tensor}")
         if named[tensor].size_bytes != size:

@@ -1,12 +1,14 @@
 """How much memory a model will need, told from the header of its weights before it is loaded.
 
 Only to decide whether it fits beside others; what it really takes is known after the load. The
-formula is spec/scheduler.md section 6: the weights, and keys and values of one window.
+formula is spec/scheduler.md section 6: the weights, and keys and values of one window; the same of
+a model that drafts.
 """
 
 from __future__ import annotations
 
 from olla.registry.model import Model
+from olla.registry.weights import WeightsHeader
 from olla.settings import Settings
 
 _BITS = {"int8": 8.5, "int4": 4.5, "nf4": 4.5}  # with their scales
@@ -20,7 +22,8 @@ def needed_bytes(model: Model, quantize: str, num_ctx: int, settings: Settings) 
         quantize: how the model or the request wants its weights; "" leaves it to the settings.
     """
     weights = _weights_bytes(model, quantize or settings.quantize, settings.dtype)
-    return weights + (settings.kv_cache_bytes or _cache_bytes(model, num_ctx))
+    headers = (model.header, model.draft_header)
+    return weights + (settings.kv_cache_bytes or sum(_cache_bytes(h, num_ctx) for h in headers))
 
 
 def _weights_bytes(model: Model, quantize: str, dtype: str) -> int:
@@ -37,9 +40,10 @@ def _draft_bytes(model: Model) -> int:
     return model.draft.stat().st_size if model.draft else 0
 
 
-def _cache_bytes(model: Model, num_ctx: int) -> int:
-    number, name = model.header.number, model.architecture
+def _cache_bytes(header: WeightsHeader, num_ctx: int) -> int:
+    number, name = header.number, header.architecture
     num_heads = number(f"{name}.attention.head_count")
     num_kv_heads = number(f"{name}.attention.head_count_kv") or num_heads
-    width = number(f"{name}.attention.key_length") or model.embedding_length // max(num_heads, 1)
+    width = number(f"{name}.embedding_length") // max(num_heads, 1)
+    width = number(f"{name}.attention.key_length") or width
     return 2 * number(f"{name}.block_count") * num_kv_heads * width * num_ctx * _KV_BYTES

@@ -65,8 +65,8 @@ def build_model(
         config = _with_adapters(base.weights, imported, request)
         assembly.keep(_numbered(base.weights.layers, imported))
         if draft:
-            yield Progress("checking the draft model")
-            assembly.replace_file(import_draft(draft, base.weights.files))
+            layer = yield from _draft_layer(draft, base.weights, request, quantize, store, hold)
+            assembly.replace_file(layer)
         _lay_over(assembly, replace(request, template=template), base.parameters)
         manifest = assembly.manifest(_config(request, config))
         yield from assembly.report()
@@ -192,6 +192,24 @@ def _import_adapters(
     if unknown:
         raise BadInput(f"adapter_scales names {min(unknown)!r}, which is no adapter")
     return imported
+
+
+def _draft_layer(
+    uploads: tuple[Upload, ...],
+    base: Weights,
+    request: CreateRequest,
+    quantize: Quantize,
+    store: ModelStore,
+    hold: Hold,
+) -> Generator[Progress, None, Layer]:
+    yield Progress("checking the draft model")
+    draft = import_draft(uploads, base.files)
+    if request.draft_quantize:
+        try:
+            draft = yield from quantized(draft, request.draft_quantize, quantize, store, hold)
+        except BadInput as error:
+            raise BadInput(f"DRAFT {uploads[0].name}: {error}") from error
+    return replace(draft.layers[0], media_type=MediaType.DRAFT)
 
 
 def _numbered(layers: tuple[Layer, ...], new: tuple[ImportedAdapter, ...]) -> tuple[Layer, ...]:

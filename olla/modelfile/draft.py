@@ -14,33 +14,32 @@ from olla.formats.gguf import read_gguf
 from olla.formats.vocabularies import check_vocabularies
 from olla.modelfile.base_weights import read_object
 from olla.modelfile.uploads import Upload
-from olla.modelfile.weights import import_gguf
-from olla.registry.manifest import Layer, MediaType
+from olla.modelfile.weights import Weights, import_gguf
 from olla.registry.weights import GGUF_NAME
 
 _TOKENIZER = "tokenizer.json"
 
 
-def import_draft(uploads: tuple[Upload, ...], base: Mapping[str, Path]) -> Layer:
-    """The layer of a draft model for the model whose files are `base`.
+def import_draft(uploads: tuple[Upload, ...], base: Mapping[str, Path]) -> Weights:
+    """A draft model for the model whose files are `base`.
 
     Raises:
         BadInput: it is not one model in GGUF, is the base itself, or has another vocabulary.
         FormatError: a file of the base is broken.
     """
     try:
-        files = import_gguf(uploads).files
+        draft = import_gguf(uploads)
     except BadInput as error:
         raise BadInput(f"DRAFT {', '.join(upload.name for upload in uploads)}: {error}") from error
     if len(uploads) != 1:
         raise BadInput("DRAFT takes one GGUF file with a model, and no projectors")
-    if files[GGUF_NAME] == base.get(GGUF_NAME):
+    if draft.files[GGUF_NAME] == base.get(GGUF_NAME):
         raise BadInput(
             f"DRAFT {uploads[0].name} has the weights of the model itself, so it would draft no "
             "faster: take a smaller model of the same family"
         )
-    check_vocabularies(_vocabulary(base), _vocabulary(files))
-    return uploads[0].layer(MediaType.DRAFT)
+    check_vocabularies(_vocabulary(base), _vocabulary(draft.files))
+    return draft
 
 
 def _vocabulary(files: Mapping[str, Path]) -> dict[int, str]:

@@ -41,6 +41,7 @@ from olla.registry.manifest import (
     parse_manifest,
 )
 from olla.registry.weights import (
+    GGUF_NAME,
     InfoValue,
     TensorInfo,
     WeightsHeader,
@@ -87,6 +88,13 @@ class Model:
     @property
     def header(self) -> WeightsHeader:
         return self.headers.read(self.weights_key, self.files)
+
+    @property
+    def draft_header(self) -> WeightsHeader:
+        """That of the model that drafts; empty if there is none."""
+        if self.draft is None:
+            return WeightsHeader()
+        return self.headers.read(self.draft.name, {GGUF_NAME: self.draft})
 
     @property
     def size_bytes(self) -> int:
@@ -194,17 +202,6 @@ class Model:
             return {}
         with disk_errors(f"cannot read model {self.name}"):
             return gguf_info(read_gguf(self.projectors[0]), verbose)
-
-    def draft_info(self) -> Mapping[str, InfoValue]:
-        """What `info` is of this model, of the one that drafts for it; empty if there is none.
-
-        Raises:
-            FormatError, StoreError: it cannot be read.
-        """
-        if self.draft is None:
-            return {}
-        with disk_errors(f"cannot read model {self.name}"):
-            return gguf_info(read_gguf(self.draft), verbose=False)
 
     def adapter_info(self) -> tuple[Mapping[str, InfoValue], ...]:
         """Of each adapter its "format", which is peft or gguf, "scale" and "size" in bytes.

@@ -248,7 +248,7 @@ def test_one_license_may_be_a_plain_text() -> None:
         ({"adapters": {"./a": DIGEST}}, "file path must be relative"),
         ({"files": {"a": ""}}, "invalid digest format"),
         ({"parameters": {"top_k": "x"}}, 'option "top_k" must be of type integer'),
-        ({"draft_quantize": "q8_0"}, '"draft_quantize" is not supported by this server'),
+        ({"draft_quantize": "q8_0"}, "--draft-quantize requires a DRAFT model"),
         ({"remote_host": "h"}, '"remote_host" is not supported by this server'),
     ],
 )

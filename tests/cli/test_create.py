@@ -131,9 +131,14 @@ def test_a_draft_model_is_uploaded_too(
     digest = blob(tmp_path / "small.gguf", b"GGUF small")
     (tmp_path / "Modelfile").write_text("FROM base\nDRAFT ./small.gguf\n")
 
-    olla("create", "m")
+    olla("create", "m", "--draft-quantize", "q8_0")
 
-    assert created(daemon) == {"model": "m", "from": "base", "draft_files": {"small.gguf": digest}}
+    assert created(daemon) == {
+        "model": "m",
+        "from": "base",
+        "draft_files": {"small.gguf": digest},
+        "draft_quantize": "q8_0",
+    }
 
 
 def test_from_and_adapter_do_without_a_modelfile(
@@ -234,6 +239,16 @@ def test_a_path_that_hides_a_stored_model_is_told(
             None,
             "unsupported quantization type q9_9 - supported types are F32, F16, BF16, Q8_0, Q4_0, "
             "Q4_1, Q5_0, Q5_1, Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M, Q6_K, INT4, NF4, INT8",
+        ),
+        (
+            ["m", "--draft-quantize", "q8_0"],
+            "FROM m\n",
+            "--draft-quantize requires a DRAFT model",
+        ),
+        (
+            ["m", "--draft-quantize", "nf4"],
+            "FROM m\nDRAFT ./Modelfile\n",
+            "a DRAFT model is a GGUF file, which has no type NF4: take Q8_0 or Q4_K_M",
         ),
         (
             ["m", "--adapter", "x"],

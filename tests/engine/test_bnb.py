@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from olla.engine.conversion.hf_model import write_repository
 from olla.engine.conversion.source import FloatModel
 from olla.engine.engine import Engine
+from olla.engine.fitting import kept_bytes
 from olla.engine.loading import (
     LoadedModel,
     Precision,
@@ -25,6 +27,7 @@ from olla.engine.loading import (
     keeps_packed,
     load_model,
     open_checkpoint,
+    precision_of,
 )
 from olla.engine.matrices import BnbTensor
 from olla.engine.matrices_cuda import BnbMatrices, BnbMatrix
@@ -336,6 +339,21 @@ def test_a_gpu_takes_what_is_packed_as_it_is(base: dict[str, str]) -> None:
         assert parse_quant_state(text, "x") == tensor.state
         assert weight.stats.keys() >= tensor.companions.keys()
     assert BnbMatrices(torch.bfloat16).filed(tensor, torch.device("cpu")) is None
+
+
+@pytest.mark.usefixtures("bitsandbytes")
+def test_what_stays_packed_on_a_gpu_is_placed_by_its_packed_bytes(base: dict[str, str]) -> None:
+    checkpoint = SafetensorsCheckpoint({name: Path(path) for name, path in base.items()})
+    precision = precision_of(checkpoint, "auto", "auto", torch.device("cuda"))
+
+    sizes = {name: kept_bytes(checkpoint, name, precision) for name in checkpoint.names}
+
+    raw = {name: checkpoint.raw(name) for name in sizes}
+    expected = {n: found.num_bytes for n, found in raw.items() if isinstance(found, BnbTensor)}
+    assert len(expected) == 14  # the products of two layers
+    assert {name: sizes[name] for name in expected} == expected
+    embedding = "model.embed_tokens.weight"
+    assert sizes[embedding] == 2 * math.prod(checkpoint.shape(embedding) or ())
 
 
 @pytest.mark.usefixtures("bitsandbytes")

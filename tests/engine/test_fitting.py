@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +54,25 @@ def test_fewer_bits_need_less(tmp_path: Path) -> None:
 
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == 3
+
+
+@pytest.mark.parametrize("kv_cache_bytes", [0, 2**20])
+def test_a_model_that_drafts_needs_as_much_as_it_would_alone(
+    tmp_path: Path, kv_cache_bytes: int
+) -> None:
+    files, draft = save_tiny_model(tmp_path / "base"), save_tiny_model(tmp_path / "draft")
+    checkpoint = open_checkpoint(files)
+
+    def total(**others: Any) -> int:
+        request = Load(files, num_ctx=100, kv_cache_bytes=kv_cache_bytes, **others)
+        need = needed(checkpoint, FLOATS, request)
+        return sum(need.layer_bytes) + need.other_bytes
+
+    with_draft = total(draft_files=draft)
+
+    # The cache that the setting sizes is shared.
+    assert with_draft == 2 * total() - kv_cache_bytes
+    assert total(draft_files=draft, speculate="off") == total()
 
 
 def test_other_architectures_go_as_a_whole(tmp_path: Path) -> None:

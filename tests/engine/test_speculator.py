@@ -292,20 +292,21 @@ def test_a_request_bounds_its_drafts(tiny: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("speculate", "invariant", "has_draft", "is_on"),
-    [
-        ("auto", False, False, False),
-        ("auto", True, False, True),
-        ("auto", False, True, True),
-        ("on", False, False, True),
-        ("off", True, True, False),
-    ],
+    ("speculate", "has_draft", "is_on"),
+    [("auto", False, False), ("auto", True, True), ("on", False, True), ("off", True, False)],
 )
 def test_the_setting_says_where_to_draft(
-    tiny: LoadedModel, speculate: str, *, invariant: bool, has_draft: bool, is_on: bool
+    tiny: LoadedModel, speculate: str, *, has_draft: bool, is_on: bool
 ) -> None:
-    model = dataclasses.replace(tiny, is_batch_invariant=invariant)
-
-    found = speculation_of(model, tiny if has_draft else None, speculate)
+    found = speculation_of(tiny, tiny if has_draft else None, speculate)
 
     assert (found is not None) == is_on
+
+
+@pytest.mark.skipif(find_library() is None, reason="no compiled core")
+def test_the_compiled_core_drafts_by_itself(tmp_path: Path) -> None:
+    files = save_tiny_model(tmp_path)
+    model = load_model(files, "auto", "cpu", 0, lambda done, total: None, quantize="int8")
+
+    assert speculation_of(model, None, "auto") is not None
+    assert speculation_of(model, model, "off") is None

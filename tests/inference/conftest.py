@@ -27,6 +27,7 @@ TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
 @dataclass
 class FakeHeader:
     numbers: dict[str, int] = field(default_factory=dict)
+    architecture: str = "llama"
 
     def number(self, key: str) -> int:
         return self.numbers.get(key, 0)
@@ -51,9 +52,9 @@ class FakeModel:
     architecture: str = "llama"
     context_length: int = 8192
     header: FakeHeader = field(default_factory=FakeHeader)
+    draft_header: FakeHeader = field(default_factory=FakeHeader)
     parameter_count: int = 1000
     size_bytes: int = 500
-    embedding_length: int = 64
     config: ModelConfig = field(default_factory=ModelConfig)
 
     @property

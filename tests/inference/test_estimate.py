@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -13,6 +14,7 @@ from tests.inference.conftest import SETTINGS, FakeHeader, FakeModel
 
 HEADER = {
     "llama.block_count": 2,
+    "llama.embedding_length": 64,
     "llama.attention.head_count": 8,
     "llama.attention.head_count_kv": 4,
 }
@@ -48,6 +50,16 @@ def test_a_width_in_the_header_counts() -> None:
 
 def test_a_cache_that_the_settings_fix_is_what_is_needed() -> None:
     assert needed_bytes(model(), "", 100, replace(SETTINGS, kv_cache_bytes=7)) == 507
+
+
+def test_a_model_that_drafts_has_a_cache_of_its_own(tmp_path: Path) -> None:
+    draft = tmp_path / "draft"
+    draft.write_bytes(bytes(30))
+    half = FakeHeader({**HEADER, "llama.block_count": 1})
+    both = cast(Model, FakeModel(header=FakeHeader(HEADER), draft=draft, draft_header=half))
+
+    assert needed_bytes(both, "none", 100, SETTINGS) == 2000 + 30 + WINDOW + WINDOW // 2
+    assert needed_bytes(both, "none", 100, replace(SETTINGS, kv_cache_bytes=7)) == 2000 + 30 + 7
 
 
 def test_a_model_that_tells_nothing_needs_its_weights() -> None:

@@ -10,6 +10,7 @@ import pytest
 from olla.errors import BadInput
 from olla.registry.manifest import MediaType
 from olla.registry.store import ModelStore
+from tests.formats.gguf_writer import tiny_model
 from tests.modelfile.conftest import Metadata, write_gguf
 from tests.modelfile.test_build import build, resolve, upload
 
@@ -32,10 +33,13 @@ def files(tmp_path: Path) -> dict[str, Path]:
     }
 
 
-def make(store: ModelStore, base: Path, *drafts: Path, model: str = "new") -> list[str]:
+def make(
+    store: ModelStore, base: Path, *drafts: Path, model: str = "new", draft_quantize: str = ""
+) -> list[str]:
     return build(
         store,
         model,
+        draft_quantize=draft_quantize,
         files=upload(store, {base.name: base}),
         draft_files=upload(store, {path.name: path for path in drafts}),
     )
@@ -48,11 +52,36 @@ def test_a_draft_is_a_layer_of_the_model(store: ModelStore, files: dict[str, Pat
     assert "checking the draft model" in lines
     assert model.draft is not None
     assert model.draft.read_bytes() == files["small"].read_bytes()
-    assert model.draft_info()["general.architecture"] == "llama"
+    assert model.draft_header.info["general.architecture"] == "llama"
     assert [layer.media_type for layer in model.manifest.layers] == [
         MediaType.MODEL,
         MediaType.DRAFT,
     ]
+
+
+def test_a_draft_is_quantized_by_itself(store: ModelStore, files: dict[str, Path]) -> None:
+    lines = make(store, files["large"], files["small"], draft_quantize="q8_0")
+
+    model = resolve(store)
+    assert lines[1:3] == ["checking the draft model", "quantizing F32 model to Q8_0"]
+    assert model.files["model.gguf"].read_bytes() == files["large"].read_bytes()
+    layers = model.manifest.layers
+    assert [layer.media_type for layer in layers] == [MediaType.MODEL, MediaType.DRAFT]
+    assert model.draft == store.blobs.path(layers[1].digest)
+    made = Path(write_gguf(files["small"].with_name("made.gguf"), {}))
+    assert model.draft.read_bytes() == made.read_bytes()
+
+
+def test_a_draft_that_cannot_be_quantized_is_named(
+    store: ModelStore, files: dict[str, Path], tmp_path: Path
+) -> None:
+    small = tmp_path / "q4.gguf"
+    small.write_bytes(tiny_model().to_bytes())
+
+    with pytest.raises(BadInput, match=r"DRAFT q4.gguf: quantization is only .* already"):
+        make(store, write_gguf(tmp_path / "plain.gguf", {}), small, draft_quantize="q8_0")
+    with pytest.raises(BadInput, match=r"DRAFT small.gguf: unsupported quantization type bad"):
+        make(store, files["large"], files["small"], draft_quantize="bad")
 
 
 def test_a_model_made_from_one_with_a_draft_keeps_it_or_has_another(
@@ -74,7 +103,7 @@ def test_without_a_draft_there_is_none(store: ModelStore, files: dict[str, Path]
     build(store, files=upload(store, {"large.gguf": files["large"]}))
 
     assert resolve(store).draft is None
-    assert resolve(store).draft_info() == {}
+    assert resolve(store).draft_header.info == {}
 
 
 def test_another_vocabulary_is_refused(store: ModelStore, files: dict[str, Path]) -> None:

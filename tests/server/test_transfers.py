@@ -83,6 +83,11 @@ async def test_pull_keeps_the_spelling_of_the_store(
             {"model": "m", "from": "none", "quantize": "q9"},
             (400, f"unsupported quantization type q9 - supported types are {TYPES}"),
         ),
+        (
+            "/api/create",
+            {"model": "m", "draft_files": {"x.gguf": "y"}, "draft_quantize": "nf4"},
+            (400, "a DRAFT model is a GGUF file, which has no type NF4: take Q8_0 or Q4_K_M"),
+        ),
         ("/api/create", {"model": "m"}, (400, "neither 'from' or 'files' was specified")),
         (
             "/api/create",

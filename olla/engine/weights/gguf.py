@@ -132,6 +132,9 @@ class GgufCheckpoint:
             blocks = Blocks(*(self._uninterleaved(name, part) for part in blocks))
         return blocks, tensor.size_bytes
 
+    def packed_bytes(self, name: str) -> int:
+        raise AssertionError(f"{name} is not packed by bitsandbytes")
+
     def tokenizer(self) -> Tokenizer:
         tokenizer = tokenizer_from_metadata(self.metadata)
         adds_eos = bool(self.metadata.get("tokenizer.ggml.add_eos_token"))

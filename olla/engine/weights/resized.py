@@ -64,6 +64,9 @@ class ResizedCheckpoint:
     def read_blocks(self, name: str) -> tuple[Blocks, int]:
         return self._base.read_blocks(name)
 
+    def packed_bytes(self, name: str) -> int:
+        return self._base.packed_bytes(name)
+
     def tokenizer(self) -> Tokenizer:
         return self._base.tokenizer()
 

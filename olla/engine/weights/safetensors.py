@@ -191,6 +191,9 @@ class SafetensorsCheckpoint:
     def read_blocks(self, name: str) -> tuple[Blocks, int]:
         raise AssertionError(f"{name} is not stored in four bits")
 
+    def packed_bytes(self, name: str) -> int:
+        return self._parameters[name].packed_bytes
+
     def tokenizer(self) -> Tokenizer:
         """The repository's tokenizer.json.
 

@@ -143,7 +143,7 @@ def _show(store: ModelStore, name: ModelName, asked: ShowRequest) -> Json:
         requires=model.config.requires,
         info=model.info(verbose=asked.verbose),
         projector_info=model.projector_info(verbose=asked.verbose),
-        draft_info=model.draft_info(),
+        draft_info=model.draft_header.info,
         adapters=model.adapter_info(),
         tensors=[asdict(tensor) for tensor in model.tensors()],
     )

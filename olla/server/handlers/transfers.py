@@ -16,7 +16,7 @@ from olla.errors import ModelNotFound
 from olla.modelfile.build import build_model
 from olla.names import ModelName
 from olla.parsers.choose import check_parser
-from olla.quantization import check_quantization, is_packed_type
+from olla.quantization import check_draft_quantization, check_quantization, is_packed_type
 from olla.registry.store import ModelStore
 from olla.renderers.base import check_template
 from olla.requests import PLAIN_TRANSFER, CreateRequest, Progress
@@ -54,6 +54,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     name = await asyncio.to_thread(services.store.find, ModelName.parse(asked.model))
     if asked.quantize:
         check_quantization(asked.quantize)
+    if asked.draft_quantize:
+        check_draft_quantization(asked.draft_quantize)
     if asked.parser:
         check_parser(asked.parser)
     if asked.template:
