@@ -15,16 +15,18 @@ from typing import Any
 from olla.errors import BadInput, FormatError
 from olla.formats.expert_tensors import expert_name
 from olla.formats.finite import are_finite
-from olla.formats.gguf import GgufFile, read_gguf
+from olla.formats.gguf import GgufFile, GgufTensor, MetadataValue, read_gguf
 from olla.formats.lora_names import MAGNITUDE, PAIRS, TOKENS, expert_stack, parse_lora_name
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
 from olla.formats.tensor_names import hf_name
 from olla.modelfile.base_weights import BaseShapes, Shape, is_embedding, is_head, read_object
 from olla.modelfile.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from olla.registry.weights import GGUF_NAME
 
 _GGUF_KEY = re.compile(r"(?P<weight>.+\.weight)\.lora_(?P<side>[ab])")
 _DTYPES = frozenset({"F32", "F16", "BF16"})
 _DEFAULT_RANK = 8  # peft's LoraConfig.r
+_MAX_FLOAT = 3.4e38  # float32's
 
 _UNSUPPORTED = {
     "layer_replication": "replicated layers",
@@ -73,8 +75,7 @@ def check_peft_adapter(adapter: Mapping[str, Path], base: Mapping[str, Path]) ->
 def check_gguf_adapter(path: Path, base: Mapping[str, Path]) -> None:
     """The same for an adapter in GGUF, whose ranks are what its shapes say."""
     header = read_gguf(path)
-    if header.metadata.get("general.type") != "adapter":
-        raise BadInput("the GGUF file is no adapter: its general.type is not adapter")
+    _check_gguf_kind(header.metadata, base)
     shapes = BaseShapes.of(base)
     found: dict[str, dict[str, Shape]] = {}
     for name, side, shape in _gguf_sides(header):
@@ -83,6 +84,25 @@ def check_gguf_adapter(path: Path, base: Mapping[str, Path]) -> None:
         raise FormatError("the adapter holds no LoRA weights")
     for module, sides in found.items():
         _check_gguf_pair(module, sides, shapes)
+    _check_finite(path, [tensor for tensor in header.tensors if tensor.type.name in _DTYPES])
+
+
+def _check_gguf_kind(adapter: Mapping[str, MetadataValue], base: Mapping[str, Path]) -> None:
+    """The architecture is compared between GGUF files: a repository may call it otherwise."""
+    if adapter.get("general.type") != "adapter":
+        raise BadInput("the GGUF file is no adapter: its general.type is not adapter")
+    kind, alpha = adapter.get("adapter.type", "lora"), adapter.get("adapter.lora.alpha", 0.0)
+    if kind != "lora":
+        raise BadInput(f"adapters of adapter.type {kind} are not supported, only lora")
+    if not isinstance(alpha, int | float) or not abs(alpha) <= _MAX_FLOAT:
+        raise FormatError("the adapter's adapter.lora.alpha is not a number")
+    if GGUF_NAME in base:
+        own, other = (
+            metadata.get("general.architecture")
+            for metadata in (adapter, read_gguf(base[GGUF_NAME]).metadata)
+        )
+        if own != other:
+            raise _misfit(f"it was made for the architecture {own}, the base is {other}")
 
 
 def _gguf_sides(header: GgufFile) -> Iterable[tuple[str, str, Shape]]:
@@ -133,7 +153,7 @@ def _ranks(config: Mapping[str, Any]) -> frozenset[int]:
     if not all(type(rank) is int and rank > 0 for rank in ranks):
         raise FormatError(f"{ADAPTER_CONFIG}: r and rank_pattern must be ranks above 0")
     alphas = _settings(config, "lora_alpha", "alpha_pattern", 1)
-    if not all(type(alpha) in {int, float} for alpha in alphas):
+    if not all(type(alpha) in {int, float} and abs(alpha) <= _MAX_FLOAT for alpha in alphas):
         raise FormatError(f"{ADAPTER_CONFIG}: lora_alpha and alpha_pattern must be numbers")
     return frozenset(ranks)
 
@@ -279,11 +299,12 @@ def _linear(module: str, shapes: BaseShapes) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _check_finite(path: Path, tensors: Iterable[SafetensorsTensor]) -> None:
+def _check_finite(path: Path, tensors: Iterable[SafetensorsTensor | GgufTensor]) -> None:
     with path.open("rb") as file:
         for tensor in tensors:
             file.seek(tensor.offset)
-            if not are_finite(file, tensor.dtype, tensor.size_bytes):
+            dtype = tensor.dtype if isinstance(tensor, SafetensorsTensor) else tensor.type.name
+            if not are_finite(file, dtype, tensor.size_bytes):
                 raise FormatError(f"{tensor.name} holds a number that is not finite")
 
 

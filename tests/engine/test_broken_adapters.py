@@ -101,6 +101,7 @@ def test_only_an_embedding_and_a_head_have_tokens_to_train(model: LoadedModel) -
     [
         {"lora_alpha": "x"},
         {"lora_alpha": None},
+        {"lora_alpha": 1e40},
         {"alpha_pattern": {"(": 1}},
         {"alpha_pattern": [1]},
         {"alora_invocation_tokens": [1]},

@@ -102,12 +102,14 @@ def write_gguf(path: Path, metadata: Metadata, architecture: str = "llama") -> P
     return path
 
 
-def write_gguf_adapter(path: Path, tensors: Tensors) -> Path:
+def write_gguf_adapter(
+    path: Path, tensors: Tensors, *, kind: str = "lora", alpha: float = 8.0
+) -> Path:
     """A LoRA as llama.cpp's converter writes it, of one projection unless told otherwise."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 8.0)
+    writer.add_string("adapter.type", kind)
+    writer.add_float32("adapter.lora.alpha", alpha)
     name = "blk.1.attn_k.weight"
     default = {f"{name}.lora_a": zeros(4, HIDDEN), f"{name}.lora_b": zeros(KV, 4)}
     for key, tensor in (tensors or default).items():

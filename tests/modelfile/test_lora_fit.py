@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,8 @@ def test_a_rank_that_the_config_does_not_say(
         ({"rank_pattern": [1]}, "adapter_config.json: rank_pattern is not a JSON object"),
         ({"rank_pattern": {"a": None}}, "adapter_config.json: r and rank_pattern must be"),
         ({"lora_alpha": "x"}, "adapter_config.json: lora_alpha and alpha_pattern must be numbers"),
+        ({"lora_alpha": math.nan}, "adapter_config.json: lora_alpha and alpha_pattern must be"),
+        ({"alpha_pattern": {"a": 10**40}}, "adapter_config.json: lora_alpha and alpha_pattern"),
         ({"alpha_pattern": {"a": "b"}}, "adapter_config.json: lora_alpha and alpha_pattern must"),
     ],
 )
@@ -238,6 +241,44 @@ def test_a_gguf_adapter_that_does_not_fit(
 
     with pytest.raises(BadInput, match=error):
         check_gguf_adapter(path, {"model.gguf": gguf_file})
+
+
+def test_a_gguf_adapter_of_another_architecture(tmp_path: Path) -> None:
+    base = write_gguf(tmp_path / "base.gguf", {}, architecture="qwen2")
+
+    with pytest.raises(BadInput, match="for the architecture llama, the base is qwen2"):
+        check_gguf_adapter(write_gguf_adapter(tmp_path / "a.gguf", {}), {"model.gguf": base})
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error"),
+    [
+        ({"alpha": math.inf}, "adapter.lora.alpha is not a number"),
+        ({"kind": "loha"}, "adapters of adapter.type loha are not supported"),
+    ],
+)
+def test_gguf_adapters_that_are_not_supported(
+    gguf_file: Path, tmp_path: Path, metadata: dict[str, Any], error: str
+) -> None:
+    path = write_gguf_adapter(tmp_path / "a.gguf", {}, **metadata)
+
+    with pytest.raises((BadInput, FormatError), match=error):
+        check_gguf_adapter(path, {"model.gguf": gguf_file})
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_gguf_adapter_whose_numbers_are_not_finite(
+    gguf_file: Path, tmp_path: Path, dtype: type
+) -> None:
+    name = "blk.0.attn_q.weight"
+    values: np.typing.NDArray[Any] = np.zeros((4, HIDDEN), dtype)
+    values[3, 31] = np.nan
+    tensors = {f"{name}.lora_a": values, f"{name}.lora_b": zeros(HIDDEN, 4)}
+
+    with pytest.raises(FormatError, match=r"attn_q\.weight\.lora_a holds a number that is not"):
+        check_gguf_adapter(
+            write_gguf_adapter(tmp_path / "a.gguf", tensors), {"model.gguf": gguf_file}
+        )
 
 
 @pytest.mark.parametrize("side", ["A", "B"])

@@ -6,6 +6,7 @@ a base in GGUF do.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +69,7 @@ def read_gguf_lora(path: Path, heads: Heads | None) -> list[Part]:
 def _alpha(metadata: object) -> float:
     assert isinstance(metadata, dict)
     alpha = metadata.get("adapter.lora.alpha", 0.0)
-    if not isinstance(alpha, int | float):
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise FormatError("the adapter's adapter.lora.alpha is not a number")
     return float(alpha)
 

@@ -94,11 +94,14 @@ def _low_ranks(tensors: _Tensors, config: Mapping[str, Any]) -> Iterator[LowRank
         rank = _rank(config, stack) if stack else a.shape[0]
         alpha = _for_module(config, "alpha_pattern", module, config.get("lora_alpha", rank))
         scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+        b = b * scale
+        if not b.isfinite().all():
+            raise FormatError(f"the adapter's alpha of {alpha} is too large for its {module}")
         magnitude, bias = tensors.get(module, MAGNITUDE), tensors.get(module, LORA_BIAS)
         if stack:
-            yield from _each_expert(stack, a, b * scale, rank)
+            yield from _each_expert(stack, a, b, rank)
         else:
-            yield LowRank(module, a, b * scale, magnitude, None if bias is None else bias * scale)
+            yield LowRank(module, a, b, magnitude, None if bias is None else bias * scale)
 
 
 def _rank(config: Mapping[str, Any], module: str) -> int:
