@@ -2,7 +2,7 @@
 
 Owns the child, its pipes and the routing of replies by id; knows nothing about names, keep-alives
 or prompts. What the child writes is routed where it is read, with no task between, and never waits
-for those who use it: each request has a queue without a bound (a reply is bounded by its
+for those who use it: each request has a mailbox without a bound (a reply is bounded by its
 `num_predict`), so a client that reads slowly holds up nobody else. When the child ends, every
 request in it gets RunnerDied. The child's stderr is the daemon's.
 """
@@ -42,7 +42,6 @@ from olla.runner.protocol import (
     Loaded,
     LoadProgress,
     Piece,
-    ReplyDecoder,
     Rerank,
     Scores,
     Stepped,
@@ -52,6 +51,7 @@ from olla.runner.protocol import (
     ToRunner,
     encode,
 )
+from olla.runner.replies import Mailbox, ReplyReader
 
 COMMAND = (sys.executable, "-m", "olla.runner")
 
@@ -66,7 +66,6 @@ _ERRORS: dict[FailureKind, type[OllaError]] = {
 _LOAD_ID = 0
 _Reply = TypeVar("_Reply", Tokens, Text)
 _Answer = TypeVar("_Answer", bound=Piece | Finished | Embeddings | Scores)
-_Queue = asyncio.Queue[FromRunner | None]
 
 
 class Runner(Protocol):
@@ -100,7 +99,7 @@ class RunnerProcess:
         """`replies` is the reading end of the child's stdout, closed when that ends."""
         self._process = process
         self._ids = count(_LOAD_ID + 1)
-        self._queues: dict[int, _Queue] = {_LOAD_ID: asyncio.Queue()}
+        self._mailboxes: dict[int, Mailbox] = {_LOAD_ID: Mailbox()}
         self._is_dead = False
         self._loaded: Loaded | None = None
         self._on_stepped: Callable[[Stepped], None] | None = None
@@ -175,13 +174,13 @@ class RunnerProcess:
     async def tokenize(
         self, text: str, add_special_tokens: bool = False, images: Sequence[bytes] = ()
     ) -> list[int]:
-        number, queue = self._open_queue()
+        number, mailbox = self._open_mailbox()
         message = Tokenize(number, text, add_special_tokens, list(images))
-        return (await self._ask(message, queue, Tokens)).tokens
+        return (await self._ask(message, mailbox, Tokens)).tokens
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        number, queue = self._open_queue()
-        reply = await self._ask(Detokenize(number, list(tokens)), queue, Text)
+        number, mailbox = self._open_mailbox()
+        reply = await self._ask(Detokenize(number, list(tokens)), mailbox, Text)
         return reply.text
 
     async def close(self, grace_s: float = 2.0) -> None:
@@ -199,20 +198,20 @@ class RunnerProcess:
     async def _load(
         self, load: Load, timeout_s: float, on_progress: Callable[[LoadProgress], None] | None
     ) -> None:
-        queue = self._queues[_LOAD_ID]
+        mailbox = self._mailboxes[_LOAD_ID]
         await self._send(load)
         while self._loaded is None:
-            reply = await self._load_reply(queue, timeout_s)
+            reply = await self._load_reply(mailbox, timeout_s)
             if isinstance(reply, LoadProgress) and on_progress is not None:
                 on_progress(reply)
             elif isinstance(reply, Loaded):
                 self._loaded = reply
-        del self._queues[_LOAD_ID]
+        del self._mailboxes[_LOAD_ID]
 
-    async def _load_reply(self, queue: _Queue, timeout_s: float) -> FromRunner:
+    async def _load_reply(self, mailbox: Mailbox, timeout_s: float) -> FromRunner:
         try:
             async with asyncio.timeout(None if math.isinf(timeout_s) else timeout_s):
-                reply = await queue.get()
+                reply = await mailbox.take()
         except TimeoutError as error:
             raise RunnerError(
                 "timed out waiting for the model runner to start - "
@@ -227,12 +226,12 @@ class RunnerProcess:
         self, request: Generate | Embed | Rerank, kinds: tuple[type[_Answer], ...]
     ) -> AsyncGenerator[_Answer, None]:
         """Every reply to a request, which is cancelled if this is closed before the last."""
-        number, queue = self._open_queue()
+        number, mailbox = self._open_mailbox()
         is_over = False
         try:
             await self._send(msgspec.structs.replace(request, id=number))
             while not is_over:
-                reply = _checked(await queue.get())
+                reply = _checked(await mailbox.take())
                 assert isinstance(reply, kinds)
                 is_over = _is_last(reply)
                 yield reply
@@ -240,27 +239,27 @@ class RunnerProcess:
             is_over = True
             raise
         finally:
-            del self._queues[number]
+            del self._mailboxes[number]
             if not is_over:
                 self._write(encode(Cancel(number)))
 
     async def _ask(
-        self, message: Tokenize | Detokenize, queue: _Queue, kind: type[_Reply]
+        self, message: Tokenize | Detokenize, mailbox: Mailbox, kind: type[_Reply]
     ) -> _Reply:
         try:
             await self._send(message)
-            reply = _checked(await queue.get())
+            reply = _checked(await mailbox.take())
             assert isinstance(reply, kind)
             return reply
         finally:
-            del self._queues[message.id]
+            del self._mailboxes[message.id]
 
-    def _open_queue(self) -> tuple[int, _Queue]:
+    def _open_mailbox(self) -> tuple[int, Mailbox]:
         if self._is_dead:
             raise RunnerDied
         number = next(self._ids)
-        queue = self._queues[number] = _Queue()
-        return number, queue
+        mailbox = self._mailboxes[number] = Mailbox()
+        return number, mailbox
 
     async def _send(self, message: ToRunner) -> None:
         """Write a message and wait until the pipe has room for more.
@@ -285,13 +284,13 @@ class RunnerProcess:
     async def _read(self, replies: FileIO) -> None:
         """Route replies until the child's stdout ends, which is how its death shows."""
         try:
-            reader = _Reader(self._route, self._on_nonsense)
+            reader = ReplyReader(self._route, self._on_nonsense)
             await asyncio.get_running_loop().connect_read_pipe(lambda: reader, replies)
             await reader.end
         finally:
             self._is_dead = True
-            for queue in self._queues.values():
-                queue.put_nowait(None)
+            for mailbox in self._mailboxes.values():
+                mailbox.put(None)
         _log.info("runner ended pid=%d status=%d", self.pid, await self._process.wait())
 
     def _on_nonsense(self) -> None:
@@ -304,9 +303,9 @@ class RunnerProcess:
                 self._on_stepped(reply)
             return
         number = _LOAD_ID if isinstance(reply, LoadProgress | Loaded) else reply.id
-        queue = self._queues.get(number)
-        if queue is not None:  # else it was cancelled, and this reply was already on its way
-            queue.put_nowait(reply)
+        mailbox = self._mailboxes.get(number)
+        if mailbox is not None:  # else it was cancelled, and this reply was already on its way
+            mailbox.put(reply)
 
     async def _kill(self) -> None:
         self._signal_kill()
@@ -337,34 +336,6 @@ async def _spawn(command: Sequence[str]) -> tuple[Process, FileIO]:
     finally:
         os.close(write_end)
     return process, replies
-
-
-class _Reader(asyncio.Protocol):
-    """The reading end of the child's stdout; `end` is done when that ends."""
-
-    def __init__(
-        self, on_reply: Callable[[FromRunner], None], on_nonsense: Callable[[], None]
-    ) -> None:
-        self.end = asyncio.get_running_loop().create_future()
-        self._transport: asyncio.BaseTransport | None = None
-        self._decoder = ReplyDecoder()
-        self._on_reply, self._on_nonsense = on_reply, on_nonsense
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for reply in self._decoder.push(data):
-                self._on_reply(reply)
-        except (ValueError, msgspec.DecodeError):
-            self._on_nonsense()
-            assert self._transport is not None
-            self._transport.close()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.end.done():  # cancelled, when the daemon ends without closing us
-            self.end.set_result(None)
 
 
 def _environment() -> dict[str, str]:
