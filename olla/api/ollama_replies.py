@@ -71,7 +71,7 @@ def chat_to_json(chunk: ChatChunk, model: str, num_calls: int = 0) -> Json:
     message = {
         "role": "assistant",
         "content": chunk.content,
-        **_set(thinking=chunk.thinking, tool_calls=_tool_calls(chunk.tool_calls, num_calls)),
+        **_beside_content(chunk, num_calls),
     }
     return {
         "model": model,
@@ -86,7 +86,7 @@ def generate_to_json(chunk: ChatChunk, model: str, num_calls: int = 0) -> Json:
         "model": model,
         "created_at": format_utc(time.time_ns()),
         "response": chunk.content,
-        **_set(thinking=chunk.thinking, tool_calls=_tool_calls(chunk.tool_calls, num_calls)),
+        **_beside_content(chunk, num_calls),
         **_end(chunk),
     }
 
@@ -257,6 +257,12 @@ def format_local(moment: datetime) -> str:
 
 def _set(**values: Any) -> Json:
     return {name: value for name, value in values.items() if value}
+
+
+def _beside_content(chunk: ChatChunk, num_calls: int) -> Json:
+    if not (chunk.thinking or chunk.tool_calls):
+        return {}  # as for most pieces of a reply
+    return _set(thinking=chunk.thinking, tool_calls=_tool_calls(chunk.tool_calls, num_calls))
 
 
 def _end(chunk: ChatChunk) -> Json:

@@ -221,11 +221,20 @@ class Client:
 
     def lines(self, path: str, body: Json) -> Generator[bytes, None, None]:
         """The lines of a streamed reply, as they stand and as soon as they come."""
-        with self._exchange("POST", path, *_encode(body)) as response:
+        with self.stream(path, body) as response:
+            yield from response
+
+    @contextmanager
+    def stream(self, path: str, body: Json, *, closes: bool = False) -> Iterator[HTTPResponse]:
+        """A reply that has begun. With `closes`, the end of the connection is its end."""
+        data, headers = _encode(body)
+        if closes:
+            headers = {**headers, "Connection": "close"}
+        with self._exchange("POST", path, data, headers) as response:
             if response.status >= 400:
                 text = f"{response.status} {response.reason}: {_error_text(response)}"
                 raise ApiError(text, response.status)
-            yield from response
+            yield response
 
     def _call(
         self, method: str, path: str, body: Json | None = None, timeout_s: float | None = None

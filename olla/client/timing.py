@@ -10,12 +10,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from olla.client import Client
+from olla.client.arrivals import lines_of
 from olla.client.replies import Json
 from olla.errors import ApiError, ClientError
 
@@ -77,13 +77,14 @@ def ask(client: Client, api: Api, question: Question, stop: threading.Event) -> 
     """
     path, body = _request(api, question)
     started_s = time.perf_counter()
-    lines: list[tuple[float, bytes]] = []
-    with closing(client.lines(path, body)) as stream:
-        for line in stream:
-            lines.append((time.perf_counter(), line))
+    arrivals: list[tuple[float, bytes]] = []
+    with client.stream(path, body, closes=True) as response:
+        while data := response.fp.read1():
+            arrivals.append((time.perf_counter(), data))
             if stop.is_set():
                 break
-    return read_reply(api, started_s, lines)
+        is_chunked = response.chunked
+    return read_reply(api, started_s, lines_of(arrivals, is_chunked=is_chunked))
 
 
 def read_reply(api: Api, started_s: float, lines: Lines) -> TimedReply:

@@ -42,19 +42,13 @@ async def chunks_of(
         RunnerError: the runner refuses, or dies.
     """
     reply = _Reply(parser, asked, has_prompt=message.echo)
-    async with aclosing(_items(runner, message)) as items:
-        async for item in items:
-            for chunk in reply.finish(item) if isinstance(item, Finished) else reply.push(item):
-                yield chunk
-
-
-async def _items(runner: Runner, message: Generate) -> AsyncGenerator[Piece | Finished, None]:
     has_begun = False
     try:
         async with aclosing(runner.generate(message)) as items:
             async for item in items:
                 has_begun = True
-                yield item
+                for chunk in reply.finish(item) if isinstance(item, Finished) else reply.push(item):
+                    yield chunk
     except RunnerDied as error:
         raise RunnerDied(in_mid_reply=has_begun) from error
 

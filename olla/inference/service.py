@@ -107,11 +107,6 @@ class Inference:
         if request.adapters is not None:
             chosen = await asyncio.to_thread(choose_adapters, self._store, model, request.adapters)
             work = replace(work, adapters=chosen)
-        async with aclosing(self._run(work, started)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-
-    async def _run(self, work: Work, started: int) -> Chunks:
         lease = await self._pool.acquire(work.runnable, work.request.keep_alive_s)
         try:
             if work.is_load:

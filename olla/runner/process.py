@@ -1,10 +1,10 @@
 """RunnerProcess: the daemon's handle on one child process that serves one loaded model.
 
 Owns the child, its pipes and the routing of replies by id; knows nothing about names, keep-alives
-or prompts. One task reads the child's replies and never waits for those who use them: each
-request has a queue without a bound (a reply is bounded by its `num_predict`), so a client that
-reads slowly holds up nobody else. When the child ends, every request in it gets RunnerDied.
-The child's stderr is the daemon's.
+or prompts. What the child writes is routed where it is read, with no task between, and never waits
+for those who use it: each request has a mailbox without a bound (a reply is bounded by its
+`num_predict`), so a client that reads slowly holds up nobody else. When the child ends, every
+request in it gets RunnerDied. The child's stderr is the daemon's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from contextvars import Context
+from io import FileIO
 from itertools import count
 from typing import Protocol, Self, TypeVar
 
@@ -48,9 +49,9 @@ from olla.runner.protocol import (
     Tokenize,
     Tokens,
     ToRunner,
-    decode_from_runner,
     encode,
 )
+from olla.runner.replies import Mailbox, ReplyReader
 
 COMMAND = (sys.executable, "-m", "olla.runner")
 
@@ -64,7 +65,7 @@ _ERRORS: dict[FailureKind, type[OllaError]] = {
 }
 _LOAD_ID = 0
 _Reply = TypeVar("_Reply", Tokens, Text)
-_Queue = asyncio.Queue[FromRunner | None]
+_Answer = TypeVar("_Answer", bound=Piece | Finished | Embeddings | Scores)
 
 
 class Runner(Protocol):
@@ -94,16 +95,17 @@ class Runner(Protocol):
 class RunnerProcess:
     """Made by `start`; ended by `close`, or when the child ends by itself."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, replies: FileIO) -> None:
+        """`replies` is the reading end of the child's stdout, closed when that ends."""
         self._process = process
         self._ids = count(_LOAD_ID + 1)
-        self._queues: dict[int, _Queue] = {_LOAD_ID: asyncio.Queue()}
+        self._mailboxes: dict[int, Mailbox] = {_LOAD_ID: Mailbox()}
         self._is_dead = False
         self._loaded: Loaded | None = None
         self._on_stepped: Callable[[Stepped], None] | None = None
         self._reader = asyncio.create_task(
             # It outlives the request that wanted the load, whose id belongs in no line of its.
-            self._read(),
+            self._read(replies),
             name=f"runner-{process.pid}",
             context=Context(),
         )
@@ -127,18 +129,14 @@ class RunnerProcess:
         Raises:
             OllaError: the child refused the files, ended, or made no progress.
         """
-        # In a session of its own, since Ctrl-C on the daemon's terminal is for the daemon alone.
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, start_new_session=True, env=_environment()
-        )
-        runner = cls(process)
+        runner = cls(*await _spawn(command))
         runner._on_stepped = on_stepped
         try:
             await runner._load(load, load_timeout_s, on_progress)
         finally:
             if runner._loaded is None:
                 await runner._kill()
-        _log.info("runner loaded pid=%d device=%s", process.pid, runner.loaded.device)
+        _log.info("runner loaded pid=%d device=%s", runner.pid, runner.loaded.device)
         return runner
 
     @property
@@ -154,7 +152,7 @@ class RunnerProcess:
     def alive(self) -> bool:
         return not self._is_dead
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Piece | Finished, None]:
+    def generate(self, request: Generate) -> AsyncGenerator[Piece | Finished, None]:
         """The reply, piece by piece; its last item is Finished. Closing it early cancels.
 
         The id of `request` is replaced.
@@ -162,35 +160,27 @@ class RunnerProcess:
         Raises:
             OllaError: the runner refused the request, or RunnerDied.
         """
-        async with aclosing(self._replies(request)) as replies:
-            async for reply in replies:
-                assert isinstance(reply, Piece | Finished)
-                yield reply
+        return self._replies(request, (Piece, Finished))
 
-    async def embed(self, request: Embed) -> AsyncGenerator[Embeddings, None]:
+    def embed(self, request: Embed) -> AsyncGenerator[Embeddings, None]:
         """The vectors as they are computed. Closing it early cancels; it raises as `generate`."""
-        async with aclosing(self._replies(request)) as replies:
-            async for reply in replies:
-                assert isinstance(reply, Embeddings)
-                yield reply
+        return self._replies(request, (Embeddings,))
 
     async def rerank(self, request: Rerank) -> Scores:
         """The scores of all documents; raises as `generate`."""
-        async with aclosing(self._replies(request)) as replies:
-            scores = await anext(replies)
-            assert isinstance(scores, Scores)
-            return scores
+        async with aclosing(self._replies(request, (Scores,))) as replies:
+            return await anext(replies)
 
     async def tokenize(
         self, text: str, add_special_tokens: bool = False, images: Sequence[bytes] = ()
     ) -> list[int]:
-        number, queue = self._open_queue()
+        number, mailbox = self._open_mailbox()
         message = Tokenize(number, text, add_special_tokens, list(images))
-        return (await self._ask(message, queue, Tokens)).tokens
+        return (await self._ask(message, mailbox, Tokens)).tokens
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        number, queue = self._open_queue()
-        reply = await self._ask(Detokenize(number, list(tokens)), queue, Text)
+        number, mailbox = self._open_mailbox()
+        reply = await self._ask(Detokenize(number, list(tokens)), mailbox, Text)
         return reply.text
 
     async def close(self, grace_s: float = 2.0) -> None:
@@ -208,20 +198,20 @@ class RunnerProcess:
     async def _load(
         self, load: Load, timeout_s: float, on_progress: Callable[[LoadProgress], None] | None
     ) -> None:
-        queue = self._queues[_LOAD_ID]
+        mailbox = self._mailboxes[_LOAD_ID]
         await self._send(load)
         while self._loaded is None:
-            reply = await self._load_reply(queue, timeout_s)
+            reply = await self._load_reply(mailbox, timeout_s)
             if isinstance(reply, LoadProgress) and on_progress is not None:
                 on_progress(reply)
             elif isinstance(reply, Loaded):
                 self._loaded = reply
-        del self._queues[_LOAD_ID]
+        del self._mailboxes[_LOAD_ID]
 
-    async def _load_reply(self, queue: _Queue, timeout_s: float) -> FromRunner:
+    async def _load_reply(self, mailbox: Mailbox, timeout_s: float) -> FromRunner:
         try:
             async with asyncio.timeout(None if math.isinf(timeout_s) else timeout_s):
-                reply = await queue.get()
+                reply = await mailbox.take()
         except TimeoutError as error:
             raise RunnerError(
                 "timed out waiting for the model runner to start - "
@@ -233,42 +223,43 @@ class RunnerProcess:
         return _checked(reply)
 
     async def _replies(
-        self, request: Generate | Embed | Rerank
-    ) -> AsyncGenerator[FromRunner, None]:
+        self, request: Generate | Embed | Rerank, kinds: tuple[type[_Answer], ...]
+    ) -> AsyncGenerator[_Answer, None]:
         """Every reply to a request, which is cancelled if this is closed before the last."""
-        number, queue = self._open_queue()
+        number, mailbox = self._open_mailbox()
         is_over = False
         try:
             await self._send(msgspec.structs.replace(request, id=number))
             while not is_over:
-                reply = _checked(await queue.get())
+                reply = _checked(await mailbox.take())
+                assert isinstance(reply, kinds)
                 is_over = _is_last(reply)
                 yield reply
         except OllaError:
             is_over = True
             raise
         finally:
-            del self._queues[number]
+            del self._mailboxes[number]
             if not is_over:
                 self._write(encode(Cancel(number)))
 
     async def _ask(
-        self, message: Tokenize | Detokenize, queue: _Queue, kind: type[_Reply]
+        self, message: Tokenize | Detokenize, mailbox: Mailbox, kind: type[_Reply]
     ) -> _Reply:
         try:
             await self._send(message)
-            reply = _checked(await queue.get())
+            reply = _checked(await mailbox.take())
             assert isinstance(reply, kind)
             return reply
         finally:
-            del self._queues[message.id]
+            del self._mailboxes[message.id]
 
-    def _open_queue(self) -> tuple[int, _Queue]:
+    def _open_mailbox(self) -> tuple[int, Mailbox]:
         if self._is_dead:
             raise RunnerDied
         number = next(self._ids)
-        queue = self._queues[number] = _Queue()
-        return number, queue
+        mailbox = self._mailboxes[number] = Mailbox()
+        return number, mailbox
 
     async def _send(self, message: ToRunner) -> None:
         """Write a message and wait until the pipe has room for more.
@@ -290,22 +281,21 @@ class RunnerProcess:
         if not self._is_dead and not self._process.stdin.is_closing():
             self._process.stdin.write(data)
 
-    async def _read(self) -> None:
+    async def _read(self, replies: FileIO) -> None:
         """Route replies until the child's stdout ends, which is how its death shows."""
-        assert self._process.stdout is not None
         try:
-            while True:
-                self._route(await _read_reply(self._process.stdout))
-        except (asyncio.IncompleteReadError, ConnectionResetError):
-            pass
-        except (ValueError, msgspec.DecodeError):
-            _log.exception("runner sent something that is no message, killing it pid=%d", self.pid)
-            self._signal_kill()
+            reader = ReplyReader(self._route, self._on_nonsense)
+            await asyncio.get_running_loop().connect_read_pipe(lambda: reader, replies)
+            await reader.end
         finally:
             self._is_dead = True
-            for queue in self._queues.values():
-                queue.put_nowait(None)
+            for mailbox in self._mailboxes.values():
+                mailbox.put(None)
         _log.info("runner ended pid=%d status=%d", self.pid, await self._process.wait())
+
+    def _on_nonsense(self) -> None:
+        _log.exception("runner sent something that is no message, killing it pid=%d", self.pid)
+        self._signal_kill()
 
     def _route(self, reply: FromRunner) -> None:
         if isinstance(reply, Stepped):
@@ -313,9 +303,9 @@ class RunnerProcess:
                 self._on_stepped(reply)
             return
         number = _LOAD_ID if isinstance(reply, LoadProgress | Loaded) else reply.id
-        queue = self._queues.get(number)
-        if queue is not None:  # else it was cancelled, and this reply was already on its way
-            queue.put_nowait(reply)
+        mailbox = self._mailboxes.get(number)
+        if mailbox is not None:  # else it was cancelled, and this reply was already on its way
+            mailbox.put(reply)
 
     async def _kill(self) -> None:
         self._signal_kill()
@@ -329,6 +319,25 @@ class RunnerProcess:
                 os.kill(self.pid, signal.SIGKILL)
 
 
+async def _spawn(command: Sequence[str]) -> tuple[Process, FileIO]:
+    """A child and the reading end of its stdout.
+
+    It is in a session of its own, since Ctrl-C on the daemon's terminal is for the daemon alone.
+    """
+    read_end, write_end = os.pipe()
+    replies = FileIO(read_end, "rb")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=write_end, start_new_session=True, env=_environment()
+        )
+    except BaseException:
+        replies.close()
+        raise
+    finally:
+        os.close(write_end)
+    return process, replies
+
+
 def _environment() -> dict[str, str]:
     """Ours, but OpenMP's threads soon sleep while they wait, unless the user says how they wait.
 
@@ -337,13 +346,6 @@ def _environment() -> dict[str, str]:
     sleep at once it is 12 to 25.
     """
     return {"GOMP_SPINCOUNT": "20000", **os.environ}  # noqa: TID251 - handed on, not read
-
-
-async def _read_reply(stream: asyncio.StreamReader) -> FromRunner:
-    length = int.from_bytes(await stream.readexactly(LENGTH_BYTES), "little")
-    if length > MAX_MESSAGE_BYTES:
-        raise ValueError(f"message of {length} bytes")
-    return decode_from_runner(await stream.readexactly(length))
 
 
 def _is_last(reply: FromRunner) -> bool:

@@ -9,6 +9,7 @@ Neither side imports torch here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import BinaryIO
 
@@ -318,7 +319,7 @@ def decode_to_runner(body: bytes) -> ToRunner:
     return _TO_RUNNER.decode(body)
 
 
-def decode_from_runner(body: bytes) -> FromRunner:
+def decode_from_runner(body: bytes | bytearray) -> FromRunner:
     return _FROM_RUNNER.decode(body)
 
 
@@ -332,13 +333,41 @@ def read_message(stream: BinaryIO) -> bytes | None:
     head = stream.read(LENGTH_BYTES)
     if not head:
         return None
-    length = int.from_bytes(head, "little")
-    if length > MAX_MESSAGE_BYTES:
-        raise ValueError(f"message of {length} bytes")
+    length = _checked(int.from_bytes(head, "little"))
     body = stream.read(length)
     if len(head) < LENGTH_BYTES or len(body) < length:
         raise EOFError("the stream ended inside a message")
     return body
+
+
+class ReplyDecoder:
+    """A runner's messages, out of bytes that are cut anywhere."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def push(self, data: bytes) -> Iterator[FromRunner]:
+        """The messages that `data` completes.
+
+        Raises:
+            ValueError: the length is past MAX_MESSAGE_BYTES; the stream cannot be trusted further.
+            msgspec.DecodeError: the bytes are no message.
+        """
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= LENGTH_BYTES:
+            end = LENGTH_BYTES + _checked(int.from_bytes(buffer[:LENGTH_BYTES], "little"))
+            if len(buffer) < end:
+                return
+            body = buffer[LENGTH_BYTES:end]
+            del buffer[:end]
+            yield decode_from_runner(body)
+
+
+def _checked(length: int) -> int:
+    if length > MAX_MESSAGE_BYTES:
+        raise ValueError(f"message of {length} bytes")
+    return length
 
 
 _TO_RUNNER: msgspec.msgpack.Decoder[ToRunner] = msgspec.msgpack.Decoder(ToRunner)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
@@ -160,13 +159,15 @@ class _EventStream:
             self._request[STREAM] = self._response
 
 
-@contextmanager
-def gone_is_cancelled() -> Iterator[None]:
+class gone_is_cancelled:  # noqa: N801 - reads as a function, and is quicker than a generator
     """A connection that breaks under our hands is a client that left, noticed a little earlier."""
-    try:
-        yield
-    except ConnectionError as error:
-        raise asyncio.CancelledError from error
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        if isinstance(error, ConnectionError):
+            raise asyncio.CancelledError from error
 
 
 async def steps_in_thread(steps: Generator[_T, None, None]) -> AsyncGenerator[_T, None]:

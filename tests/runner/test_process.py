@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from io import FileIO
 
 import pytest
 
@@ -137,8 +138,8 @@ async def test_a_start_that_is_cancelled_leaves_no_child() -> None:
         progress.set()
 
     class Noted(RunnerProcess):
-        def __init__(self, process: asyncio.subprocess.Process) -> None:
-            super().__init__(process)
+        def __init__(self, process: asyncio.subprocess.Process, replies: FileIO) -> None:
+            super().__init__(process, replies)
             pids.append(process.pid)
 
     task = asyncio.create_task(

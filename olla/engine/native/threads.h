@@ -1,5 +1,6 @@
 // A pool of threads that share out the numbers of a range. The caller takes part; workers spin
-// briefly between ranges and then sleep, so that an idle model costs nothing.
+// briefly between ranges and then sleep, so that an idle model costs nothing. A worker that another
+// program keeps from its CPU misses ranges: the caller waits only for those that have begun one.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -26,7 +27,7 @@ class Pool {
         {
             std::lock_guard<std::mutex> lock(mutex_);
             is_over_ = true;
-            round_.fetch_add(1);
+            state_.fetch_add(kRound | kOpen);
         }
         wake_.notify_all();
         for (auto& worker : workers_) worker.join();
@@ -45,14 +46,14 @@ class Pool {
         self_ = &body;
         count_ = count;
         next_.store(0, std::memory_order_relaxed);
-        num_busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-        round_.fetch_add(1, std::memory_order_seq_cst);
+        state_.fetch_add(kRound | kOpen, std::memory_order_seq_cst);
         if (num_asleep_.load(std::memory_order_seq_cst) > 0) {
             std::lock_guard<std::mutex> lock(mutex_);
             wake_.notify_all();
         }
         share();
-        for (int spins = 0; num_busy_.load(std::memory_order_acquire) > 0; ++spins)
+        state_.fetch_sub(kOpen, std::memory_order_acq_rel);
+        for (int spins = 0; state_.load(std::memory_order_acquire) & kInside; ++spins)
             spins < kSpins ? relax() : std::this_thread::yield();
     }
 
@@ -65,25 +66,42 @@ class Pool {
 
     void work() {
         for (uint64_t seen = 0;;) {
-            for (int i = 0; i < kSpins && round_.load(std::memory_order_acquire) == seen; ++i) relax();
-            if (round_.load(std::memory_order_acquire) == seen) {
+            for (int i = 0; i < kSpins && !is_news(seen); ++i) relax();
+            if (!is_news(seen)) {
                 std::unique_lock<std::mutex> lock(mutex_);
                 num_asleep_.fetch_add(1, std::memory_order_seq_cst);
-                wake_.wait(lock, [&] { return round_.load(std::memory_order_seq_cst) != seen; });
+                if (!is_news(seen)) wake_.wait(lock);
                 num_asleep_.fetch_sub(1, std::memory_order_seq_cst);
             }
-            ++seen;
+            if (!enter(seen)) continue;
             if (is_over_.load()) return;
             share();
-            num_busy_.fetch_sub(1, std::memory_order_release);
+            state_.fetch_sub(1, std::memory_order_release);
         }
+    }
+
+    static bool is_news(uint64_t state, uint64_t seen) { return (state & kOpen) && state / kRound != seen; }
+
+    bool is_news(uint64_t seen) const { return is_news(state_.load(std::memory_order_seq_cst), seen); }
+
+    // Take part in the round that is open, if one is that was not `seen`, which is its number then.
+    bool enter(uint64_t& seen) {
+        uint64_t state = state_.load(std::memory_order_relaxed);
+        do {
+            if (!is_news(state, seen)) return false;
+        } while (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire,
+                                               std::memory_order_relaxed));
+        seen = state / kRound;
+        return true;
     }
 
     std::vector<std::thread> workers_;
     std::mutex mutex_;
     std::condition_variable wake_;
-    std::atomic<uint64_t> round_{0};
-    std::atomic<int> next_{0}, num_busy_{0}, num_asleep_{0};
+    // The number of the round, whether it is open to workers, and how many are inside.
+    static constexpr uint64_t kOpen = 1 << 16, kInside = kOpen - 1, kRound = kOpen << 1;
+    std::atomic<uint64_t> state_{0};
+    std::atomic<int> next_{0}, num_asleep_{0};
     std::atomic<bool> is_over_{false};
     void (*body_)(const void*, int) = nullptr;
     const void* self_ = nullptr;
