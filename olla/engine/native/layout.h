@@ -1,10 +1,11 @@
 // How matrices are held: groups of kLanes rows side by side and blocks of 32 columns, so that a
 // vector takes four columns of a group and nothing is summed across lanes.
 //
-// A group is the values of all its blocks, then their scales. A block's values are planes of 4, 2 or
-// 1 bits, whichever add up: value k of a row is in byte (k % 4) of its lane, and k / 4 says which vector
-// and which bits. A block's scales are a half for each row, twice if there is one for 16 columns, then
-// as many offsets if it has those.
+// A group is its blocks one after the other, each of them its values, then its scales: so a row of
+// inputs reads memory from one end to the other, as processors do best. A block's values are planes of 4,
+// 2 or 1 bits, whichever add up: value k of a row is in byte (k % 4) of its lane, and k / 4 says which
+// vector and which bits. Its scales are a half for each row, twice if there is one for 16 columns, then as
+// many offsets if it has those.
 #pragma once
 #include "core.h"
 #include "simd.h"
@@ -124,20 +125,18 @@ inline void set_value(uint8_t* block, int lane, int k, int value) {
 }
 
 template <int kBits, int columns, bool offset, int bias>
-inline float weight_in(Quants<kBits, columns, offset, bias>, const uint8_t* data, int num_columns, int lane,
-                       int column) {
+inline float weight_in(Quants<kBits, columns, offset, bias>, const uint8_t* data, int lane, int column) {
     using K = Quants<kBits, columns, offset, bias>;
-    size_t block = column / kBlock, blocks = num_columns / kBlock;
-    int k = column % kBlock;
-    const uint8_t* scales = data + blocks * K::kValueBytes + block * K::kScaleBytes + k / columns * K::kHalves;
-    int value = value_at<kBits>(data + block * K::kValueBytes, lane, k);
+    const uint8_t* block = data + size_t(column / kBlock) * K::kBytes;
+    int k = column % kBlock, value = value_at<kBits>(block, lane, k);
+    const uint8_t* scales = block + K::kValueBytes + k / columns * K::kHalves;
     if (kBits == 8 && !bias) value = int8_t(value);
     float weight = float(value - bias) * half_to_float(half_at(scales, lane));
     return offset ? weight + half_to_float(half_at(scales + K::kScales * K::kHalves, lane)) : weight;
 }
 
 template <int kind>
-inline float weight_in(FloatsOf<kind>, const uint8_t* data, int, int lane, int column) {
+inline float weight_in(FloatsOf<kind>, const uint8_t* data, int lane, int column) {
     return FloatsOf<kind>::value(data + size_t(column) * FloatsOf<kind>::kBytes, lane);
 }
 
@@ -148,6 +147,6 @@ inline void matrix_row(const Linear& matrix, int number, float* out) {
     const uint8_t* data = part->data + group_bytes(part->kind, matrix.columns) * (number / kLanes);
     with_kind(part->kind, [&](auto kind) {
         for (int column = 0; column < matrix.columns; ++column)
-            out[column] = weight_in(kind, data, matrix.columns, number % kLanes, column);
+            out[column] = weight_in(kind, data, number % kLanes, column);
     });
 }

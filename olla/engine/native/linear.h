@@ -9,9 +9,16 @@
 #include "activations.h"
 #include "deltas.h"
 
-// Bytes between what is computed with and what is asked of memory. Values of eight bits come fast enough
-// by themselves; the smaller ones need so much work for each byte that the processor looks less far ahead.
-constexpr int kAhead = 2048;
+// Bytes between what one row of inputs is multiplied with and what is asked of memory. With more rows
+// the weights of kGroupsAtOnce groups are read side by side, and less of each is ahead.
+constexpr int kAhead = 8192, kAheadOfRows = 2048;
+
+template <int G, int bytes_at_once>
+inline void prefetch(const uint8_t* data, size_t bytes) {
+    for (int g = 0; g < G; ++g)
+        for (int i = 0; i < bytes_at_once; i += 64)
+            __builtin_prefetch(data + g * bytes + (G == 1 ? kAhead : kAheadOfRows) + i);
+}
 
 // G groups, `bytes` apart, times M activation rows from `first` on: out[g * M + m] has kLanes sums.
 template <int G, int M, int kBits, int columns, bool has_offset, int bias>
@@ -23,10 +30,8 @@ inline void products(Quants<kBits, columns, has_offset, bias>, const uint8_t* da
     const int8_t* values = x.values.data() + size_t(first) * x.columns;
     const float* scales = x.scales.data() + size_t(first) * blocks;
     const int32_t* sums = x.sums.data() + size_t(first) * blocks * 2;
-    const uint8_t* halves = data + size_t(blocks) * K::kValueBytes;
-    for (int block = 0; block < blocks; ++block, data += K::kValueBytes, halves += K::kScaleBytes, values += kBlock) {
-        for (int i = 0; kBits < 8 && i < G * K::kValueBytes; i += 64)
-            __builtin_prefetch(data + i / K::kValueBytes * bytes + kAhead + i % K::kValueBytes);
+    for (int block = 0; block < blocks; ++block, data += K::kBytes, values += kBlock) {
+        prefetch<G, K::kBytes>(data, bytes);
 #pragma GCC unroll 2
         for (int part = 0; part < K::kScales; ++part) {
             Dots<kBits> totals[G * M];
@@ -44,7 +49,7 @@ inline void products(Quants<kBits, columns, has_offset, bias>, const uint8_t* da
                 const int32_t* sum = sums + 2 * (m * blocks + block);
                 int32_t total = K::kScales == 2 ? sum[part] : sum[0] + sum[1];
                 for (int g = 0; g < G; ++g) {
-                    const uint8_t* at = halves + g * bytes + part * K::kHalves;
+                    const uint8_t* at = data + g * bytes + K::kValueBytes + part * K::kHalves;
                     Ints exact = totals[g * M + m].total();
                     if (bias) exact -= spread(int32_t(bias) * total);
                     Floats& to = out[g * M + m];
@@ -106,29 +111,50 @@ inline void tiles(K kind, const Target& target, const Activations& x, int group,
     if constexpr (M > 1) tiles<G, M / 2>(kind, target, x, group, first, last);
 }
 
-// Calls before(first, last) before some of the part's outputs are made, after(first, last) when some are there.
+// The groups [group, end) of a part. Calls before(first, last) before some of its outputs are made.
+template <class K, class Before>
+inline void part_product(K kind, const Target& target, const Activations& x, int group, int end,
+                         const Before& before) {
+    // Floats need no registers for sums of integers, and nothing else to do while a sum is awaited.
+    constexpr int kRows = K::kIsFloat ? 2 * kRowsAtOnce : kRowsAtOnce;
+    if (x.num_rows == 1 && !K::kIsFloat) {
+        for (; group < end; ++group) {
+            before(group * kLanes, (group + 1) * kLanes);
+            tile<1, 1>(kind, target, x, group, 0);
+        }
+        return;
+    }
+    for (int first = 0, begin = group; first < x.num_rows; first += kRowsInCache) {
+        int last = std::min(x.num_rows, first + kRowsInCache);
+        for (group = begin; group + kGroupsAtOnce <= end; group += kGroupsAtOnce) {
+            if (!first) before(group * kLanes, (group + kGroupsAtOnce) * kLanes);
+            tiles<kGroupsAtOnce, kRows>(kind, target, x, group, first, last);
+        }
+        for (; group < end; ++group) tiles<1, kRows>(kind, target, x, group, first, last);
+    }
+}
+
+inline int groups_of(const Part& part) { return (part.rows + kLanes - 1) / kLanes; }
+
+// The groups [group, end) of a linear, numbered through all of its parts. Calls before(first, last) before
+// some of the outputs are made, after(first, last) when they are there.
 template <class Before, class After>
-inline void part_product(Pool& pool, const Part& part, const Activations& x, float* out, size_t stride,
-                         const Before& before, const After& after) {
-    Target target{part.rows, part.data, group_bytes(part.kind, x.columns), out, stride};
-    int groups = (part.rows + kLanes - 1) / kLanes;
-    int chunk = std::max(1, std::min(8, groups / (32 * pool.num_threads()))) * kGroupsAtOnce;
-    with_kind(part.kind, [&](auto kind) {
-        // Floats need no registers for sums of integers.
-        constexpr int kRows = decltype(kind)::kIsFloat ? 2 * kRowsAtOnce : kRowsAtOnce;
-        pool.run((groups + chunk - 1) / chunk, [&](int number) {
-            int end = std::min(groups, (number + 1) * chunk);
-            for (int first = 0; first < x.num_rows; first += kRowsInCache) {
-                int last = std::min(x.num_rows, first + kRowsInCache), group = number * chunk;
-                for (; group + kGroupsAtOnce <= end; group += kGroupsAtOnce) {
-                    if (!first) before(group * kLanes, (group + kGroupsAtOnce) * kLanes);
-                    tiles<kGroupsAtOnce, kRows>(kind, target, x, group, first, last);
-                }
-                for (; group < end; ++group) tiles<1, kRows>(kind, target, x, group, first, last);
-            }
-            after(number * chunk * kLanes, std::min(part.rows, end * kLanes));
-        });
-    });
+inline void range_product(const Linear& layer, const Activations& x, int group, int end, float* out,
+                          const Before& before, const After& after) {
+    int done = 0;
+    for (const Part* part = layer.parts; group < end; done += part++->rows) {
+        int groups = groups_of(*part);
+        if (group < groups) {
+            Target target{part->rows, part->data, group_bytes(part->kind, x.columns), out + done, size_t(layer.rows)};
+            int last = std::min(groups, end);
+            with_kind(part->kind, [&](auto kind) {
+                part_product(kind, target, x, group, last,
+                             [&](int from, int to) { before(done + from, done + to); });
+            });
+            after(done + group * kLanes, done + std::min(part->rows, last * kLanes));
+        }
+        group = std::max(0, group - groups), end -= groups;
+    }
 }
 
 inline void add_bias(const float* bias, int num_rows, int first, int last, float* out, size_t stride) {
@@ -142,19 +168,24 @@ inline void add_bias(const float* bias, int num_rows, int first, int last, float
 inline void linear(Pool& pool, const Linear& layer, Activations& x, const FoundDeltas& found,
                    const FoundDeltas& next, float* out) {
     bool needs_values = false;
-    for (int i = 0; i < layer.num_parts; ++i) needs_values |= is_quantized(layer.parts[i].kind);
+    int groups = 0;
+    for (int i = 0; i < layer.num_parts; ++i) {
+        needs_values |= is_quantized(layer.parts[i].kind);
+        groups += groups_of(layer.parts[i]);
+    }
     int quantizing = needs_values ? x.begin_quantizing() : 0;
     pool.run(quantizing + found.num_tasks(),
              [&](int task) { task < quantizing ? x.quantize(task) : found.multiply(task - quantizing, x); });
-    int done = 0;
     auto before = [&](int first, int last) {
-        found.ask_for_columns(done + first, done + last);
-        next.ask_for_low(done + first, done + last, layer.rows);
+        found.ask_for_columns(first, last);
+        next.ask_for_low(first, last, layer.rows);
     };
     auto after = [&](int first, int last) {
-        if (layer.bias) add_bias(layer.bias, x.num_rows, done + first, done + last, out, layer.rows);
-        found.add_to_columns(done + first, done + last, out, layer.rows);
+        if (layer.bias) add_bias(layer.bias, x.num_rows, first, last, out, layer.rows);
+        found.add_to_columns(first, last, out, layer.rows);
     };
-    for (int i = 0; i < layer.num_parts; done += layer.parts[i++].rows)
-        part_product(pool, layer.parts[i], x, out + done, layer.rows, before, after);
+    // What many rows are multiplied with has to stay in a cache meanwhile.
+    int most = x.num_rows == 1 ? groups : 8 * kGroupsAtOnce;
+    pool.share(groups, kGroupsAtOnce, most,
+               [&](int first, int last) { range_product(layer, x, first, last, out, before, after); });
 }

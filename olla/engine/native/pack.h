@@ -188,8 +188,8 @@ template <int kBits, int columns, bool has_offset, int bias>
 inline void pack_row(Quants<kBits, columns, has_offset, bias>, int type, const uint8_t* from, int count, int lane,
                      uint8_t* to) {
     using K = Quants<kBits, columns, has_offset, bias>;
-    uint8_t* scales = to + size_t(count / kBlock) * K::kValueBytes + 2 * lane;
-    for (int block = 0; block < count / kBlock; ++block, to += K::kValueBytes, scales += K::kScaleBytes) {
+    for (int block = 0; block < count / kBlock; ++block, to += K::kBytes) {
+        uint8_t* scales = to + K::kValueBytes + 2 * lane;
         RowBlock row;
         read_block(type, from, block, row);
         for (int k = 0; k < kBlock; ++k) set_value<kBits>(to, lane, k, row.values[k]);

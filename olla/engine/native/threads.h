@@ -57,6 +57,27 @@ class Pool {
             spins < kSpins ? relax() : std::this_thread::yield();
     }
 
+    // Call body(first, last) for ranges that make up [0, count), of at least `least` and at most `most`.
+    // Each thread begins with a long one, since memory is read best in one go; what is left then goes
+    // to whoever is ready, in ever smaller pieces.
+    template <class Body>
+    void share(int count, int least, int most, const Body& body) {
+        int threads = num_threads(), begin = count / 4 * 3;
+        std::atomic<int> claimed{0};
+        auto size_at = [&](int first) {
+            int size = first < begin ? (begin + threads - 1) / threads : (count - first) / (2 * threads);
+            return std::min(count - first, std::max(least, std::min(size, most) / least * least));
+        };
+        run(std::min(threads, (count + least - 1) / least), [&](int) {
+            for (int first = claimed.load(std::memory_order_relaxed); first < count;) {
+                int last = first + size_at(first);
+                if (!claimed.compare_exchange_weak(first, last, std::memory_order_relaxed)) continue;
+                body(first, last);
+                first = claimed.load(std::memory_order_relaxed);
+            }
+        });
+    }
+
   private:
     static constexpr int kSpins = 4000;  // some 50 microseconds
 
