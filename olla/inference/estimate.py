@@ -11,7 +11,7 @@ from olla.settings import Settings
 
 _BITS = {"int8": 8.5, "int4": 4.5, "nf4": 4.5}  # with their scales
 _UNPACKED = frozenset({"NF4", "FP4"})  # on a CPU; a GPU needs less
-_KV_BYTES = 2
+_KV_BITS = {"q8_0": 8.5}  # where the compiled core computes the model; else 16
 
 
 def needed_bytes(model: Model, quantize: str, num_ctx: int, settings: Settings) -> int:
@@ -20,7 +20,7 @@ def needed_bytes(model: Model, quantize: str, num_ctx: int, settings: Settings) 
         quantize: how the model or the request wants its weights; "" leaves it to the settings.
     """
     weights = _weights_bytes(model, quantize or settings.quantize, settings.dtype)
-    return weights + (settings.kv_cache_bytes or _cache_bytes(model, num_ctx))
+    return weights + (settings.kv_cache_bytes or _cache_bytes(model, num_ctx, settings))
 
 
 def _weights_bytes(model: Model, quantize: str, dtype: str) -> int:
@@ -37,9 +37,10 @@ def _draft_bytes(model: Model) -> int:
     return model.draft.stat().st_size if model.draft else 0
 
 
-def _cache_bytes(model: Model, num_ctx: int) -> int:
+def _cache_bytes(model: Model, num_ctx: int, settings: Settings) -> int:
     number, name = model.header.number, model.architecture
     num_heads = number(f"{name}.attention.head_count")
     num_kv_heads = number(f"{name}.attention.head_count_kv") or num_heads
     width = number(f"{name}.attention.key_length") or model.embedding_length // max(num_heads, 1)
-    return 2 * number(f"{name}.block_count") * num_kv_heads * width * num_ctx * _KV_BYTES
+    count = 2 * number(f"{name}.block_count") * num_kv_heads * width * num_ctx
+    return int(count * _KV_BITS.get(settings.kv_cache_type, 16) / 8)
