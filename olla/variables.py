@@ -231,9 +231,9 @@ VARIABLES = (
              "memory of each runner for keys and values, such as `512MiB` or `4GiB`; automatic is a quarter of the "
              "memory that is free, or four fifths on a GPU"),
     Variable("KV_CACHE_TYPE", "kv_cache_type", _one_of(KV_CACHE_TYPES), "`auto`",
-             "how keys and values are kept: `q8_0` in 8 bits with a scale for each 32, so that the same memory holds almost "
-             "twice the tokens, where the compiled core computes a model; elsewhere the log says that they stay in 16. `auto` "
-             "and `f16` in 16 bits there, else in the format that the model computes in. "
+             "how keys and values are kept. `q8_0`: in 8 bits with a scale for each 32 of them, where the compiled core "
+             "computes the model; the same memory holds almost twice the tokens, and long contexts are faster. Elsewhere, "
+             "which the log says, and with `auto` or `f16` as floats: of 16 bits in the core, else as the model computes. "
              "See [the cache in 8 bits](engine.md#the-cache-in-8-bits)"),
     Variable("SPECULATE", "speculate", _one_of(SPECULATE), "`auto`",
              "draft tokens ahead and verify several in one step: `auto` in the compiled core, where that changes no reply, "

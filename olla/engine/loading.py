@@ -41,8 +41,8 @@ OnProgress = Callable[[int, int], None]
 
 _log = logging.getLogger(__name__)
 _NO_Q8_CACHE = (
-    "keys and values stay in %s: OLLA_KV_CACHE_TYPE=q8_0 is for models whose steps the compiled core "
-    "computes, which takes a CPU, OLLA_DTYPE=auto and one of the decoder's families; see `olla doctor`"
+    "keys and values stay in %s: OLLA_KV_CACHE_TYPE=q8_0 is for models whose steps the compiled "
+    "core computes, which takes a CPU, OLLA_DTYPE=auto and one of the decoder's families"
 )
 _QUANTIZED = {"int8": Storage.EIGHT_BIT, "int4": Storage.FOUR_BIT, "nf4": Storage.FOUR_BIT}
 
