@@ -58,6 +58,7 @@ class Settings:
     device: str = "auto"
     num_threads: int = 0
     kv_cache_bytes: int = 0
+    kv_cache_type: str = "auto"
     speculate: str = "auto"
     profile: bool = False
     go_template: bool | None = None

@@ -21,6 +21,7 @@ from olla.options import QUANTIZATIONS
 DEFAULT_SOURCES = ("package", "ollama", "hf", "modelscope")
 """Where names without a host are looked for, in this order."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+KV_CACHE_TYPES = ("auto", "f16", "q8_0")
 LOG_FORMATS = ("text", "json")
 SPECULATE = ("auto", "on", "off")
 
@@ -229,6 +230,11 @@ VARIABLES = (
     Variable("KV_CACHE", "kv_cache_bytes", _size, "automatic",
              "memory of each runner for keys and values, such as `512MiB` or `4GiB`; automatic is a quarter of the "
              "memory that is free, or four fifths on a GPU"),
+    Variable("KV_CACHE_TYPE", "kv_cache_type", _one_of(KV_CACHE_TYPES), "`auto`",
+             "how keys and values are kept. `q8_0`: in 8 bits with a scale for each 32 of them, where the compiled core "
+             "computes the model; the same memory holds almost twice the tokens, and long contexts are faster. Elsewhere, "
+             "which the log says, and with `auto` or `f16` as floats: of 16 bits in the core, else as the model computes. "
+             "See [the cache in 8 bits](engine.md#the-cache-in-8-bits)"),
     Variable("SPECULATE", "speculate", _one_of(SPECULATE), "`auto`",
              "draft tokens ahead and verify several in one step: `auto` in the compiled core, where that changes no reply, "
              "and wherever a model brings a [`DRAFT`](modelfile.md); `on` for every model; `off` never. "
@@ -243,7 +249,6 @@ VARIABLES = (
 NOT_READ = (
     ("OLLAMA_MAX_TRANSFER_STREAMS", "transfers have no such setting"),
     ("OLLAMA_FLASH_ATTENTION", "attention is chosen by the device"),
-    ("OLLAMA_KV_CACHE_TYPE", "keys and values are kept in the format that the model computes in"),
     ("OLLAMA_GPU_OVERHEAD", "`OLLA_KV_CACHE` bounds what a runner takes beside the weights"),
     ("OLLAMA_SCHED_SPREAD", "a model that does not fit on one GPU is spread over all"),
     ("OLLAMA_LLM_LIBRARY", "there is one engine; `OLLA_DEVICE` chooses where it runs"),

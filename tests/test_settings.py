@@ -129,6 +129,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ("DEBUG", "false", "debug", False),
         ("DTYPE", "float32", "dtype", "float32"),
         ("QUANTIZE", "int8", "quantize", "int8"),
+        ("KV_CACHE_TYPE", "q8_0", "kv_cache_type", "q8_0"),
         ("PROFILE", "1", "profile", True),
         ("DEVICE", "cpu", "device", "cpu"),
         ("GO_TEMPLATE", "1", "go_template", True),
@@ -185,6 +186,7 @@ def test_an_empty_value_is_no_value(text: str) -> None:
         ("OLLA_LOAD_TIMEOUT", "5x", 'expected seconds or a duration such as "5m"'),
         ("OLLA_DTYPE", "int8", "expected one of auto, float32, bfloat16, float16"),
         ("OLLA_QUANTIZE", "int5", "expected one of auto, none, int8, int4, nf4"),
+        ("OLLAMA_KV_CACHE_TYPE", "q4_0", "expected one of auto, f16, q8_0"),
         ("OLLA_MAX_CONNECTIONS", "0", "expected a whole number, 1 or more"),
         ("OLLA_LOG", "xml", "expected one of text, json"),
         (

@@ -48,6 +48,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "OLLA_DEVICE": 'Device that models run on, such as "cpu" or "cuda:0"',
     "OLLA_NUM_THREADS": "CPU threads of a runner (default: every core)",
     "OLLA_KV_CACHE": 'Memory for the cache of keys and values, such as "4GiB"',
+    "OLLA_KV_CACHE_TYPE": "Format of that cache: auto, f16, q8_0",
     "OLLA_PROFILE": "1: log where the time of the engine's steps goes",
     "OLLA_DEBUG": "1: log more",
     "NO_COLOR": "1: no colours",

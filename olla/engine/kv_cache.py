@@ -38,7 +38,7 @@ class KVCache:
         return self._layers[layer]
 
     def layer(
-        self, layer: int, shape: tuple[int, int, int], dtype: torch.dtype
+        self, layer: int, shape: tuple[int, ...], dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """A layer's whole tensors on the CPU, for a model that has a shape of its own for them."""
         if layer not in self._layers:

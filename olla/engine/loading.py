@@ -22,7 +22,7 @@ from olla.engine.models.config import read_count
 from olla.engine.models.decoder import Decoder
 from olla.engine.models.families import FAMILIES, decoder_config
 from olla.engine.native.decoder import NativeDecoder
-from olla.engine.native.library import Core, find_library
+from olla.engine.native.library import Core, Kind, find_library
 from olla.engine.native.packed import Packing
 from olla.engine.placement import Plan
 from olla.engine.weights.checkpoint import Checkpoint, CheckpointParameters, SpecialTokens, Storage
@@ -40,6 +40,10 @@ OnProgress = Callable[[int, int], None]
 
 
 _log = logging.getLogger(__name__)
+_NO_Q8_CACHE = (
+    "keys and values stay in %s: OLLA_KV_CACHE_TYPE=q8_0 is for models whose steps the compiled "
+    "core computes, which takes a CPU, OLLA_DTYPE=auto and one of the decoder's families"
+)
 _QUANTIZED = {"int8": Storage.EIGHT_BIT, "int4": Storage.FOUR_BIT, "nf4": Storage.FOUR_BIT}
 
 
@@ -85,6 +89,7 @@ def load_model(
     on_progress: OnProgress,
     *,
     quantize: str = "auto",
+    kv_cache_type: str = "auto",
     plan: Plan | None = None,
 ) -> LoadedModel:
     """Load a GGUF file (`{"model.gguf": path}`) or a Hugging Face repository's files.
@@ -92,6 +97,7 @@ def load_model(
     Args:
         num_threads: CPU threads; 0 takes one for each core that the process may use.
         quantize: one of `options.QUANTIZATIONS`; "auto" leaves it to the file.
+        kv_cache_type: one of `variables.KV_CACHE_TYPES`; the log says where it cannot be had.
         plan: which layers go where; all to `device` without one.
 
     Raises:
@@ -105,8 +111,13 @@ def load_model(
     checkpoint = open_checkpoint(files)
     precision = precision_of(checkpoint, dtype, quantize, place, has_core=library is not None)
     core, precision = choose_core(library, checkpoint, precision)
+    cache_kind = Kind.Q8 if kv_cache_type == "q8_0" else Kind.F16
     with _out_of_memory_explained(checkpoint, place):
-        network = load_network(checkpoint, files, precision, place, on_progress, plan, core)
+        network = load_network(
+            checkpoint, files, precision, place, on_progress, plan, core, cache_kind
+        )
+    if cache_kind is Kind.Q8 and not isinstance(network, NativeDecoder):
+        _log.warning(_NO_Q8_CACHE, precision.dtype)
     return _loaded(network, checkpoint, files, place, precision.dtype)
 
 
@@ -147,8 +158,12 @@ def load_network(
     on_progress: OnProgress,
     plan: Plan | None = None,
     core: Core | None = None,
+    cache_kind: Kind = Kind.F16,
 ) -> CausalModel:
     """The lean decoder where it knows the architecture, else transformers' own module.
+
+    Args:
+        cache_kind: how the core keeps keys and values.
 
     Raises:
         BadInput: the latter is to be quantized on a GPU, which olla does not do.
@@ -166,7 +181,7 @@ def load_network(
             _matrices(core, precision, device),
         )
         decoder = Decoder(decoder_config(checkpoint.config), parameters)
-        return decoder if core is None else NativeDecoder(decoder, core)
+        return decoder if core is None else NativeDecoder(decoder, core, cache_kind)
     return _load_hf(checkpoint, files, precision, device, on_progress, core)
 
 

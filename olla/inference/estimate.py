@@ -13,7 +13,7 @@ from olla.settings import Settings
 
 _BITS = {"int8": 8.5, "int4": 4.5, "nf4": 4.5}  # with their scales
 _UNPACKED = frozenset({"NF4", "FP4"})  # on a CPU; a GPU needs less
-_KV_BYTES = 2
+_KV_BITS = {"q8_0": 8.5}  # where the compiled core computes the model; else 16
 
 
 def needed_bytes(model: Model, quantize: str, num_ctx: int, settings: Settings) -> int:
@@ -23,7 +23,8 @@ def needed_bytes(model: Model, quantize: str, num_ctx: int, settings: Settings) 
     """
     weights = _weights_bytes(model, quantize or settings.quantize, settings.dtype)
     headers = (model.header, model.draft_header)
-    return weights + (settings.kv_cache_bytes or sum(_cache_bytes(h, num_ctx) for h in headers))
+    cache = sum(_cache_bytes(header, num_ctx, settings.kv_cache_type) for header in headers)
+    return weights + (settings.kv_cache_bytes or cache)
 
 
 def _weights_bytes(model: Model, quantize: str, dtype: str) -> int:
@@ -40,10 +41,11 @@ def _draft_bytes(model: Model) -> int:
     return model.draft.stat().st_size if model.draft else 0
 
 
-def _cache_bytes(header: WeightsHeader, num_ctx: int) -> int:
+def _cache_bytes(header: WeightsHeader, num_ctx: int, kv_cache_type: str) -> int:
     number, name = header.number, header.architecture
     num_heads = number(f"{name}.attention.head_count")
     num_kv_heads = number(f"{name}.attention.head_count_kv") or num_heads
     width = number(f"{name}.embedding_length") // max(num_heads, 1)
     width = number(f"{name}.attention.key_length") or width
-    return 2 * number(f"{name}.block_count") * num_kv_heads * width * num_ctx * _KV_BYTES
+    count = 2 * number(f"{name}.block_count") * num_kv_heads * width * num_ctx
+    return int(count * _KV_BITS.get(kv_cache_type, 16) / 8)

@@ -191,6 +191,7 @@ def _load_model(
         request.num_threads,
         on_progress,
         quantize=request.quantize,
+        kv_cache_type=request.kv_cache_type,
         plan=plan,
     )
 

@@ -334,6 +334,7 @@ def _load_message(model: RunnableModel, settings: Settings) -> Load:
         device=settings.device,
         num_threads=model.num_threads or settings.num_threads,
         kv_cache_bytes=settings.kv_cache_bytes,
+        kv_cache_type=settings.kv_cache_type,
         draft_files=model.draft_files,
         speculate=settings.speculate,
         quantize=model.quantize or settings.quantize,

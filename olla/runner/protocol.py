@@ -40,7 +40,7 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     0 threads or bytes of cache leave the choice to the runner.
     `files` is `{"model.gguf": path}` or a repository's files (config.json, *.safetensors ...);
     `draft_files` those of a small model that drafts for it, if there is one. `speculate` is one of
-    `variables.SPECULATE`.
+    `variables.SPECULATE`, `kv_cache_type` of `variables.KV_CACHE_TYPES`.
     `quantize` is one of `options.QUANTIZATIONS`. `num_gpu` layers go to GPUs, -1 as many as fit,
     beginning with number `main_gpu`. `num_ctx` is the window of the first request.
     With `profile`, the log tells where steps spend their time. At most `max_running` sequences
@@ -52,6 +52,7 @@ class Load(msgspec.Struct, tag=True, frozen=True):
     device: str = "auto"
     num_threads: int = 0
     kv_cache_bytes: int = 0
+    kv_cache_type: str = "auto"
     draft_files: Files = {}
     speculate: str = "auto"
     quantize: str = "auto"

@@ -1,9 +1,9 @@
 """How far quantized weights lead away: perplexity on a fixed text, and the distance to float32.
 
-olla as it loads SmolLM2's files by itself and in bfloat16, and llama.cpp on the same file, all
-beside the same weights in float32. As llama-perplexity does it: windows of NUM_CTX tokens, of which
-the second half counts. That tool saves nothing less likely than e^-16 of the likeliest, so its
-divergence is off by about 0.001.
+olla as it loads SmolLM2's files by itself, with a cache of 8 bits and in bfloat16, and llama.cpp on
+the same file, all beside the same weights in float32. As llama-perplexity does it: windows of
+NUM_CTX tokens, of which the second half counts. That tool saves nothing less likely than e^-16 of
+the likeliest, so its divergence is off by about 0.001.
 """
 
 from __future__ import annotations
@@ -48,8 +48,11 @@ class Prediction:
         return float((weights * (reference.logprobs - self.logprobs)).sum(-1).double().mean())
 
 
-def olla_prediction(file: Path, dtype: str, text: str) -> Prediction:
-    model = load_model({"model.gguf": str(file)}, dtype, "cpu", 0, lambda done, total: None)
+def olla_prediction(file: Path, dtype: str, text: str, kv_cache_type: str = "auto") -> Prediction:
+    model = load_model(
+        {"model.gguf": str(file)}, dtype, "cpu", 0, lambda done, total: None,
+        kv_cache_type=kv_cache_type,
+    )  # fmt: skip
     tokens = model.tokenizer.encode(text, add_special_tokens=False).ids
     num_windows = len(tokens) // NUM_CTX
     windows = torch.tensor(tokens[: num_windows * NUM_CTX]).view(num_windows, NUM_CTX)
@@ -124,6 +127,7 @@ def measure() -> str:
 def measure_file(file: Path, text: str) -> str:
     others = {
         "olla, as it loads the file": olla_prediction(file, "auto", text),
+        "olla, keys and values in 8 bits": olla_prediction(file, "auto", text, "q8_0"),
         "olla, bfloat16": olla_prediction(file, "bfloat16", text),
     }
     if LLAMA_SERVER.with_name("llama-perplexity").exists():

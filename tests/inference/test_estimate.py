@@ -48,6 +48,12 @@ def test_a_width_in_the_header_counts() -> None:
     assert needed_bytes(wide, "", 100, SETTINGS) == 500 + 2 * WINDOW
 
 
+def test_a_cache_in_8_bits_needs_less() -> None:
+    settings = replace(SETTINGS, kv_cache_type="q8_0")
+
+    assert needed_bytes(model(), "", 100, settings) == 500 + WINDOW * 8.5 / 16
+
+
 def test_a_cache_that_the_settings_fix_is_what_is_needed() -> None:
     assert needed_bytes(model(), "", 100, replace(SETTINGS, kv_cache_bytes=7)) == 507
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "cache.h"
 #include "experts.h"
 #include "linear.h"
 #include "maths.h"
@@ -37,6 +38,7 @@ struct Core {
     Activations inputs;
     Buffer states, normed, projected, mixed, wide, narrow, picked, gathered, made;
     std::vector<Placed> placed;
+    std::vector<QueryBlock> queries;
     Routes routes;
     FoundDeltas found, next;
 };
@@ -70,12 +72,6 @@ void rotate(float* head, const float* cosine, const float* sine, int rotary_dim)
         head[i] = first * cosine[i] - second * sine[i];
         head[i + half] = second * cosine[i + half] + first * sine[i + half];
     }
-}
-
-void to_halves(const float* from, uint16_t* to, int size) {
-    int i = 0;
-    for (; i + kLanes <= size; i += kLanes) store_halves(to + i, load<Floats>(from + i));
-    for (; i < size; ++i) to[i] = float_to_half(from[i]);
 }
 
 // One forward pass; holds what its parts share.
@@ -164,6 +160,8 @@ class Pass {
 
     void attention(const Layer& layer, int number) {
         apply(layer.qkv, before(layer.pre_attention), core_.projected, &layer.out);
+        size_t blocks = size_t(rows_) * model_.num_heads * blocks_of(model_.head_dim);
+        if (step_.cache_kind == Q8 && core_.queries.size() < blocks) core_.queries.resize(blocks);
         for_rows(pool_, rows_, [&](int row) { place(layer, number, row); });
         core_.mixed.room(size_t(rows_) * model_.num_heads * model_.head_dim);
         attend_all(layer, number);
@@ -184,12 +182,32 @@ class Pass {
             const float* sine = (is_local ? step_.local_sines : step_.sines) + size_t(row) * dim;
             for (int i = 0; i < queries + keys; i += size) rotate(query + i, cosine, sine, dim);
         }
+        if (step_.cache_kind == Q8) quantize(query, row);
         for (int head = 0; head < model_.num_kv_heads; ++head) {
-            size_t start = (size_t(head) * step_.num_slots + step_.slots[row]) * size;
             const float* key = query + queries + head * size;
-            to_halves(key, step_.keys[number] + start, size);
-            to_halves(key + keys, step_.values[number] + start, size);
+            with_cache(number, head, nullptr, [&](auto cached_keys, auto cached_values) {
+                cached_keys.write(step_.slots[row], key);
+                cached_values.write(step_.slots[row], key + keys);
+            });
         }
+    }
+
+    void quantize(const float* query, int row) {
+        int size = model_.head_dim;
+        QueryBlock* to = core_.queries.data() + size_t(row) * model_.num_heads * blocks_of(size);
+        for (int head = 0; head < model_.num_heads; ++head, query += size)
+            for (int first = 0; first < size; first += kBlock)
+                (to++)->set(query + first, std::min(kBlock, size - first));
+    }
+
+    // Calls body(keys, values) with those of a head in the cache.
+    template <class Body>
+    void with_cache(int layer, int head, const int32_t* slots, const Body& body) const {
+        int size = model_.head_dim, num_slots = step_.num_slots;
+        size_t start = head * cache_bytes(step_.cache_kind, num_slots, size);
+        uint8_t *keys = step_.keys[layer] + start, *values = step_.values[layer] + start;
+        if (step_.cache_kind == Q8) body(ByteKeys{keys, slots, size}, ByteRows{values, slots, size, num_slots});
+        else body(HalfRows{keys, slots, size}, HalfRows{values, slots, size});
     }
 
     void norm_heads(const float* weight, float* heads, int size) {
@@ -198,31 +216,38 @@ class Pass {
     }
 
     void attend_all(const Layer& layer, int number) {
-        AttentionShape shape{model_.num_heads, model_.num_kv_heads,  model_.head_dim,
-                             step_.num_slots,  layer.sliding_window, model_.attention_scale,
-                             model_.attention_softcap};
+        AttentionShape shape{model_.num_heads,     model_.num_kv_heads,    model_.head_dim,
+                             layer.sliding_window, model_.attention_scale, model_.attention_softcap};
         auto& placed = core_.placed;
         placed.clear();
         for (int i = 0; i < step_.num_spans; ++i)
             for (int at = step_.spans[i].start; at < step_.spans[i].end; ++at) placed.push_back({i, at});
         pool_.run(int(placed.size()) * model_.num_kv_heads, [&](int task) {
             // The last tokens of a prompt see most keys, so they go first.
-            attend_one(shape, number, placed[placed.size() - 1 - task / model_.num_kv_heads],
-                       task % model_.num_kv_heads);
+            const Placed& token = placed[placed.size() - 1 - task / model_.num_kv_heads];
+            attend_one(shape, number, token, task % model_.num_kv_heads);
         });
     }
 
     void attend_one(const AttentionShape& shape, int number, const Placed& token, int head) {
         const Span& span = step_.spans[token.span];
-        size_t start = size_t(head) * shape.num_slots * shape.head_dim;
-        CacheRows keys{step_.keys[number] + start, span.slots, shape.head_dim};
-        CacheRows values{step_.values[number] + start, span.slots, shape.head_dim};
         int high = span.length - (span.end - token.number) + 1;
         int low = shape.window ? std::max(0, high - shape.window) : 0;
-        size_t stride = size_t(shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
-        size_t first = size_t(head) * (shape.num_heads / shape.num_kv_heads) * shape.head_dim;
-        attend(shape, keys, values, low, high, core_.projected.data() + token.number * stride + first,
-               core_.mixed.data() + size_t(token.number) * shape.num_heads * shape.head_dim + first);
+        int first = head * (shape.num_heads / shape.num_kv_heads);
+        size_t mixed = size_t(token.number) * shape.num_heads + first;
+        with_cache(number, head, span.slots, [&](auto keys, auto values) {
+            attend(shape, keys, values, low, high, queries_for(keys, token.number, first),
+                   core_.mixed.data() + mixed * shape.head_dim);
+        });
+    }
+
+    const float* queries_for(const HalfRows& keys, int row, int head) const {
+        size_t heads = model_.num_heads + 2 * model_.num_kv_heads;
+        return core_.projected.data() + (row * heads + head) * keys.size;
+    }
+
+    const QueryBlock* queries_for(const ByteKeys& keys, int row, int head) const {
+        return core_.queries.data() + (size_t(row) * model_.num_heads + head) * keys.width();
     }
 
     void mlp(const Layer& layer, const Linear* next) {
@@ -345,6 +370,10 @@ void olla_rows(Core* core, const Linear* matrix, const int32_t* numbers, int32_t
 
 int64_t olla_part_bytes(int32_t kind, int32_t rows, int32_t columns) {
     return int64_t((rows + kLanes - 1) / kLanes) * int64_t(group_bytes(kind, columns));
+}
+
+int64_t olla_cache_bytes(int32_t kind, int32_t num_slots, int32_t head_dim) {
+    return int64_t(cache_bytes(kind, num_slots, head_dim));
 }
 
 void olla_pack(Core* core, int32_t type, const uint8_t* blocks, const int32_t* order, const Part* part,

@@ -1,6 +1,6 @@
 // The interface of the compiled core: plain C, called with pointers to memory that the caller owns.
 //
-// Floats are 32 bits, keys and values 16. Nothing here allocates per step but scratch memory that
+// Floats are 32 bits. Nothing here allocates per step but scratch memory that
 // grows to the largest step seen.
 #pragma once
 #include <cstdint>
@@ -80,14 +80,14 @@ struct Span {
 // cosines, sines: (num_tokens, rotary_dim) of the model's rope and of the local one.
 // hidden: (num_logits, hidden) to be had instead of logits, or null.
 // embedded: (num_tokens, hidden) to begin with instead of the tokens' rows, or null.
-// keys, values: one pointer a layer to (num_kv_heads, num_slots, head_dim) halves.
+// keys, values: one pointer a layer to num_kv_heads times olla_cache_bytes. cache_kind: F16 or Q8.
 struct Step {
-    int32_t num_tokens, num_spans, num_logits, num_slots, rotary_dim, local_rotary_dim;
+    int32_t num_tokens, num_spans, num_logits, num_slots, cache_kind, rotary_dim, local_rotary_dim;
     const int32_t *tokens, *slots, *adapters, *logit_rows;
     const Span* spans;
     const float *cosines, *sines, *local_cosines, *local_sines;
-    uint16_t* const* keys;
-    uint16_t* const* values;
+    uint8_t* const* keys;
+    uint8_t* const* values;
     float *logits, *hidden;
     const float* embedded;
 };
@@ -103,6 +103,8 @@ void olla_linear(Core* core, const Linear* linear, const float* inputs, int32_t 
 void olla_rows(Core* core, const Linear* linear, const int32_t* numbers, int32_t count, float* outputs);
 // The size of a part's data.
 int64_t olla_part_bytes(int32_t kind, int32_t rows, int32_t columns);
+// The size of the keys, or the values, of one head in one layer.
+int64_t olla_cache_bytes(int32_t kind, int32_t num_slots, int32_t head_dim);
 // Rows of ggml's `type` to a part: Q4_0 and so on to the kind of as many bits, floats to their own or to
 // Q8. `order` has the file's row for each row; null if they are the same.
 void olla_pack(Core* core, int32_t type, const uint8_t* blocks, const int32_t* order, const Part* part,

@@ -1,7 +1,7 @@
 """NativeDecoder: the lean decoder with whole steps computed by the compiled core.
 
 It is made of a Decoder whose matrices are Packed, and shares its weights, rotary tables and
-adapters; what it adds is the C description of them. Keys and values are kept in half precision.
+adapters; what it adds is the C description of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from ctypes import Array, c_void_p, pointer
 import torch
 from torch import Tensor
 
+from olla.engine.blocks import BLOCK_SIZE
 from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows, Linear
 from olla.engine.models.batch import Batch, Span, picked_rows
@@ -30,19 +31,23 @@ from olla.engine.native.library import (
     Core,
     CSpan,
     CStep,
+    Kind,
 )
 from olla.engine.native.packed import packed
 from olla.engine.parts import Part
 
 _NO_ROPE, _ROPE, _LOCAL_ROPE = range(3)
-_CACHE_DTYPE = torch.float16
 
 
 class NativeDecoder:
-    def __init__(self, decoder: Decoder, core: Core) -> None:
+    def __init__(self, decoder: Decoder, core: Core, cache_kind: Kind = Kind.F16) -> None:
+        """Args:
+        cache_kind: how keys and values are kept, F16 or Q8.
+        """
         self.config: DecoderConfig = decoder.config
         self._decoder = decoder
         self._core = core
+        self._cache_kind = cache_kind
         self._vocab_size = packed(decoder.embedding).shape[0]
         self._layers = (CLayer * len(decoder.blocks))()
         self._described: list[object] = []  # that what is handed to the core points to
@@ -56,8 +61,12 @@ class NativeDecoder:
 
     @property
     def cache_bytes_per_token(self) -> int:
-        size = self.config.num_kv_heads * self.config.head_dim * _CACHE_DTYPE.itemsize
-        return 2 * len(self.config.layers) * size
+        return 2 * len(self.config.layers) * self._layer_bytes(BLOCK_SIZE) // BLOCK_SIZE
+
+    def _layer_bytes(self, num_slots: int) -> int:
+        """The size of a layer's keys, or values."""
+        size = self._core.cache_bytes(self._cache_kind, num_slots, self.config.head_dim)
+        return self.config.num_kv_heads * size
 
     def is_batch_invariant(self, adapter: int) -> bool:
         """Whether logits under it are the same however many rows are computed together.
@@ -101,9 +110,9 @@ class NativeDecoder:
         self._core.step(
             self._model,
             CStep(
-                len(tokens), len(spans), len(rows), batch.cache.num_slots, tables[0].shape[-1],
-                local_tables[0].shape[-1], tokens.data_ptr(), slots.data_ptr(),
-                adapters.data_ptr(), rows.data_ptr(), spans, tables[0].data_ptr(),
+                len(tokens), len(spans), len(rows), batch.cache.num_slots, self._cache_kind,
+                tables[0].shape[-1], local_tables[0].shape[-1], tokens.data_ptr(),
+                slots.data_ptr(), adapters.data_ptr(), rows.data_ptr(), spans, tables[0].data_ptr(),
                 tables[1].data_ptr(), local_tables[0].data_ptr(), local_tables[1].data_ptr(),
                 keys, values, logits, hidden,
                 None if embedded is None else embedded.data_ptr(),
@@ -199,8 +208,8 @@ class NativeDecoder:
 
     def _cache(self, cache: KVCache) -> tuple[object, object]:
         """Pointers to each layer's keys and values."""
-        shape = (self.config.num_kv_heads, cache.num_slots, self.config.head_dim)
-        layers = [cache.layer(i, shape, _CACHE_DTYPE) for i in range(len(self.config.layers))]
+        shape = (self._layer_bytes(cache.num_slots),)
+        layers = [cache.layer(i, shape, torch.uint8) for i in range(len(self.config.layers))]
         pointers = c_void_p * len(layers)
         keys = pointers(*(keys.data_ptr() for keys, _ in layers))
         return keys, pointers(*(values.data_ptr() for _, values in layers))

@@ -118,7 +118,7 @@ class CStep(Structure):
         *(
             (name, c_int32)
             for name in (
-                "num_tokens", "num_spans", "num_logits", "num_slots",
+                "num_tokens", "num_spans", "num_logits", "num_slots", "cache_kind",
                 "rotary_dim", "local_rotary_dim",
             )
         ),
@@ -169,6 +169,8 @@ class Core:
             function.argtypes = [c_void_p, POINTER(CLinear), c_void_p, c_int32, c_void_p]
         self.library.olla_part_bytes.restype = c_int64
         self.library.olla_part_bytes.argtypes = [c_int32, c_int32, c_int32]
+        self.library.olla_cache_bytes.restype = c_int64
+        self.library.olla_cache_bytes.argtypes = [c_int32, c_int32, c_int32]
         self.library.olla_pack.argtypes = [
             c_void_p, c_int32, c_void_p, c_void_p, POINTER(CPart), c_int32,
         ]  # fmt: skip
@@ -189,6 +191,10 @@ class Core:
 
     def part_bytes(self, kind: Kind, rows: int, columns: int) -> int:
         return int(self.library.olla_part_bytes(kind, rows, columns))
+
+    def cache_bytes(self, kind: Kind, num_slots: int, head_dim: int) -> int:
+        """The size of the keys, or the values, of one head in one layer."""
+        return int(self.library.olla_cache_bytes(kind, num_slots, head_dim))
 
     def pack(self, type_: int, rows: int, order: int | None, part: CPart, columns: int) -> None:
         """Fill a part with rows of a file's `type_` at the address `rows`."""

@@ -47,6 +47,13 @@ inline float bfloat_to_float(uint16_t bits) {
     return value;
 }
 
+// The smallest that is no smaller than a positive float.
+inline uint16_t bfloat_above(float value) {
+    uint32_t word;
+    std::memcpy(&word, &value, 4);
+    return uint16_t((word + 0xffff) >> 16);
+}
+
 template <class F>
 struct WordsOf {
     typedef int32_t type __attribute__((vector_size(sizeof(F))));

@@ -86,6 +86,18 @@ inline void store_halves(uint16_t* to, Floats values) {
 #endif
 }
 
+inline Floats load_bytes(const int8_t* from) {
+#if OLLA_AVX512
+    return to_floats(Ints(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))));
+#elif OLLA_AVX2
+    return to_floats(Ints(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))));
+#else
+    Ints values;
+    for (int i = 0; i < kLanes; ++i) values[i] = from[i];
+    return to_floats(values);
+#endif
+}
+
 inline Floats load_bfloats(const void* from) {
     Bits bits = __builtin_convertvector(load<Halves>(from), Bits) << 16;
     return load<Floats>(&bits);

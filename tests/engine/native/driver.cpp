@@ -97,15 +97,15 @@ struct TinyModel {
     std::vector<float> norm, cosines, sines;
 };
 
-std::vector<float> run(Core* core, TinyModel& tiny, int window, int piece) {
+std::vector<float> run(Core* core, TinyModel& tiny, Kind kind, int window, int piece) {
     using T = TinyModel;
     const float* norm = tiny.norm.data();
     Layer layer{tiny.qkv.linear, tiny.out.linear, tiny.gate_up.linear, tiny.down.linear,
                 norm, norm, norm, norm, nullptr, nullptr, window, 1};
     Model model{T::kHidden, T::kWide, T::kHeads, T::kKeyHeads, T::kSize, 1, 0, 1, 1e-5f, 0.2f, 20.f, 0.f,
                 1.f, 1.f, 1.f, tiny.ends.linear, tiny.ends.linear, norm, &layer, nullptr, 0};
-    std::vector<uint16_t> keys(T::kKeyHeads * T::kTokens * T::kSize), values(keys.size());
-    uint16_t *all_keys[] = {keys.data()}, *all_values[] = {values.data()};
+    std::vector<uint8_t> keys(T::kKeyHeads * olla_cache_bytes(kind, T::kTokens, T::kSize)), values(keys.size());
+    uint8_t *all_keys[] = {keys.data()}, *all_values[] = {values.data()};
     std::vector<int32_t> tokens(T::kTokens), slots(T::kTokens), adapters(T::kTokens), rows(T::kTokens);
     for (int i = 0; i < T::kTokens; ++i)
         tokens[i] = i * 5 % T::kVocab, slots[i] = (i * 7 + 3) % T::kTokens, rows[i] = i;
@@ -113,8 +113,8 @@ std::vector<float> run(Core* core, TinyModel& tiny, int window, int piece) {
     for (int at = 0; at < T::kTokens; at += piece) {
         int count = std::min(piece, T::kTokens - at);
         Span span{0, count, at + count, slots.data()};
-        Step step{count, 1, count, T::kTokens, T::kSize, T::kSize, &tokens[at], &slots[at], adapters.data(),
-                  rows.data(), &span, &tiny.cosines[at * T::kSize], &tiny.sines[at * T::kSize], nullptr, nullptr,
+        Step step{count, 1, count, T::kTokens, kind, T::kSize, T::kSize, &tokens[at], &slots[at],
+                  adapters.data(), rows.data(), &span, &tiny.cosines[at * T::kSize], &tiny.sines[at * T::kSize], nullptr, nullptr,
                   all_keys, all_values, &logits[at * T::kVocab], nullptr, nullptr};
         olla_step(core, &model, &step);
     }
@@ -130,14 +130,87 @@ float difference(const std::vector<float>& a, const std::vector<float>& b) {
 
 void check_steps(Core* core, std::vector<float>& found) {
     TinyModel tiny(core);
-    for (int window : {0, 9}) {
-        std::vector<float> whole = run(core, tiny, window, TinyModel::kTokens);
-        for (int piece : {1, 5, 40})
-            if (float off = difference(whole, run(core, tiny, window, piece)); !(off < 2e-2f)) {
-                std::printf("window %d, %d tokens at a time: off by %g\n", window, piece, off);
+    for (Kind kind : {F16, Q8})
+        for (int window : {0, 9}) {
+            std::vector<float> whole = run(core, tiny, kind, window, TinyModel::kTokens);
+            for (int piece : {1, 5, 40})
+                if (float off = difference(whole, run(core, tiny, kind, window, piece)); !(off < 2e-2f)) {
+                    std::printf("cache %d, window %d, %d tokens at a time: off by %g\n", kind, window, piece, off);
+                    is_right = false;
+                }
+            found.insert(found.end(), whole.begin(), whole.end());
+        }
+}
+
+// Attention of a head over the places [low, high): kept has key and value of each place.
+void check_head(const float* query, const std::vector<double>& kept, int size, int low, int high, const float* out) {
+    std::vector<double> expected(size);
+    double top = -1e30, sum = 0, largest = 0;
+    std::vector<double> scores(high);
+    for (int i = low; i < high; ++i) {
+        for (int d = 0; d < size; ++d) scores[i] += query[d] * kept[size_t(2 * i) * size + d];
+        top = std::max(top, scores[i]);
+    }
+    for (int i = low; i < high; ++i) {
+        double weight = std::exp(scores[i] - top);
+        sum += weight;
+        for (int d = 0; d < size; ++d) expected[d] += weight * kept[size_t(2 * i + 1) * size + d];
+    }
+    for (double& value : expected) largest = std::max(largest, std::fabs(value /= sum));
+    for (int d = 0; d < size; ++d)
+        if (!(std::fabs(out[d] - expected[d]) <= 1e-4 * largest)) {
+            std::printf("size %d from %d, number %d: %g for %g\n", size, low, d, out[d], expected[d]);
+            is_right = false;
+        }
+}
+
+// What a cache of bytes gives back, off by half a step from the random tokens that go in.
+std::vector<double> kept_in(const ByteKeys& key_cache, const ByteRows& value_cache) {
+    int size = key_cache.size, num_tokens = value_cache.num_slots;
+    const int32_t* slots = key_cache.slots;
+    std::vector<double> kept(size_t(2) * num_tokens * size);
+    for (int i = 0; i < num_tokens; ++i) {
+        std::vector<float> key = random_floats(size, float(i + 1)), value = random_floats(size, 0.01f * float(i));
+        key_cache.write(slots[i], key.data());
+        value_cache.write(slots[i], value.data());
+        for (int d = 0; d < size; ++d) {
+            uint8_t byte = key_cache.quads(slots[i])[d / 4 * kVector + d % 4];
+            float scale = bfloat_to_float(half_at(key_cache.scales(slots[i]) + d / kBlock * 2 * kLanes));
+            double& kept_key = kept[(2 * i) * size + d] = double(int8_t(byte - kBias)) * scale;
+            double& kept_value = kept[(2 * i + 1) * size + d] = value_cache[i].one(d);
+            if (std::fabs(kept_key - key[d]) > 0.505 * (i + 1) / 127 ||
+                std::fabs(kept_value - value[d]) > 0.505 * 0.01 * i / 127) {
+                std::printf("size %d, token %d, number %d: not what was kept\n", size, i, d);
                 is_right = false;
             }
-        found.insert(found.end(), whole.begin(), whole.end());
+        }
+    }
+    return kept;
+}
+
+void check_attention(int size, int heads, bool in_order, std::vector<float>& found) {
+    constexpr int kTokens = 150;
+    std::vector<uint8_t> keys(cache_bytes(Q8, kTokens, size)), values(keys.size());
+    std::vector<int32_t> slots(kTokens);
+    for (int i = 0; i < kTokens; ++i) slots[i] = in_order ? i : (i * 7 + 3) % kTokens;
+    ByteKeys key_cache{keys.data(), slots.data(), size};
+    ByteRows value_cache{values.data(), slots.data(), size, kTokens};
+    std::vector<double> kept = kept_in(key_cache, value_cache);
+    int width = key_cache.width();
+    std::vector<float> queries = random_floats(size_t(heads) * size, 0.02f), out(queries.size());
+    std::vector<QueryBlock> blocks(size_t(heads) * width);
+    for (int h = 0; h < heads; ++h)
+        for (int i = 0; i < width; ++i) {
+            QueryBlock& block = blocks[h * width + i];
+            block.set(&queries[h * size + i * kBlock], std::min(kBlock, size - i * kBlock));
+            for (int d = i * kBlock; d < std::min(size, (i + 1) * kBlock); ++d)
+                queries[h * size + d] = float(block.values[d % kBlock]) * block.scale;
+        }
+    AttentionShape shape{heads, 1, size, 0, 1.f, 0.f};
+    for (int low : {0, 37}) {
+        attend(shape, key_cache, value_cache, low, kTokens - 1, blocks.data(), out.data());
+        for (int h = 0; h < heads; ++h) check_head(&queries[h * size], kept, size, low, kTokens - 1, &out[h * size]);
+        found.insert(found.end(), out.begin(), out.end());
     }
 }
 
@@ -154,18 +227,24 @@ void compare(std::FILE* file, const std::vector<float>& found) {
 
 int main(int, char** arguments) {
     Core* core = olla_open(2);
-    std::vector<float> products, logits;
+    std::vector<float> products, attended, logits;
     check_products(core, products);
+    for (int size : {1, 22, 64, 80})
+        for (int heads : {1, 6})
+            for (bool in_order : {true, false}) check_attention(size, heads, in_order, attended);
     check_steps(core, logits);
     olla_close(core);
     if (std::FILE* file = std::fopen(arguments[1], "rb")) {
         compare(file, products);
+        compare(file, attended);
         std::fclose(file);
     } else {
         file = std::fopen(arguments[1], "wb");
         std::fwrite(products.data(), 4, products.size(), file);
+        std::fwrite(attended.data(), 4, attended.size(), file);
         std::fclose(file);
     }
-    std::printf("%s: %zu numbers, %d lanes\n", is_right ? "right" : "WRONG", products.size(), kLanes);
+    std::printf("%s: %zu numbers, %d lanes\n", is_right ? "right" : "WRONG",
+                products.size() + attended.size() + logits.size(), kLanes);
     return is_right ? 0 : 1;
 }

@@ -14,7 +14,7 @@ import hatch_build
 from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
 from olla.engine.models.batch import Batch, CausalModel, Span
-from olla.engine.native.library import FOLDER, Core
+from olla.engine.native.library import FOLDER, Core, Kind
 from olla.engine.parts import LowRank
 from tests.engine.native.test_decoder import load_pair
 from tests.engine.test_families import EXPERTS
@@ -51,12 +51,13 @@ def step(model: CausalModel, cache: KVCache, counts: list[int]) -> None:
     model.forward(Batch(slots, positions, slots, spans, torch.tensor(ends) - 1, cache, adapters))
 
 
+@pytest.mark.parametrize("kind", [Kind.F16, Kind.Q8])
 def test_a_step_allocates_nothing_once_there_was_a_larger_one(
-    tmp_path: Path, counting: Path
+    tmp_path: Path, counting: Path, kind: Kind
 ) -> None:
     library = ctypes.CDLL(str(counting))
     settings = {**EXPERTS, "shared_expert_intermediate_size": 40}
-    native, _ = load_pair(tmp_path, Core(counting, 2), "qwen2_moe", **settings)
+    native, _ = load_pair(tmp_path, Core(counting, 2), "qwen2_moe", kind, **settings)
     names = ("self_attn.q_proj", "mlp.shared_expert.gate_proj", "mlp.experts.1.up_proj")
     sizes = (32, 40, 24)
     native.add_adapter(
