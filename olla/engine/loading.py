@@ -110,6 +110,9 @@ def load_model(
     precision = choose_precision(dtype, quantize, place, has_core=library is not None)
     checkpoint = open_checkpoint(files)
     core, precision = choose_core(library, checkpoint, precision)
+    if place.type == "cpu":
+        used = "none (torch)" if core is None else core.name
+        _log.info("core variant=%s threads=%d", used, torch.get_num_threads())
     if place.type == "cuda" and quantize == "auto" and keeps_packed(checkpoint):
         precision = replace(precision, keeps_quantized=True)
     with _out_of_memory_explained(checkpoint, place):
@@ -239,9 +242,7 @@ def choose_core(
         is_lean = checkpoint.config.get("model_type") in FAMILIES
         if not is_lean or (is_float and not computes_floats(library)):
             return None, precision
-    core = Core(library, torch.get_num_threads())
-    _log.info("core variant=%s threads=%d", core.name, core.num_threads)
-    return core, replace(precision, dtype=torch.float32)
+    return Core(library, torch.get_num_threads()), replace(precision, dtype=torch.float32)
 
 
 def open_checkpoint(files: Mapping[str, str]) -> Checkpoint:
