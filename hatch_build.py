@@ -1,13 +1,14 @@
 """Build hook: compiles olla's CPU core, once for each instruction set that this machine's kind has.
 
 Without a compiler nothing is built, and olla computes with torch's own kernels. `CXX` names the
-compiler. A library is built anew only when its sources changed.
+compiler, with options if need be. A library is built anew only when its sources changed.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -80,8 +81,11 @@ def build(compiler: str, folder: Path, name: str) -> bool:
     if target.exists() and target.stat().st_mtime >= newest:
         return True
     partial = target.with_suffix(".partial")
-    command = [compiler, *FLAGS, *VARIANTS[name], str(folder / "core.cpp"), "-o", str(partial)]
-    if subprocess.run(command, check=False).returncode != 0:
+    command = [*shlex.split(compiler), *FLAGS, *VARIANTS[name]]
+    if not shutil.which(command[0]):
+        return False
+    output = [str(folder / "core.cpp"), "-o", str(partial)]
+    if subprocess.run([*command, *output], check=False).returncode != 0:
         return False
     partial.replace(target)
     return True

@@ -110,8 +110,9 @@ def find_engine(survey: Survey) -> Iterator[Finding]:
         memory = f"{format_size(gpu['free_bytes'])} of {format_size(gpu['total_bytes'])} free"
         yield Finding("device", Health.OK, f"cuda:{index}: {gpu['name']}, {memory}")
     if survey["core_error"]:
-        error = f"{survey['core']}: {survey['core_error']}; install olla again"
-        yield Finding("core", Health.BROKEN, error)
+        used = survey["core"] or "torch"
+        error = f"{survey['core_error']}; {used} is used instead; install olla again"
+        yield Finding("core", Health.NOTE, error)
     elif survey["core"]:
         yield Finding("core", Health.OK, f"compiled, {survey['core']}")
     else:

@@ -112,6 +112,9 @@ def load_model(
     precision = precision_of(checkpoint, dtype, quantize, place, has_core=library is not None)
     core, precision = choose_core(library, checkpoint, precision)
     cache_kind = Kind.Q8 if kv_cache_type == "q8_0" else Kind.F16
+    if place.type == "cpu":
+        used = "none (torch)" if core is None else core.name
+        _log.info("core variant=%s threads=%d", used, torch.get_num_threads())
     with _out_of_memory_explained(checkpoint, place):
         network = load_network(
             checkpoint, files, precision, place, on_progress, plan, core, cache_kind
@@ -247,9 +250,7 @@ def choose_core(
         is_lean = checkpoint.config.get("model_type") in FAMILIES
         if not is_lean or (is_float and not computes_floats(library)):
             return None, precision
-    core = Core(library, torch.get_num_threads())
-    _log.info("core variant=%s threads=%d", core.name, core.num_threads)
-    return core, replace(precision, dtype=torch.float32)
+    return Core(library, torch.get_num_threads()), replace(precision, dtype=torch.float32)
 
 
 def open_checkpoint(files: Mapping[str, str]) -> Checkpoint:

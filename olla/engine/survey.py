@@ -14,20 +14,21 @@ import torch
 
 from olla.engine.cpu_threads import usable_threads
 from olla.engine.memory import available_bytes
-from olla.engine.native.library import Core, find_library
+from olla.engine.native.library import find_library
 
 
 def survey() -> dict[str, Any]:
-    """`core` is the compiled core's name, "" if none was built; `core_error` why it fails."""
-    core, core_error = _core()
+    """`core`: the compiled core's name, "" for none. `core_error`: why one does not load."""
+    broken: list[str] = []
+    library = find_library(on_broken=broken.append)
     return {
         "torch": torch.__version__,
         "platform": _platform(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": usable_threads(),
         "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
-        "core": core,
-        "core_error": core_error,
+        "core": library.stem if library else "",
+        "core_error": "; ".join(broken),
         "available_bytes": available_bytes(torch.device("cpu")),
         "has_bitsandbytes": find_spec("bitsandbytes") is not None,
     }
@@ -44,16 +45,6 @@ def _gpu(index: int) -> dict[str, Any]:
     free_bytes, total_bytes = torch.cuda.mem_get_info(index)
     name = torch.cuda.get_device_name(index)
     return {"name": name, "free_bytes": free_bytes, "total_bytes": total_bytes}
-
-
-def _core() -> tuple[str, str]:
-    path = find_library()
-    if path is None:
-        return "", ""
-    try:
-        return Core(path, num_threads=1).name, ""
-    except OSError as error:
-        return path.stem, str(error)
 
 
 if __name__ == "__main__":

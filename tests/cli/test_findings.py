@@ -66,7 +66,7 @@ def test_each_gpu_is_a_device() -> None:
     ("change", "subject", "health"),
     [
         ({"core": ""}, "core", Health.NOTE),
-        ({"core_error": "wrong ELF class"}, "core", Health.BROKEN),
+        ({"core_error": "wrong ELF class"}, "core", Health.NOTE),
         ({"available_bytes": 100}, "memory", Health.NOTE),
     ],
 )
@@ -74,6 +74,13 @@ def test_what_is_wrong_with_an_engine(
     change: dict[str, object], subject: str, health: Health
 ) -> None:
     assert found({**SURVEY, **change}, subject)[0].health is health
+
+
+def test_what_computes_in_the_place_of_a_core_that_does_not_load_is_named() -> None:
+    broken = {**SURVEY, "core_error": "wrong ELF class"}
+
+    assert found(broken, "core")[0].text.startswith("wrong ELF class; core_avx2 is used instead")
+    assert "torch is used instead" in found({**broken, "core": ""}, "core")[0].text
 
 
 def test_the_disk_is_measured_where_the_store_will_be(tmp_path: Path) -> None:

@@ -9,13 +9,17 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
+from torch.nn.utils.rnn import pad_sequence
 
+from olla.engine.engine import Engine
 from olla.engine.kv_cache import KVCache
 from olla.engine.linear import AdapterRows
 from olla.engine.loading import load_model
 from olla.engine.models.batch import Batch, CausalModel, Span
 from olla.engine.models.families import decoder_config
 from olla.errors import FormatError
+from olla.runner.protocol import Finished
+from tests.engine.driving import add, ask, drain
 from tests.tiny_model import SMALL, VOCAB_SIZE, save_tiny_model
 
 LLAMA3_ROPE = {
@@ -57,10 +61,13 @@ FAMILIES: list[tuple[str, dict[str, Any]]] = [
 def load_pair(folder: Path, family: str, settings: dict[str, Any]) -> tuple[CausalModel, Any]:
     files = save_tiny_model(folder, family, **settings)
     loaded = load_model(files, "float32", "cpu", 0, lambda done, total: None)
-    reference = transformers.AutoModelForCausalLM.from_pretrained(
+    return loaded.network, reference_of(folder)
+
+
+def reference_of(folder: Path) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    return loaded.network, reference
 
 
 def forward(
@@ -97,6 +104,31 @@ def test_logits_are_those_of_transformers(
     with torch.inference_mode():
         expected = reference(tokens[None]).logits[0]
     assert (logits - expected).abs().max() <= 1e-3
+
+
+@pytest.mark.parametrize(("family", "settings"), FAMILIES)
+def test_greedy_replies_are_those_of_transformers(
+    tmp_path: Path, family: str, settings: dict[str, Any]
+) -> None:
+    """128 tokens of 20 prompts, fewer where one ends or goes round in a circle; all in one batch.
+
+    One pass of the reference over the replies shows it: see test_fidelity.py.
+    """
+    files = save_tiny_model(tmp_path, family, **settings)
+    engine = Engine(load_model(files, "float32", "cpu", 0, lambda done, total: None))
+    for number in range(20):
+        add(engine, ask(number, "abcdefghij" * 4 + "?" * number, num_predict=128))
+
+    ends = [messages[-1] for messages in drain(engine).values()]
+
+    replies = [(end.context, end.num_prompt_tokens) for end in ends if isinstance(end, Finished)]
+    padded = pad_sequence([torch.tensor(tokens) for tokens, _ in replies], batch_first=True)
+    with torch.inference_mode():
+        likeliest = reference_of(tmp_path)(padded).logits.argmax(-1).tolist()
+    assert len(replies) == 20
+    assert sum(len(tokens) - start for tokens, start in replies) > 500
+    for (tokens, start), expected in zip(replies, likeliest, strict=True):
+        assert tokens[start:] == expected[start - 1 : len(tokens) - 1]
 
 
 @pytest.mark.parametrize(("family", "settings"), FAMILIES)

@@ -254,12 +254,18 @@ def test_what_torch_computes_beside_the_core_is_not_drafted(
 ) -> None:
     files = save_tiny_model(tmp_path)
     save_adapter(tmp_path, tmp_path / "adapter", seed=1, target_modules=[module])
-    model = load_model(files, "auto", "cpu", 0, lambda done, total: None, quantize="int8")
-    assert isinstance(model.network, NativeDecoder)
+    plain, drafted = (
+        load_model(files, "auto", "cpu", 0, lambda done, total: None, quantize="int8")
+        for _ in range(2)
+    )
+    assert isinstance(drafted.network, NativeDecoder)
     adapter = Adapter(files_of(tmp_path / "adapter"))
+    request = ask(1, REPEATING, num_predict=60, adapters=[adapter])
 
-    _, end = reply(eager(model), ask(1, REPEATING, num_predict=60, adapters=[adapter]))
+    text, _ = reply(Engine(plain), request)
+    same, end = reply(eager(drafted), request)
 
+    assert same == text
     assert bool(end.num_drafted_tokens) == is_drafted
 
 

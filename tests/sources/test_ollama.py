@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -141,10 +142,10 @@ async def test_a_broken_manifest_is_refused_by_name(
 
 
 def check_empty(store: ModelStore) -> None:
-    """Nothing was stored, and no model is there."""
+    """Nothing was stored, in the store or beside it, and no model is there."""
     assert store.list() == ()
     root = store.blobs.directory.parent
-    files = [path for path in root.rglob("*") if path.is_file()]
+    files = [path for path in root.parent.rglob("*") if path.is_file()]
     assert [path.relative_to(root) for path in files] in ([], [Path(".olla/lock")])
 
 
@@ -166,6 +167,22 @@ async def test_a_million_layers_are_too_many(registry: Registry, store: ModelSto
 
     async with fault_server(serving(document, SYSTEM)) as server:
         with pytest.raises(SourceError, match="sent more than 16777216 bytes"):
+            await bring(registry, store, server)
+
+    check_empty(store)
+
+
+async def test_a_manifest_that_would_unpack_to_a_gigabyte_is_not_unpacked(
+    registry: Registry, store: ModelStore
+) -> None:
+    packer = zlib.compressobj(wbits=31)  # gzip
+    bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(1024)) + packer.flush()
+
+    async def script(asked: Asked, connection: Connection) -> None:
+        await connection.answer(200, bomb, "Content-Encoding: gzip")
+
+    async with fault_server(script) as server:
+        with pytest.raises(SourceError, match="sent a compressed body that nobody asked for"):
             await bring(registry, store, server)
 
     check_empty(store)

@@ -109,19 +109,20 @@ inline int value_at(const uint8_t* block, int lane, int k) {
     return value;
 }
 
-// Puts a value into a block of zeros.
+// Puts a row's values into a block, four at a time.
 template <int kBits>
-inline void set_value(uint8_t* block, int lane, int k, int value) {
-    uint8_t* byte = block + lane * 4 + k % 4;
-    int i = k / 4;
-    if (kBits == 8) {
-        byte[i * kVector] = uint8_t(value);
-        return;
-    }
+inline void set_values(uint8_t* block, int lane, const int8_t* values) {
+    uint32_t quads[kQuads], planes[kQuads] = {};
+    std::memcpy(quads, values, sizeof quads);
     constexpr int kAt = kBits & 4;
-    if (kBits & 4) byte[i % 4 * kVector] |= uint8_t((value & 15) << (i < 4 ? 0 : 4));
-    if (kBits & 2) byte[(kAt + i % 2) * kVector] |= uint8_t((value >> kAt & 3) << i / 2 * 2);
-    if (kBits & 1) byte[(kBits - 1) * kVector] |= uint8_t((value >> (kBits - 1) & 1) << i);
+    for (int i = 0; i < kQuads; ++i) {
+        if (kBits == 8) planes[i] = quads[i];
+        if (kBits & 4) planes[i % 4] |= (quads[i] & 0x0f0f0f0f) << (i < 4 ? 0 : 4);
+        if (kBits & 2) planes[kAt + i % 2] |= (quads[i] >> kAt & 0x03030303) << i / 2 * 2;
+        if (kBits & 1) planes[kBits - 1] |= (quads[i] >> (kBits - 1) & 0x01010101) << i;
+    }
+    for (int plane = 0; plane < kBits; ++plane)
+        std::memcpy(block + plane * kVector + lane * 4, &planes[plane], 4);
 }
 
 template <int kBits, int columns, bool offset, int bias>

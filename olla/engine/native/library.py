@@ -1,18 +1,24 @@
 """Library: the compiled core, if this machine has one, and the C structures of core.h.
 
 One shared library is built for each instruction set when olla is installed (hatch_build.py);
-without a compiler there is none, and torch's own kernels do the work. Pointers handed over are
-those of tensors that the caller keeps alive.
+without a compiler there is none, and torch's own kernels do the work, as where a library does not
+load. Pointers handed over are those of tensors that the caller keeps alive.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
+from collections.abc import Callable, Iterator
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from enum import IntEnum
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+
+_log = logging.getLogger(__name__)
+OnBroken = Callable[[str], None]
+"""Told why a library that was built does not load."""
 
 
 class Kind(IntEnum):
@@ -133,21 +139,31 @@ class CStep(Structure):
     ]  # fmt: skip
 
 
-def find_libraries(folder: Path = FOLDER) -> list[Path]:
+def find_libraries(folder: Path = FOLDER, on_broken: OnBroken = _log.warning) -> Iterator[Path]:
     """The built libraries that this machine can run, the fastest first."""
-    portable = folder / "core_portable.so"
-    if not portable.is_file():
-        return []
-    library = ctypes.CDLL(str(portable))
-    library.olla_variants.restype = c_char_p
-    names = library.olla_variants().decode().split()
-    paths = [folder / f"core_{name}.so" for name in names]
-    return [path for path in paths if path.is_file()]
+    portable = _opened(folder / "core_portable.so", on_broken)
+    if portable is None:
+        return
+    portable.olla_variants.restype = c_char_p
+    for name in portable.olla_variants().decode().split():
+        path = folder / f"core_{name}.so"
+        if _opened(path, on_broken) is not None:
+            yield path
 
 
-def find_library(folder: Path = FOLDER) -> Path | None:
-    """The fastest of them; None if none was built."""
-    return next(iter(find_libraries(folder)), None)
+def find_library(folder: Path = FOLDER, on_broken: OnBroken = _log.warning) -> Path | None:
+    """The fastest of them; None if none was built, or none loads."""
+    return next(find_libraries(folder, on_broken), None)
+
+
+def _opened(path: Path, on_broken: OnBroken) -> ctypes.CDLL | None:
+    if not path.is_file():
+        return None
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:  # of another machine, or of a newer system
+        on_broken(f"the compiled core does not load: {error}")
+        return None
 
 
 class Core:

@@ -17,7 +17,7 @@ constexpr int kSuper = 256;  // values of a K block
 
 // 32 values of one row: weights are values * scale + offset, of each 16 where there are two.
 struct RowBlock {
-    int8_t values[kBlock];  // as set_value takes them
+    int8_t values[kBlock];  // as set_values takes them
     float scales[2], offsets[2];
 };
 
@@ -192,7 +192,7 @@ inline void pack_row(Quants<kBits, columns, has_offset, bias>, int type, const u
         uint8_t* scales = to + K::kValueBytes + 2 * lane;
         RowBlock row;
         read_block(type, from, block, row);
-        for (int k = 0; k < kBlock; ++k) set_value<kBits>(to, lane, k, row.values[k]);
+        set_values<kBits>(to, lane, row.values);
         for (int part = 0; part < K::kScales; ++part) {
             uint16_t scale = float_to_half(row.scales[part]), offset = float_to_half(row.offsets[part]);
             std::memcpy(scales + part * K::kHalves, &scale, 2);

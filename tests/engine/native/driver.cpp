@@ -1,6 +1,7 @@
 // The kernels without Python, for sanitizers and for emulated processors: `driver FILE` writes what it
 // computes, or compares it with what another build wrote. driver.py builds and runs it.
 #include <cstdio>
+#include <deque>
 #include <random>
 
 #include "../../../olla/engine/native/core.cpp"
@@ -83,7 +84,7 @@ void check_products(Core* core, std::vector<float>& found) {
             }
 }
 
-// A model of odd sizes; tokens together see what they see one by one, but for rounding.
+// A model of odd sizes; tokens together see what they see one by one, to the bit.
 struct TinyModel {
     static constexpr int kHidden = 96, kHeads = 6, kKeyHeads = 2, kSize = 22, kWide = 64, kVocab = 37, kTokens = 75;
     explicit TinyModel(Core* core)
@@ -97,24 +98,58 @@ struct TinyModel {
     std::vector<float> norm, cosines, sines;
 };
 
-std::vector<float> run(Core* core, TinyModel& tiny, Kind kind, int window, int piece) {
+// A mixture with a shared expert, and an adapter of every second token.
+struct Mixture {
+    using T = TinyModel;
+    static constexpr int kCount = 5, kUsed = 2, kRank = 5, kQkv = (T::kHeads + 2 * T::kKeyHeads) * T::kSize;
+    Mixture(Core* core, TinyModel& tiny)
+        : router(core, F32, kGgmlF32, kCount, T::kHidden), gate(core, F32, kGgmlF32, 1, T::kHidden),
+          shared_gate_up(core, Q4, kGgmlQ4_1, 2 * T::kWide, T::kHidden),
+          shared_down(core, Q5, kGgmlQ5_1, T::kHidden, T::kWide), floats(random_floats((kQkv + kTile) * kRank)),
+          halves(kRank * T::kHidden) {
+        for (uint16_t& half : halves) half = float_to_half(random_float());
+        wide_delta = {1, kRank, 3, kQkv - 4, F32, floats.data(), floats.data(), floats.data(), floats.data()};
+        expert_delta = {1, kRank, 0, T::kHidden, F16, halves.data(), halves.data(), nullptr, nullptr};
+        for (int i = 0; i < kCount; ++i) {
+            gate_up.push_back(parts.emplace_back(core, Q4, kGgmlQ4_0, 2 * T::kWide, T::kHidden).linear);
+            down.push_back(parts.emplace_back(core, Q8, kGgmlQ8_0, T::kHidden, T::kWide).linear);
+        }
+        down[1].num_deltas = 1, down[1].deltas = &expert_delta;
+        qkv = tiny.qkv.linear;
+        qkv.num_deltas = 1, qkv.deltas = &wide_delta, qkv.bias = floats.data();
+        experts = {kCount, kUsed, 1, T::kWide, T::kWide, router.linear, gate_up.data(), down.data(),
+                   shared_gate_up.linear, shared_down.linear, gate.linear};
+    }
+    Matrix router, gate, shared_gate_up, shared_down;
+    std::deque<Matrix> parts;
+    std::vector<Linear> gate_up, down;
+    std::vector<float> floats;
+    std::vector<uint16_t> halves;
+    Delta wide_delta, expert_delta;
+    Linear qkv;
+    Experts experts;
+};
+
+// With a mixture in the place of the MLP, if there is one.
+std::vector<float> run(Core* core, TinyModel& tiny, const Mixture* mixture, Kind kind, int window, int piece) {
     using T = TinyModel;
     const float* norm = tiny.norm.data();
     Layer layer{tiny.qkv.linear, tiny.out.linear, tiny.gate_up.linear, tiny.down.linear,
-                norm, norm, norm, norm, nullptr, nullptr, window, 1};
+                norm, norm, norm, norm, nullptr, nullptr, window, 1, nullptr};
+    if (mixture) layer.qkv = mixture->qkv, layer.experts = &mixture->experts, layer.q_norm = layer.k_norm = norm;
     Model model{T::kHidden, T::kWide, T::kHeads, T::kKeyHeads, T::kSize, 1, 0, 1, 1e-5f, 0.2f, 20.f, 0.f,
                 1.f, 1.f, 1.f, tiny.ends.linear, tiny.ends.linear, norm, &layer, nullptr, 0};
     std::vector<uint8_t> keys(T::kKeyHeads * olla_cache_bytes(kind, T::kTokens, T::kSize)), values(keys.size());
     uint8_t *all_keys[] = {keys.data()}, *all_values[] = {values.data()};
     std::vector<int32_t> tokens(T::kTokens), slots(T::kTokens), adapters(T::kTokens), rows(T::kTokens);
     for (int i = 0; i < T::kTokens; ++i)
-        tokens[i] = i * 5 % T::kVocab, slots[i] = (i * 7 + 3) % T::kTokens, rows[i] = i;
+        tokens[i] = i * 5 % T::kVocab, slots[i] = (i * 7 + 3) % T::kTokens, rows[i] = i, adapters[i] = i % 2;
     std::vector<float> logits(T::kTokens * T::kVocab);
     for (int at = 0; at < T::kTokens; at += piece) {
         int count = std::min(piece, T::kTokens - at);
         Span span{0, count, at + count, slots.data()};
-        Step step{count, 1, count, T::kTokens, kind, T::kSize, T::kSize, &tokens[at], &slots[at],
-                  adapters.data(), rows.data(), &span, &tiny.cosines[at * T::kSize], &tiny.sines[at * T::kSize], nullptr, nullptr,
+        Step step{count, 1, count, T::kTokens, kind, T::kSize, T::kSize, &tokens[at], &slots[at], &adapters[at],
+                  rows.data(), &span, &tiny.cosines[at * T::kSize], &tiny.sines[at * T::kSize], nullptr, nullptr,
                   all_keys, all_values, &logits[at * T::kVocab], nullptr, nullptr};
         olla_step(core, &model, &step);
     }
@@ -130,16 +165,19 @@ float difference(const std::vector<float>& a, const std::vector<float>& b) {
 
 void check_steps(Core* core, std::vector<float>& found) {
     TinyModel tiny(core);
+    Mixture mixture(core, tiny);
     for (Kind kind : {F16, Q8})
-        for (int window : {0, 9}) {
-            std::vector<float> whole = run(core, tiny, kind, window, TinyModel::kTokens);
-            for (int piece : {1, 5, 40})
-                if (float off = difference(whole, run(core, tiny, kind, window, piece)); !(off < 2e-2f)) {
-                    std::printf("cache %d, window %d, %d tokens at a time: off by %g\n", kind, window, piece, off);
-                    is_right = false;
-                }
-            found.insert(found.end(), whole.begin(), whole.end());
-        }
+        for (const Mixture* each : {static_cast<const Mixture*>(nullptr), static_cast<const Mixture*>(&mixture)})
+            for (int window : {0, 9}) {
+                std::vector<float> whole = run(core, tiny, each, kind, window, TinyModel::kTokens);
+                for (int piece : {1, 5, 40})
+                    if (float off = difference(whole, run(core, tiny, each, kind, window, piece)); off != 0) {
+                        std::printf("%s, cache %d, window %d, %d tokens at a time: off by %g\n",
+                                    each ? "mixture" : "dense", kind, window, piece, off);
+                        is_right = false;
+                    }
+                found.insert(found.end(), whole.begin(), whole.end());
+            }
 }
 
 // Attention of a head over the places [low, high): kept has key and value of each place.
@@ -214,10 +252,10 @@ void check_attention(int size, int heads, bool in_order, std::vector<float>& fou
     }
 }
 
-void compare(std::FILE* file, const std::vector<float>& found) {
+void compare(std::FILE* file, const std::vector<float>& found, float tolerance) {
     std::vector<float> expected(found.size());
     if (std::fread(expected.data(), 4, expected.size(), file) != expected.size() ||
-        !(difference(expected, found) < 1e-5f)) {
+        !(difference(expected, found) < tolerance)) {
         std::printf("differs from the other build by %g\n", difference(expected, found));
         is_right = false;
     }
@@ -235,13 +273,13 @@ int main(int, char** arguments) {
     check_steps(core, logits);
     olla_close(core);
     if (std::FILE* file = std::fopen(arguments[1], "rb")) {
-        compare(file, products);
-        compare(file, attended);
+        compare(file, products, 1e-5f);
+        compare(file, attended, 1e-5f);
+        compare(file, logits, 2e-2f);  // where one rounds a state to another step of eight bits
         std::fclose(file);
     } else {
         file = std::fopen(arguments[1], "wb");
-        std::fwrite(products.data(), 4, products.size(), file);
-        std::fwrite(attended.data(), 4, attended.size(), file);
+        for (auto* each : {&products, &attended, &logits}) std::fwrite(each->data(), 4, each->size(), file);
         std::fclose(file);
     }
     std::printf("%s: %zu numbers, %d lanes\n", is_right ? "right" : "WRONG",
