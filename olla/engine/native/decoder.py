@@ -45,6 +45,7 @@ class NativeDecoder:
         self._decoder = decoder
         self._core = core
         self._vocab_size = packed(decoder.embedding).shape[0]
+        self._uses_local_rope = any(layer.uses_local_rope for layer in self.config.layers)
         self._layers = (CLayer * len(decoder.blocks))()
         self._described: list[object] = []  # that what is handed to the core points to
         self._model = _c_model(decoder, self._layers)
@@ -95,7 +96,9 @@ class NativeDecoder:
         embedded = self._decoder.embedded(batch).contiguous() if is_changed else None
         adapters = _adapters(len(tokens), batch.adapters)
         tables = self._decoder.rope.tables(batch.positions, torch.float32)
-        local_tables = self._decoder.local_rope.tables(batch.positions, torch.float32)
+        local_tables = tables
+        if self._uses_local_rope:
+            local_tables = self._decoder.local_rope.tables(batch.positions, torch.float32)
         spans, where = _spans(batch.spans)
         keys, values = self._cache(batch.cache)
         self._core.step(
