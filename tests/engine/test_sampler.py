@@ -129,6 +129,12 @@ def test_greedy_follows_the_penalties() -> None:
     assert sample(torch.tensor([[2.0, 1.0, 3.0]]), [row]) == [0]
 
 
+def test_greedy_takes_the_first_of_equal_logits() -> None:
+    row = SamplingRow(replace(OPEN, temperature=0.0), [], 0.5)
+
+    assert sample(torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 0.0]]), [row, row]) == [1, 0]
+
+
 @pytest.mark.parametrize("params", [{"top_k": 2}, {"top_p": 0.65}, {"typical_p": 0.5}])
 def test_no_uniform_number_draws_a_token_that_a_filter_removed(params: dict[str, Any]) -> None:
     rows = [

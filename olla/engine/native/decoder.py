@@ -49,6 +49,7 @@ class NativeDecoder:
         self._core = core
         self._cache_kind = cache_kind
         self._vocab_size = packed(decoder.embedding).shape[0]
+        self._uses_local_rope = any(layer.uses_local_rope for layer in self.config.layers)
         self._layers = (CLayer * len(decoder.blocks))()
         self._described: list[object] = []  # that what is handed to the core points to
         self._deltas: dict[Linear, dict[int, list[CoreDelta]]] = {}
@@ -104,7 +105,9 @@ class NativeDecoder:
         embedded = self._decoder.embedded(batch).contiguous() if is_changed else None
         adapters = _adapters(len(tokens), batch.adapters)
         tables = self._decoder.rope.tables(batch.positions, torch.float32)
-        local_tables = self._decoder.local_rope.tables(batch.positions, torch.float32)
+        local_tables = tables
+        if self._uses_local_rope:
+            local_tables = self._decoder.local_rope.tables(batch.positions, torch.float32)
         spans, where = _spans(batch.spans)
         keys, values = self._cache(batch.cache)
         self._core.step(
