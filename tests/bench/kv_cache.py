@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,12 +35,17 @@ def step_s(
 ) -> float:
     """The time of a step whose tokens have these positions, with logits for each span."""
     positions = torch.tensor(places)
-    slots = torch.cat([torch.arange(s.slots.stop)[s.slots][s.start - s.end :] for s in spans])
+    slots = torch.cat([newest_slots(span) for span in spans])
     ends = torch.tensor([span.end - 1 for span in spans])
     batch = Batch(torch.randint(5, 1000, slots.shape), positions, slots, spans, ends, cache)
     start = time.perf_counter()
     model.forward(batch)
     return time.perf_counter() - start
+
+
+def newest_slots(span: Span) -> torch.Tensor:
+    assert isinstance(span.slots, slice)
+    return torch.arange(span.slots.stop - (span.end - span.start), span.slots.stop)
 
 
 def decode_s(model: CausalModel, cache: KVCache, length: int, streams: int) -> float:
@@ -104,7 +109,7 @@ def main() -> None:
         print(line(arguments.model, work, arguments.prompt, in_turn(works, 3)))
 
 
-def in_turn(works: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turn(works: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {kind: [] for kind in works}
     for _ in range(rounds):
         for kind, work in works.items():

@@ -21,8 +21,13 @@ from tests.engine.test_gguf_weights import tiny
 from tests.gguf_model import write_gguf
 from tests.tiny_model import VOCAB_SIZE, save_tiny_model
 
-SIZES = {**EXPERTS, "hidden_size": 64, "moe_intermediate_size": 32, "num_local_experts": 5}
-SHARED = {"shared_expert_intermediate_size": 96}
+SIZES: dict[str, Any] = {
+    **EXPERTS,
+    "hidden_size": 64,
+    "moe_intermediate_size": 32,
+    "num_local_experts": 5,
+}
+SHARED: dict[str, Any] = {"shared_expert_intermediate_size": 96}
 LAYER = "model.layers.1.mlp"
 
 
