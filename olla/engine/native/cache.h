@@ -2,7 +2,7 @@
 // with a bfloat16 scale for each block of 32 (Q8).
 //
 // Keys of Q8 stand in groups of kLanes slots: four bytes of each, four more of each and so on, then the
-// scales of the first blocks, and so on. So where a sequence has a group's slots in order, scores of
+// scale of each one's first block, of its second and so on. So where a sequence has a group's slots in order, scores of
 // kLanes keys come from whole vectors, without sums across lanes. Its values are a row a slot, followed
 // by the scales of all slots.
 #pragma once
@@ -80,6 +80,7 @@ struct HalfRows {
     uint16_t* at(int slot) const { return reinterpret_cast<uint16_t*>(data) + size_t(slot) * size; }
 };
 
+// Keys of one head in groups, by their slot.
 struct ByteKeys {
     uint8_t* data;
     const int32_t* slots;
@@ -87,7 +88,7 @@ struct ByteKeys {
 
     int width() const { return blocks_of(size); }
 
-    // Where the first quad and the first scale of a slot stand; the next are kVector and kHalves on.
+    // Where the first quad and the first scale of a slot stand; the next are kVector and 2 * kLanes bytes on.
     uint8_t* quads(int slot) const { return data + slot / kLanes * group_bytes() + slot % kLanes * 4; }
     uint8_t* scales(int slot) const {
         return data + slot / kLanes * group_bytes() + kLanes * in_quads(size) + slot % kLanes * 2;
@@ -114,6 +115,7 @@ struct ByteKeys {
     size_t group_bytes() const { return cache_bytes(Q8, kLanes, size); }
 };
 
+// Values of one head as bytes, by their place in a sequence.
 struct ByteRows {
     uint8_t* data;
     const int32_t* slots;
