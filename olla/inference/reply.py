@@ -63,15 +63,13 @@ class _Reply:
         self._num_pending = 0
         self._num_thinking = 0
 
-    def push(self, piece: Piece) -> Iterator[ChatChunk]:
+    def push(self, piece: Piece) -> tuple[ChatChunk, ...]:
         if self._is_at_prompt:
             self._is_at_prompt = False
-            yield ChatChunk(content=piece.text, logprobs=tuple(piece.logprobs))
-            return
+            return (ChatChunk(content=piece.text, logprobs=tuple(piece.logprobs)),)
         self._num_pending += len(piece.logprobs) or bool(piece.text)
         delta = self._shown(self._parser.push(piece.text))
-        if delta or piece.logprobs:
-            yield _chunk(delta, tuple(piece.logprobs))
+        return (_chunk(delta, tuple(piece.logprobs)),) if delta or piece.logprobs else ()
 
     def finish(self, finished: Finished) -> Iterator[ChatChunk]:
         delta = self._shown(self._parser.finish())

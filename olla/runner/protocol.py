@@ -348,7 +348,7 @@ class ReplyDecoder:
         self._buffer = bytearray()
 
     def push(self, data: bytes) -> Iterator[FromRunner]:
-        """The messages that `data` completes.
+        """The messages that `data` completes; to be taken to the last.
 
         Raises:
             ValueError: the length is past MAX_MESSAGE_BYTES; the stream cannot be trusted further.

@@ -24,6 +24,7 @@ from olla.runner.protocol import (
     Loaded,
     LoadProgress,
     Piece,
+    ReplyDecoder,
     Text,
     Tokenize,
     Tokens,
@@ -115,6 +116,22 @@ def test_an_absurd_length_is_refused_before_anything_is_read() -> None:
         read_message(stream)
 
     assert stream.read() == b"x"
+
+
+@given(st.lists(st.text(max_size=300), max_size=5), st.integers(1, 50))
+def test_where_the_bytes_of_replies_are_cut_does_not_matter(texts: list[str], size: int) -> None:
+    messages = [Piece(id=number, text=text) for number, text in enumerate(texts)]
+    data = b"".join(encode(message) for message in messages)
+    decoder = ReplyDecoder()
+
+    parts = [decoder.push(data[start : start + size]) for start in range(0, len(data), size)]
+
+    assert [message for part in parts for message in part] == messages
+
+
+def test_an_absurd_length_of_a_reply_is_refused_before_it_is_waited_for() -> None:
+    with pytest.raises(ValueError, match="message of 268435457 bytes"):
+        list(ReplyDecoder().push((protocol.MAX_MESSAGE_BYTES + 1).to_bytes(4, "little")))
 
 
 def test_a_reply_is_not_taken_for_an_order() -> None:

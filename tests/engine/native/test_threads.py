@@ -16,8 +16,9 @@ from olla.engine.linear import AdapterRows
 from olla.engine.models.batch import Batch, CausalModel, Span
 from olla.engine.native.library import FOLDER, Core, Kind
 from olla.engine.parts import LowRank
+from tests.engine.native.conftest import LIBRARIES
 from tests.engine.native.test_decoder import load_pair
-from tests.engine.test_families import EXPERTS
+from tests.engine.test_families import EXPERTS, forward
 
 IDLE_S, BUSY_SHARE = 0.5, 0.1
 
@@ -77,6 +78,17 @@ def test_a_step_allocates_nothing_once_there_was_a_larger_one(
 
     assert before > 0
     assert library.olla_num_allocations() == before
+
+
+@pytest.mark.skipif(not LIBRARIES, reason="no C++ compiler was there when olla was installed")
+def test_workers_that_come_late_or_never_change_no_logits(tmp_path: Path) -> None:
+    """Of 16 threads most have no CPU when a step begins, nor when it ends."""
+    alone, _ = load_pair(tmp_path, Core(Path(LIBRARIES[0]), num_threads=1))
+    shared, _ = load_pair(tmp_path, Core(Path(LIBRARIES[0]), num_threads=16))
+    tokens = torch.randint(0, 256, (60,))
+    expected = forward(alone, tokens)
+
+    assert all(torch.equal(forward(shared, tokens), expected) for _ in range(200))
 
 
 def test_threads_of_the_core_sleep_when_there_is_nothing_to_compute(
