@@ -16,7 +16,6 @@ from olla.engine.models.batch import Batch, CausalModel, Span
 from olla.engine.models.decoder import Decoder
 from olla.engine.models.families import decoder_config
 from olla.engine.native.decoder import NativeDecoder
-from olla.engine.native.deltas import LOSS, narrowed
 from olla.engine.native.library import Core, Kind
 from olla.engine.native.packed import Packing
 from olla.engine.parts import LowRank, Part, Replaced, TokenRows
@@ -172,36 +171,6 @@ EVERY_KIND: list[tuple[str, Callable[[], list[Part]]]] = [
                       low_rank("lm_head", VOCAB_SIZE, 32)]),
     ("tokens", lambda: [TokenRows("model.embed_tokens", torch.tensor([1, 3]), torch.randn(2, 32))]),
 ]  # fmt: skip
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_a_delta_is_kept_in_as_many_bits_as_its_file_has(dtype: torch.dtype) -> None:
-    a, b = (torch.randn(4, 4).to(dtype).float() for _ in range(2))
-
-    low, high = narrowed(a, b * 0.5, loss=0.0)
-
-    assert low is not None
-    assert high is not None
-    assert low.itemsize == high.itemsize == dtype.itemsize
-    assert torch.equal(low.float(), a)
-    assert torch.equal(high.float(), b * 0.5)
-
-
-@pytest.mark.parametrize(
-    ("size", "dtype"),
-    [(1e-2, torch.float16), (1e5, torch.bfloat16), (1e-7, torch.bfloat16), (3.4e38, torch.float32)],
-)
-def test_a_delta_of_any_size_is_kept_in_16_bits_that_hold_it(
-    size: float, dtype: torch.dtype
-) -> None:
-    a, b = size * torch.linspace(-1, 1, 64).view(4, 16), torch.randn(16, 4)
-
-    low, high = narrowed(a, b, LOSS)
-
-    assert low is not None
-    assert high is not None
-    assert low.dtype is high.dtype is dtype
-    assert torch.dist(low.float() / size, a / size) <= LOSS * (a / size).norm()
 
 
 @pytest.mark.parametrize(("kind", "make_parts"), EVERY_KIND)
