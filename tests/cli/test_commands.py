@@ -210,6 +210,7 @@ def test_ps_has_ollama_s_columns(
 
     header, row = olla("ps").stdout.splitlines()
 
+    assert len(daemon.sent("GET /api/ps")) == 1
     assert header.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]
     assert [cell.strip() for cell in row.split("    ") if cell.strip()] == [
         "m:latest",
