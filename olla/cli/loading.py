@@ -18,8 +18,9 @@ def load_status(client: Client, model: str) -> Callable[[], str]:
 
     def ask() -> str:
         try:
-            load = describe_load(client.loading(), ModelName.parse(model))
-            return load or describe_place(client.queue(), client.id)
+            loading, queue = client.waiting()
+            load = describe_load(loading, ModelName.parse(model))
+            return load or describe_place(queue, client.id)
         except (ClientError, InvalidName):
             return ""  # the request itself will tell what is wrong
 

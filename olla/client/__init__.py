@@ -99,15 +99,13 @@ class Client:
         running = tuple(running_from_json(model) for model in reply.get("models") or ())
         return running, tuple(queued_from_json(entry) for entry in reply.get("queue") or ())
 
-    def loading(self) -> tuple[Progress, ...]:
-        """How far the models are that are being loaded; the status is a model's name."""
+    def waiting(self) -> tuple[tuple[Progress, ...], tuple[QueuedRequest, ...]]:
+        """How far the models are that are being loaded, each by its name as the status, and the
+        requests that wait, of all clients, at one moment.
+        """
         reply = self._call("GET", "/api/ps", timeout_s=HEARTBEAT_TIMEOUT_S)
-        return tuple(loading_from_json(model) for model in reply.get("loading") or ())
-
-    def queue(self) -> tuple[QueuedRequest, ...]:
-        """The requests that wait, of all clients."""
-        reply = self._call("GET", "/api/ps", timeout_s=HEARTBEAT_TIMEOUT_S)
-        return tuple(queued_from_json(entry) for entry in reply.get("queue") or ())
+        loading = tuple(loading_from_json(model) for model in reply.get("loading") or ())
+        return loading, tuple(queued_from_json(entry) for entry in reply.get("queue") or ())
 
     def show(self, model: str, *, verbose: bool = False) -> ShownModel:
         return shown_from_json(

@@ -1,4 +1,4 @@
-"""The names that peft gives a LoRA's tensors: which module each is of, and what of it.
+"""The names that peft and GGUF give a LoRA's tensors: which module each is of, and what of it.
 
 Knows names alone; shapes and numbers are the readers' matter.
 """
@@ -6,7 +6,11 @@ Knows names alone; shapes and numbers are the readers' matter.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
+
+from olla.errors import FormatError
+from olla.formats.tensor_names import hf_name
 
 PAIRS = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
 """The two matrices of a low-rank product: a linear's, and an embedding's."""
@@ -24,6 +28,7 @@ _NAME = re.compile(
 _TWICE = re.compile(r".+\.(modules_to_save|original_module)\..+")
 # peft wraps a module once for each of its parameters that an adapter changes.
 _STACK = re.compile(r"(?P<experts>.+\.experts)(\.base_layer)*")
+_GGUF_NAME = re.compile(r"(?P<weight>.+\.weight)\.lora_(?P<side>[ab])")
 
 
 class LoraName(NamedTuple):
@@ -54,3 +59,26 @@ def expert_stack(module: str) -> str | None:
     """The experts that a pair for all of a layer's is of; None for any other module."""
     match = _STACK.fullmatch(module)
     return match["experts"] if match else None
+
+
+def gguf_pairs(names: Iterable[str], architecture: str) -> Mapping[str, tuple[str, str]]:
+    """Module -> the tensors of its two matrices, lora_a and lora_b, among all of a GGUF adapter.
+
+    Raises:
+        FormatError: there are none, one lacks the other, or one is of another kind.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        match = _GGUF_NAME.fullmatch(name)
+        if match is None:
+            raise FormatError(f"{name} is not supported: only lora_a and lora_b are")
+        weight = hf_name(architecture, match["weight"])
+        if weight is None:
+            raise FormatError(f"adapters on {match['weight']} of {architecture} are not supported")
+        found.setdefault(weight.removesuffix(".weight"), {})[match["side"]] = name
+    if not found:
+        raise FormatError("the adapter holds no LoRA weights")
+    for module, sides in found.items():
+        if len(sides) < 2:
+            raise FormatError(f"the adapter's {module} lacks its lora_a or lora_b")
+    return {module: (sides["a"], sides["b"]) for module, sides in found.items()}

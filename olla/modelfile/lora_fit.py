@@ -7,7 +7,6 @@ silence. Refuses only what is certain: architecture and shapes, never names of r
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,20 @@ from typing import Any
 from olla.errors import BadInput, FormatError
 from olla.formats.expert_tensors import expert_name
 from olla.formats.finite import are_finite
-from olla.formats.gguf import GgufFile, GgufTensor, MetadataValue, read_gguf
-from olla.formats.lora_names import MAGNITUDE, PAIRS, TOKENS, expert_stack, parse_lora_name
+from olla.formats.gguf import GgufTensor, MetadataValue, read_gguf
+from olla.formats.lora_names import (
+    MAGNITUDE,
+    PAIRS,
+    TOKENS,
+    expert_stack,
+    gguf_pairs,
+    parse_lora_name,
+)
 from olla.formats.safetensors import SafetensorsTensor, read_safetensors
-from olla.formats.tensor_names import hf_name
 from olla.modelfile.base_weights import BaseShapes, Shape, is_embedding, is_head, read_object
 from olla.modelfile.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from olla.registry.weights import GGUF_NAME
 
-_GGUF_KEY = re.compile(r"(?P<weight>.+\.weight)\.lora_(?P<side>[ab])")
 _DTYPES = frozenset({"F32", "F16", "BF16"})
 _DEFAULT_RANK = 8  # peft's LoraConfig.r
 _MAX_FLOAT = 3.4e38  # float32's
@@ -77,13 +81,10 @@ def check_gguf_adapter(path: Path, base: Mapping[str, Path]) -> None:
     header = read_gguf(path)
     _check_gguf_kind(header.metadata, base)
     shapes = BaseShapes.of(base)
-    found: dict[str, dict[str, Shape]] = {}
-    for name, side, shape in _gguf_sides(header):
-        found.setdefault(name, {})[side] = shape
-    if not found:
-        raise FormatError("the adapter holds no LoRA weights")
-    for module, sides in found.items():
-        _check_gguf_pair(module, sides, shapes)
+    architecture = str(header.metadata.get("general.architecture"))
+    sides = {tensor.name: tensor.shape for tensor in header.tensors}
+    for module, (a, b) in gguf_pairs(sides, architecture).items():
+        _check_gguf_pair(module, sides[a], sides[b], shapes)
     _check_finite(path, [tensor for tensor in header.tensors if tensor.type.name in _DTYPES])
 
 
@@ -105,22 +106,7 @@ def _check_gguf_kind(adapter: Mapping[str, MetadataValue], base: Mapping[str, Pa
             raise _misfit(f"it was made for the architecture {own}, the base is {other}")
 
 
-def _gguf_sides(header: GgufFile) -> Iterable[tuple[str, str, Shape]]:
-    architecture = str(header.metadata.get("general.architecture"))
-    for tensor in header.tensors:
-        match = _GGUF_KEY.fullmatch(tensor.name)
-        if match is None:
-            raise BadInput(f"{tensor.name} is not supported: only lora_a and lora_b are")
-        name = hf_name(architecture, match["weight"])
-        if name is None:
-            raise BadInput(f"adapters on {match['weight']} of {architecture} are not supported")
-        yield name.removesuffix(".weight"), match["side"], tensor.shape
-
-
-def _check_gguf_pair(module: str, sides: Mapping[str, Shape], shapes: BaseShapes) -> None:
-    if len(sides) < 2:
-        raise FormatError(f"the adapter's {module} lacks its lora_a or lora_b")
-    a, b = sides["a"], sides["b"]
+def _check_gguf_pair(module: str, a: Shape, b: Shape, shapes: BaseShapes) -> None:
     out_features, in_features = _linear(module, shapes)
     if is_embedding(module):  # llama.cpp keeps lora_a of an embedding by its rows
         out_features, in_features, a = in_features, out_features, a[::-1]

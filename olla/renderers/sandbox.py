@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import wraps
+from types import CodeType
 from typing import Any
 
 import jinja2
@@ -35,6 +36,8 @@ from olla.renderers.limits import (
     check_size,
     check_width,
 )
+
+MAX_CODE_CHARS = 2**20
 
 _LEFT_OUT = ("pprint", "striptags", "urlencode", "urlize", "wordwrap", "xmlattr")
 _WITH_WIDTH = frozenset({"batch", "center", "round", "slice", "tojson", "trim"})
@@ -110,6 +113,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
             for name, function in self.filters.items()
             if name not in _LEFT_OUT
         }
+
+    def _compile(self, source: str, filename: str) -> CodeType:
+        """Python's compiler is in C: nothing interrupts it, so what it gets is bounded."""
+        if len(source) > MAX_CODE_CHARS:
+            raise LimitReached(f"it becomes more than {MAX_CODE_CHARS} characters of code")
+        return super()._compile(source, filename)
 
     def concat(self, pieces: Iterable[str]) -> str:
         """Every join of text that a template does ends here: output, blocks, macros, `~`."""

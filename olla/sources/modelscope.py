@@ -6,6 +6,7 @@ as MODELSCOPE_API_TOKEN and MODELSCOPE_CACHE, by itself. Imported when first nee
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from modelscope_hub import (
@@ -34,6 +35,7 @@ _TOKENS = "https://modelscope.cn/my/myaccesstoken"
 
 def look_up(name: str, revision: str) -> Repository:
     """See `Lookup`. `revision` is a branch or a tag, "" the main branch."""
+    _trust()
     config = HubConfig()
     api = HubApi(config, user_agent="olla")
     try:
@@ -56,6 +58,14 @@ def look_up(name: str, revision: str) -> Repository:
 def endpoint() -> str:
     """The address of the hub or its mirror."""
     return str(HubConfig().endpoint)
+
+
+def _trust() -> None:
+    """Let the client trust what all else here does: requests has names of its own for that."""
+    variables = os.environ  # noqa: TID251 - of requests, which takes it from nowhere else
+    named = variables.keys() & {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
+    if "SSL_CERT_FILE" in variables and not named:
+        variables["REQUESTS_CA_BUNDLE"] = variables["SSL_CERT_FILE"]
 
 
 def _repository(

@@ -1,4 +1,4 @@
-"""What drafting tokens by look-up gains and costs: the engine alone, with and without, in turn.
+"""What drafting tokens by look-up gains and costs: the engine alone, with and without, in turns.
 
     python -m tests.bench.speculation [MODEL,...] [ROUNDS]
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -63,38 +63,63 @@ def comparisons(model: str, threads: int, num_rounds: int) -> Iterator[Compariso
     loaded = load_model(files, "auto", "cpu", threads, lambda done, total: None)
     drafting, plain = Engine(loaded, speculation=Speculation()), Engine(loaded)
     for task in tasks():
-        for engine in (drafting, plain):
-            tokens_per_s(engine, task, 0)
+        tokens_per_s((drafting, plain), task, 0)
         rates: dict[Engine, list[float]] = {drafting: [], plain: []}
         for number in range(1, num_rounds + 1):
             order = (drafting, plain) if number % 2 else (plain, drafting)
-            texts = []
+            found = tokens_per_s(order, task, number)
             for engine in order:
-                rate, text = tokens_per_s(engine, task, number)
-                rates[engine].append(rate)
-                texts.append(text)
-            if texts[0] != texts[1]:
-                raise RuntimeError(f"{model}, {task.title}: drafts changed what was said")
+                rates[engine].append(found[engine])
         ours, theirs = tuple(rates[drafting]), tuple(rates[plain])
         yield Comparison(model, task.title, "tok/s", "no drafts", ours, theirs, task.aim)
 
 
-def tokens_per_s(engine: Engine, task: Task, number: int) -> tuple[float, list[str]]:
-    """Of all streams together, from the first token of any to the end; and what they said."""
-    texts = dict.fromkeys(range(len(task.prompts)), "")
-    num_tokens, first_s = 0, 0.0
-    for place, prompt in enumerate(task.prompts):
-        seeded = replace(task.sampling, seed=number)
-        request = Generate(place, "", _NUM_CTX, seeded, num_predict=_NUM_TOKENS)
-        engine.add(request, engine.encode(prompt, False))
-    while engine.has_work:
-        for message in engine.step():
+class Answers:
+    """What an engine says to all prompts of a task, and how long it takes from the first token."""
+
+    def __init__(self, engine: Engine, task: Task, number: int) -> None:
+        self._engine = engine
+        self.texts = dict.fromkeys(range(len(task.prompts)), "")
+        self._num_tokens = 0
+        self._seconds = 0.0
+        for place, prompt in enumerate(task.prompts):
+            seeded = replace(task.sampling, seed=number)
+            request = Generate(place, "", _NUM_CTX, seeded, num_predict=_NUM_TOKENS)
+            engine.add(request, engine.encode(prompt, False))
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self._num_tokens / self._seconds
+
+    def step(self) -> bool:
+        """Whether there is more to come."""
+        started = time.perf_counter()
+        messages = self._engine.step()
+        if any(self.texts.values()):
+            self._seconds += time.perf_counter() - started
+        for message in messages:
             if isinstance(message, Piece):
-                first_s = first_s or time.perf_counter()
-                texts[message.id] += message.text
+                self.texts[message.id] += message.text
             elif isinstance(message, Finished):
-                num_tokens += message.num_tokens
-    return num_tokens / (time.perf_counter() - first_s), list(texts.values())
+                self._num_tokens += message.num_tokens
+        return self._engine.has_work
+
+
+def tokens_per_s(engines: Iterable[Engine], task: Task, number: int) -> dict[Engine, float]:
+    """Of all streams of each engine together; they take turns step by step, so that what else
+    the machine does costs both the same.
+
+    Raises:
+        RuntimeError: they said different things.
+    """
+    answers = {engine: Answers(engine, task, number) for engine in engines}
+    working = list(answers.values())
+    while working:
+        working = [answer for answer in working if answer.step()]
+    first, *others = [answer.texts for answer in answers.values()]
+    if any(texts != first for texts in others):
+        raise RuntimeError(f"{task.title}: drafts changed what was said")
+    return {engine: answer.tokens_per_s for engine, answer in answers.items()}
 
 
 def main() -> None:

@@ -59,6 +59,16 @@ def test_a_daemon_that_does_not_answer_is_silence(daemon: FakeDaemon, model: str
     assert load_status(Client(Address.parse(daemon.address)), model)() == ""
 
 
+def test_a_place_in_the_queue_costs_one_question(daemon: FakeDaemon) -> None:
+    queue = [{"model": "m:latest", "request_id": "x-1", "state": "queued", "position": 2}]
+    daemon.script("GET /api/ps", Reply([{"loading": [], "queue": queue}]))
+    client = Client(Address.parse(daemon.address))
+    client.id = "x"
+
+    assert load_status(client, "m")() == "waiting for a turn, place 2"
+    assert len(daemon.sent("GET /api/ps")) == 1
+
+
 def test_the_spinner_tells_how_far_the_load_is(daemon: FakeDaemon, terminal: Terminal) -> None:
     seen = threading.Event()
     daemon.script("GET /api/ps", Reply([LOADING]))

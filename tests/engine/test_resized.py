@@ -31,7 +31,7 @@ from olla.runner.conversion import Conversion
 from olla.runner.converter import run
 from olla.runner.protocol import Adapter
 from tests.engine.test_adapters import generate_with, likeliest, move_from_the_start, save_adapter
-from tests.modelfile.test_build import fake_quantize, upload
+from tests.modelfile.building import fake_quantize, upload
 from tests.tiny_model import VOCAB_SIZE, files_of, save_tiny_model
 
 ADDED = 3

@@ -11,8 +11,8 @@ from olla.errors import BadInput
 from olla.registry.manifest import MediaType
 from olla.registry.store import ModelStore
 from tests.formats.gguf_writer import tiny_model
+from tests.modelfile.building import build, resolve, upload
 from tests.modelfile.conftest import Metadata, write_gguf
-from tests.modelfile.test_build import build, resolve, upload
 
 TOKENS: Metadata = {"tokenizer.ggml.tokens": ["a", "b", "c"]}
 

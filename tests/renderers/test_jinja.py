@@ -11,6 +11,7 @@ from olla.messages import Message, Tool, ToolCall
 from olla.renderers.conversation import Conversation
 from olla.renderers.jinja import MAX_TEMPLATE_CHARS, JinjaTemplate
 from olla.renderers.limits import MAX_SECONDS, MAX_SIZE, MAX_WIDTH
+from olla.renderers.sandbox import MAX_CODE_CHARS
 from tests.renderers.templates import CHATML, LLAMA_LIKE
 
 HI = Conversation((Message("user", "Hi"),))
@@ -25,6 +26,7 @@ A_MEGABYTE = "('a' * 1000000)"
 TIME = f"it took longer than {MAX_SECONDS:g} s"
 SIZE = f"it makes a value larger than {MAX_SIZE} characters"
 TOTAL = "it makes too much text"
+CODE = f"it becomes more than {MAX_CODE_CHARS} characters of code"
 WIDTH = f"an argument is larger than {MAX_WIDTH}"
 FORMAT = "a format has a width that is too large or not fixed"
 NUMBER = "it makes a number that is too large"
@@ -33,7 +35,9 @@ HOSTILE = [
     ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", TIME),
     ("{% for a in range(9999) %}{{ range(99999) | map('upper') | list }}{% endfor %}", TIME),
     ("{{ ('ab' * 4000000) | sort }}", TIME),
-    ("{{a.b.c}}" * 14000, TIME),
+    ("{{a.b.c}}" * 14000, "it "),
+    ("{{" + "a~" * 65000 + "a}}", "it "),
+    ("".join(f"{{% block a{i} %}}{{% endblock %}}" for i in range(3800)), CODE),
     (SHOW % ("[]", "[n.s, n.s]"), "it "),
     (SHOW % ("{}", "{'a': n.s, 'b': n.s}"), "it "),
     (SHOW % ("namespace()", "namespace(a=n.s, b=n.s)"), "it "),

@@ -28,7 +28,8 @@ VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUN
 def _own_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The client makes its session once, with the certificates of then."""
     for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv(variable, "")  # so that what the test leaves is undone
+        monkeypatch.delenv(variable)
     close_session()
     yield
     close_session()
@@ -58,9 +59,18 @@ async def test_the_authority_is_trusted_where_it_is_named(
     mirrors: Path, pulled: Pulled, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(mirrors))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(mirrors))
 
     assert await pulled(name)
+
+
+async def test_modelscope_s_client_may_trust_a_file_of_its_own(
+    mirrors: Path, pulled: Pulled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(mirrors))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
+
+    with pytest.raises(SourceError, match=r"/nowhere\.pem"):
+        await pulled("modelscope.cn/org/tiny")
 
 
 @pytest.mark.parametrize("name", ["hf.co/org/tiny", "modelscope.cn/org/tiny"])

@@ -7,8 +7,7 @@ a base in GGUF do.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +18,9 @@ from olla.engine.parts import LowRank, Part
 from olla.engine.weights.gguf import INTERLEAVED, floats, uninterleaved
 from olla.engine.weights.mapped import MappedFile
 from olla.errors import FormatError
-from olla.formats.gguf import GgufTensor, read_gguf
-from olla.formats.tensor_names import hf_name
+from olla.formats.gguf import GgufTensor, MetadataValue, read_gguf
+from olla.formats.lora_names import gguf_pairs
 
-_SIDE = re.compile(r"(?P<weight>.+\.weight)\.lora_(?P<side>[ab])")
 _EMBEDDING = "model.embed_tokens"
 
 
@@ -50,45 +48,22 @@ def read_gguf_lora(path: Path, heads: Heads | None) -> list[Part]:
     tensors = {tensor.name: tensor for tensor in file.tensors}
     mapped = MappedFile(path)
     parts: list[Part] = []
-    for weight, module in _modules(tensors, architecture):
-        sides = [tensors.get(f"{weight}.lora_{side}") for side in "ab"]
-        if None in sides:
-            raise FormatError(f"the adapter's {weight} lacks its lora_a or lora_b")
-        a, b = (_read(mapped, tensor) for tensor in sides if tensor is not None)
+    for module, names in gguf_pairs(tensors, architecture).items():
+        a, b = (_read(mapped, tensors[name]) for name in names)
         if a.ndim != 2 or b.ndim != 2:
-            raise FormatError(f"the adapter's {weight} is not a pair of matrices")
+            raise FormatError(f"the adapter's {module} is not a pair of matrices")
         a = a.T if module == _EMBEDDING else a
         if architecture in INTERLEAVED and heads is not None:
             b = _in_order(b, module, heads)
         parts.append(LowRank(module, a, b * (alpha / a.shape[0] if alpha else 1.0)))
-    if not parts:
-        raise FormatError("the adapter holds no weights")
     return parts
 
 
-def _alpha(metadata: object) -> float:
-    assert isinstance(metadata, dict)
+def _alpha(metadata: Mapping[str, MetadataValue]) -> float:
     alpha = metadata.get("adapter.lora.alpha", 0.0)
     if not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise FormatError("the adapter's adapter.lora.alpha is not a number")
     return float(alpha)
-
-
-def _modules(names: dict[str, GgufTensor], architecture: str) -> Iterator[tuple[str, str]]:
-    """Each weight that is changed: its name in the file, and its module."""
-    seen: dict[str, None] = {}
-    for name in names:
-        match = _SIDE.fullmatch(name)
-        if match is None:
-            raise FormatError(f"the adapter holds {name}, which is no LoRA weight")
-        seen[match["weight"]] = None
-    for weight in seen:
-        known = hf_name(architecture, weight)
-        if known is None:
-            raise FormatError(
-                f"the adapter changes {weight}, which has no known name in {architecture} models"
-            )
-        yield weight, known.removesuffix(".weight")
 
 
 def _read(mapped: MappedFile, tensor: GgufTensor) -> Tensor:
