@@ -421,6 +421,7 @@ class TestAdapters:
 
         assert len(resolve(base).adapters) == 2
         assert resolve(base).adapter_scales == (0.5, 1.0)
+        assert resolve(base).parent == "base:latest"
 
     def test_several_have_scales_of_their_own(
         self, base: ModelStore, make_adapter: MakeAdapter, tmp_path: Path
