@@ -151,8 +151,10 @@ class _Assembly:
 
 
 def _stored_base(text: str, store: ModelStore) -> _Base:
+    """A model made FROM an adapter lies over that one's base, and does not need its name."""
     model = store.resolve(ModelName.parse(text))
-    layers = tuple(replace(layer, source=model.name.short) for layer in model.manifest.layers)
+    source = (model.adapters and model.parent) or model.name.short
+    layers = tuple(replace(layer, source=source) for layer in model.manifest.layers)
     return _Base(Weights(model.config, layers, model.files), model.parameters)
 
 

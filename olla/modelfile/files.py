@@ -67,6 +67,11 @@ def collect_files(path: Path) -> dict[str, Path]:
     if not path.is_dir():
         refuse_pickle(path.name)
         return _with_siblings(path)
+    if (path / ADAPTER_CONFIG).is_file() and not _glob(path, "model*.safetensors"):
+        raise BadInput(
+            f"{path} is an adapter: name it with ADAPTER (--adapter), and its base with FROM "
+            "(--from)"
+        )
     weights = _weights(path)
     group_parts(file.relative_to(path).as_posix() for file in weights)
     texts = _glob(path, *_TEXTS)

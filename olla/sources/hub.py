@@ -23,7 +23,7 @@ from olla.modelfile.adapter import import_adapters
 from olla.modelfile.files import ADAPTER_CONFIG
 from olla.modelfile.uploads import Upload
 from olla.modelfile.weights import Weights, import_gguf, import_repository
-from olla.names import DEFAULT_TAG
+from olla.names import DEFAULT_TAG, ModelName
 from olla.options import Options
 from olla.registry.blobs import BlobStore
 from olla.registry.digest import Digest
@@ -184,7 +184,9 @@ def _lay_over(base: Weights, adapter: tuple[Upload, ...]) -> Weights:
             "the adapter enlarges the vocabulary of its base: download its folder (hf download), "
             "and lay it over the base with olla create --from --adapter"
         )
-    return replace(base, layers=(*base.layers, *imported.numbered(0)))
+    source = ModelName.parse(base.config.repository).short
+    layers = (replace(layer, source=source) for layer in base.layers)
+    return replace(base, layers=(*layers, *imported.numbered(0)))
 
 
 def _text_layers(

@@ -172,6 +172,14 @@ class TestAdapters:
 
         assert len(resolve(base).adapters) == 2
         assert resolve(base).adapter_scales == (0.5, 1.0)
+        assert resolve(base).parent == "base:latest"
+
+    def test_there_is_a_most_of_them(self, base: ModelStore, make_adapter: MakeAdapter) -> None:
+        adapter = upload(base, make_adapter())
+        adapters = {f"{at}/{name}": digest for at in range(101) for name, digest in adapter.items()}
+
+        with pytest.raises(BadInput, match="a model can have 100 adapters, not more"):
+            build(base, base="base", adapters=adapters)
 
     def test_several_have_scales_of_their_own(
         self, base: ModelStore, make_adapter: MakeAdapter, tmp_path: Path

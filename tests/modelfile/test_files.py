@@ -203,6 +203,19 @@ def test_an_adapter_that_is_not_there(tmp_path: Path) -> None:
         collect_adapter(tmp_path / "missing")
 
 
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    """Though a trainer's pickles, and an exported base in a folder of its own, lie beside it."""
+    for name in ("adapter_config.json", "adapter_model.safetensors", "training_args.bin"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"\0")
+
+    with pytest.raises(
+        BadInput, match=r"is an adapter: name it with ADAPTER \(--adapter\), and its"
+    ):
+        collect_files(tmp_path)
+
+
 def test_a_pickled_adapter_is_refused_with_the_reason(tmp_path: Path) -> None:
     fill(tmp_path, "adapter_config.json", "adapter_model.bin")
 

@@ -132,6 +132,7 @@ async def test_an_adapter_brings_its_base(hub: Hub, pulled: Pulled) -> None:
         {"adapter_config.json", "adapter_model.safetensors"}
     ]
     assert model.weights_key == base.weights_key
+    assert model.parent == base.name.short == "hf.co/org/tiny:latest"
     assert model.licenses == base.licenses
     assert hub.fetched.count("model.safetensors") == 1
 
