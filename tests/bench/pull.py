@@ -59,7 +59,7 @@ def run(folder: Path, size_bytes: int, rounds: int) -> None:
         running_daemon(folder / "far", OLLA_DTYPE="auto") as far,
     ):
         url = f"{near.url}/v2/library/large/blobs/{digest}"
-        curl(url, folder / "file")  # the first of each finds no memory that was just in use
+        curl(url, folder / "file")  # the first of each is slower on some machines
         pull(far, near)
         pairs = [(time_curl(url, folder / "file"), time_pull(far, near)) for _ in range(rounds)]
         for name, spent in zip(("curl", "olla pull"), zip(*pairs, strict=True), strict=True):
@@ -114,8 +114,8 @@ def time_curl(url: str, path: Path) -> Spent:
 
 
 def clear(far: Daemon, near: Daemon) -> None:
-    """Make room. What is to be written goes first: while that takes its time, the host of a virtual
-    machine takes back memory that is free, and giving it again is slow."""
+    """Make room, once what curl left is on the disk: curl has nothing of that kind to share the
+    machine with either."""
     os.sync()
     far.ask("DELETE", "/api/delete", {"model": place(near)})
 
