@@ -8,6 +8,7 @@ the world cannot send us to an address inside; no body is longer than its reader
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -391,4 +392,8 @@ def _refusal(response: ClientResponse, body: str) -> SourceError:
 
 def _broken(url: URL, error: Exception) -> SourceBroke:
     reason = "no data came for too long" if isinstance(error, TimeoutError) else str(error)
+    if isinstance(error, ClientConnectorError):  # its own text tells of ssl:default
+        cause = error.os_error
+        known = os.strerror(cause.errno) if (cause.errno or 0) > 0 else cause.strerror
+        reason = f"cannot connect: {known or cause}"
     return SourceBroke(f"{url.host}: {reason or type(error).__name__}")

@@ -59,6 +59,8 @@ def run(folder: Path, size_bytes: int, rounds: int) -> None:
         running_daemon(folder / "far", OLLA_DTYPE="auto") as far,
     ):
         url = f"{near.url}/v2/library/large/blobs/{digest}"
+        curl(url, folder / "file")  # the first of each is slower on some machines
+        pull(far, near)
         pairs = [(time_curl(url, folder / "file"), time_pull(far, near)) for _ in range(rounds)]
         for name, spent in zip(("curl", "olla pull"), zip(*pairs, strict=True), strict=True):
             print_rate(name, size_bytes, spent)
@@ -72,6 +74,7 @@ def run(folder: Path, size_bytes: int, rounds: int) -> None:
         gaps(far)  # the first reply of a runner has waits of its own
         print_gaps("alone", gaps(far))
         for _ in range(rounds):
+            os.sync()
             (folder / "file").unlink()
             print_gaps("beside curl", gaps_during(far, lambda: curl(url, folder / "file")))
             clear(far, near)
@@ -101,8 +104,8 @@ def curl(url: str, path: Path) -> None:
 
 
 def time_curl(url: str, path: Path) -> Spent:
-    path.unlink(missing_ok=True)
     os.sync()
+    path.unlink(missing_ok=True)
     started, before = time.monotonic(), os.times()
     curl(url, path)
     after = os.times()
@@ -111,8 +114,10 @@ def time_curl(url: str, path: Path) -> Spent:
 
 
 def clear(far: Daemon, near: Daemon) -> None:
-    far.ask("DELETE", "/api/delete", {"model": place(near)})
+    """Make room, once what curl left is on the disk: curl has nothing of that kind to share the
+    machine with either."""
     os.sync()
+    far.ask("DELETE", "/api/delete", {"model": place(near)})
 
 
 def pull(far: Daemon, near: Daemon) -> None:

@@ -106,7 +106,7 @@ async def test_nothing_listens(blobs: BlobStore) -> None:
     async with fault_server(serving()) as server:
         wanted = remote(server)
 
-    with pytest.raises(SourceError, match=r"max retries exceeded: 127\.0\.0\.1: Cannot connect"):
+    with pytest.raises(SourceError, match=r"max retries exceeded: 127\.0\.0\.1: cannot connect"):
         await bring(blobs, wanted)
 
 

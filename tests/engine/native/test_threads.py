@@ -69,7 +69,7 @@ def test_a_step_allocates_nothing_once_there_was_a_larger_one(
         ],
     )
     cache = KVCache(80)
-    for _ in range(20):  # until every thread has had some of each kind of work
+    for _ in range(50):  # until every thread has had some of each kind of work
         step(native, cache, [40, 1, 39])
     before = library.olla_num_allocations()
 
