@@ -394,6 +394,7 @@ def _broken(url: URL, error: Exception) -> SourceBroke:
     reason = "no data came for too long" if isinstance(error, TimeoutError) else str(error)
     if isinstance(error, ClientConnectorError):  # its own text tells of ssl:default
         cause = error.os_error
-        known = os.strerror(cause.errno) if (cause.errno or 0) > 0 else cause.strerror
+        number = cause.errno or 0
+        known = os.strerror(number) if number > 0 else cause.strerror
         reason = f"cannot connect: {known or cause}"
     return SourceBroke(f"{url.host}: {reason or type(error).__name__}")
