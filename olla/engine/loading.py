@@ -113,8 +113,7 @@ def load_model(
     core, precision = choose_core(library, checkpoint, precision)
     cache_kind = Kind.Q8 if kv_cache_type == "q8_0" else Kind.F16
     if place.type == "cpu":
-        used = "none (torch)" if core is None else core.name
-        _log.info("core variant=%s threads=%d", used, torch.get_num_threads())
+        _log_core(core)
     with _out_of_memory_explained(checkpoint, place):
         network = load_network(
             checkpoint, files, precision, place, on_progress, plan, core, cache_kind
@@ -122,6 +121,11 @@ def load_model(
     if cache_kind is Kind.Q8 and not isinstance(network, NativeDecoder):
         _log.warning(_NO_Q8_CACHE, precision.dtype)
     return _loaded(network, checkpoint, files, place, precision.dtype)
+
+
+def _log_core(core: Core | None) -> None:
+    name = core.name if core else "none (torch)"
+    _log.info("core variant=%s threads=%d", name, torch.get_num_threads())
 
 
 def _loaded(

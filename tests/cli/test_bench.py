@@ -70,7 +70,12 @@ def test_no_prompt_is_asked_twice(olla: Olla, daemon: FakeDaemon) -> None:
     assert {len(prompt.split()) for prompt in prompts} == {8}
 
 
-def test_json_has_every_round(olla: Olla) -> None:
+def test_json_has_every_round(olla: Olla, daemon: FakeDaemon) -> None:
+    reply = generated("a", "b", "c", "d", **COUNTS)
+    daemon.script(
+        "POST /api/generate", Reply(reply.lines, before_line=lambda _index: time.sleep(0.02))
+    )
+
     report = json.loads(olla("bench", "m", *SMALL, "--json").stdout)
 
     assert [result["streams"] for result in report["results"]] == [1, 2]
