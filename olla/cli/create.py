@@ -55,6 +55,7 @@ class Recipe:
 @click.option(
     "--draft-quantize", metavar="TYPE", default="", help="The same for the model of DRAFT."
 )
+@click.option("--force", is_flag=True, help="Take a base that an adapter names otherwise.")
 @click.pass_obj
 def create(
     settings: Settings,
@@ -64,6 +65,7 @@ def create(
     adapters: tuple[str, ...],
     quantize: str,
     draft_quantize: str,
+    force: bool,
 ) -> None:
     """Create a model.
 
@@ -80,7 +82,7 @@ def create(
         click.echo(warning, err=True)
     recipe = read_recipe(model, modelfile, folder)
     _check_draft_quantize(draft_quantize, recipe)
-    request = replace(recipe.request, quantize=quantize, draft_quantize=draft_quantize)
+    request = replace(recipe.request, quantize=quantize, draft_quantize=draft_quantize, force=force)
     recipe = replace(recipe, request=request)
     client = connect(settings)
     _tell_of_shadows(client, modelfile, folder)

@@ -144,10 +144,10 @@ def test_a_draft_model_is_uploaded_too(
 def test_from_and_adapter_do_without_a_modelfile(
     olla: Olla, daemon: FakeDaemon, adapter: dict[str, str]
 ) -> None:
-    done = olla("create", "m", "--from", "base", "--adapter", "adapter")
+    done = olla("create", "m", "--from", "base", "--adapter", "adapter", "--force")
 
     assert done.returncode == 0
-    assert created(daemon) == {"model": "m", "from": "base", "adapters": adapter}
+    assert created(daemon) == {"model": "m", "from": "base", "adapters": adapter, "force": True}
 
 
 def test_without_a_modelfile_the_folder_is_the_model(

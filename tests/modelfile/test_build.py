@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from olla.modelfile.build import build_model
 from olla.modelfile.files import collect_files
 from olla.names import ModelName
 from olla.registry.digest import Digest
+from olla.registry.manifest import CONFIG_TYPE, Layer, Manifest, format_config, format_manifest
 from olla.registry.store import ModelStore
 from olla.requests import CreateRequest, Progress
 from tests.modelfile.building import build, fake_quantize, manifests, resolve, upload
@@ -162,6 +164,19 @@ class TestAdapters:
 
         assert manifests(tmp_path) == before
 
+    def test_one_that_names_another_base_is_refused_unless_forced(
+        self, base: ModelStore, make_adapter: MakeAdapter
+    ) -> None:
+        _came_from(base, "base", "hf.co/org/tiny")
+        adapter = upload(base, make_adapter(base_model_name_or_path="org/other"))
+
+        with pytest.raises(BadInput, match=r"on org/other, but the base is hf\.co/org/tiny: .*--f"):
+            build(base, base="base", adapters=adapter)
+
+        lines = build(base, base="base", adapters=adapter, force=True)
+        assert lines[1].startswith("warning: the adapter was trained on org/other, but the base is")
+        assert len(resolve(base).adapters) == 1
+
     def test_a_base_that_has_some_keeps_them(
         self, base: ModelStore, make_adapter: MakeAdapter
     ) -> None:
@@ -294,3 +309,11 @@ def test_blobs_are_held_until_the_manifest_is_written(store: ModelStore, gguf_fi
 
     assert list(steps)[-1] == Progress("success")
     assert resolve(store).files["model.gguf"].is_file()
+
+
+def _came_from(store: ModelStore, name: str, repository: str) -> None:
+    """Note in a model's config which repository it was pulled from."""
+    model = resolve(store, name)
+    config = format_config(replace(model.config, repository=repository))
+    layer = Layer(CONFIG_TYPE, store.blobs.put(config), len(config))
+    store.put(model.name, format_manifest(Manifest(layer, model.manifest.layers)))
