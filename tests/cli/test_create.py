@@ -113,7 +113,7 @@ def test_several_adapters_have_folders_and_scales(
     olla: Olla, daemon: FakeDaemon, tmp_path: Path, adapter: dict[str, str], blob: Blob
 ) -> None:
     gguf = blob(tmp_path / "b 2", b"GGUF adapter")
-    (tmp_path / "Modelfile").write_text("FROM base\nADAPTER ./adapter 0.5\nADAPTER b 2\n")
+    (tmp_path / "Modelfile").write_text('FROM base\nADAPTER "./adapter" 0.5\nADAPTER b 2\n')
 
     olla("create", "m")
 
