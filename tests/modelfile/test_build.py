@@ -27,7 +27,10 @@ from olla.registry.store import ModelStore
 from olla.requests import CreateRequest, Progress
 from tests.modelfile.building import build, fake_quantize, manifests, resolve, upload
 from tests.modelfile.conftest import (
+    HIDDEN,
+    KV,
     MakeAdapter,
+    lora_tensors,
     write_gguf_adapter,
     zeros,
 )
@@ -163,6 +166,22 @@ class TestAdapters:
             build(base, base="base", adapters=upload(base, adapter))
 
         assert manifests(tmp_path) == before
+
+    def test_its_weights_may_come_in_several_files(
+        self, base: ModelStore, make_adapter: MakeAdapter
+    ) -> None:
+        adapter = upload(base, make_adapter())
+        weights = adapter.pop("adapter_model.safetensors")
+        module = "model.layers.0.self_attn.v_proj"
+        second = make_adapter(lora_tensors(module, (4, HIDDEN), (KV, 4)))
+        shards = [weights, upload(base, second)["adapter_model.safetensors"]]
+        names = [f"adapter_model-0000{at}-of-00002.safetensors" for at in (1, 2)]
+
+        build(base, base="base", adapters=adapter | dict(zip(names, shards, strict=True)))
+
+        assert [set(files) for files in resolve(base).adapters] == [{"adapter_config.json", *names}]
+        with pytest.raises(BadInput, match="come in 2 files, but here are 1: copy its whole fold"):
+            build(base, base="base", adapters=adapter | {names[1]: weights})
 
     def test_one_that_names_another_base_is_refused_unless_forced(
         self, base: ModelStore, make_adapter: MakeAdapter
