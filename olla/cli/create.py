@@ -18,7 +18,7 @@ from olla.cli.daemon import connect
 from olla.cli.terminal import Show, progress_bars
 from olla.client import Client
 from olla.errors import BadInput, InvalidName
-from olla.modelfile.files import collect_adapter, collect_files, expand, split_scale
+from olla.modelfile.files import check_header, collect_adapter, collect_files, expand, split_scale
 from olla.modelfile.parse import Command, CommandName, Modelfile, parse_modelfile
 from olla.names import ModelName
 from olla.quantization import check_draft_quantization, check_quantization
@@ -238,6 +238,7 @@ def _upload(client: Client, recipe: Recipe, show: Show) -> CreateRequest:
 
 
 def _upload_file(client: Client, path: Path, show: Show) -> str:
+    check_header(path)
     size_bytes = path.stat().st_size
     digest = _hash_file(path, size_bytes, show)
 
