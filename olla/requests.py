@@ -195,7 +195,8 @@ class CreateRequest:
     folder of `adapters`, and each GGUF file, is an adapter. `adapter_scales` names them by folder,
     or by file where there is no folder; 1 is what is not named. `draft_files` is the model that
     drafts for it, to be quantized to `draft_quantize`.
-    `parameters` is a JSON object of options, stored as it is over those of `base`.
+    `parameters` is a JSON object of options, stored as it is over those of `base`. `force`: an
+    adapter that names another base than this is laid over it nevertheless.
     """
 
     model: str
@@ -214,6 +215,7 @@ class CreateRequest:
     licenses: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
+    force: bool = False
     stream: bool = True
 
 

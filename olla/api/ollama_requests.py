@@ -112,6 +112,7 @@ def create_from_json(body: bytes) -> CreateRequest:
         licenses=_licenses(fields),
         parameters=parameters,
         messages=_messages(fields),
+        force=fields.flag("force"),
         stream=fields.flag("stream", default=True),
     )
 

@@ -18,7 +18,7 @@ from olla.cli.daemon import connect
 from olla.cli.terminal import Show, progress_bars
 from olla.client import Client
 from olla.errors import BadInput, InvalidName
-from olla.modelfile.files import collect_adapter, collect_files, expand, split_scale
+from olla.modelfile.files import check_header, collect_adapter, collect_files, expand, split_scale
 from olla.modelfile.parse import Command, CommandName, Modelfile, parse_modelfile
 from olla.names import ModelName
 from olla.quantization import check_draft_quantization, check_quantization
@@ -55,6 +55,7 @@ class Recipe:
 @click.option(
     "--draft-quantize", metavar="TYPE", default="", help="The same for the model of DRAFT."
 )
+@click.option("--force", is_flag=True, help="Take a base that an adapter names otherwise.")
 @click.pass_obj
 def create(
     settings: Settings,
@@ -64,6 +65,7 @@ def create(
     adapters: tuple[str, ...],
     quantize: str,
     draft_quantize: str,
+    force: bool,
 ) -> None:
     """Create a model.
 
@@ -80,7 +82,7 @@ def create(
         click.echo(warning, err=True)
     recipe = read_recipe(model, modelfile, folder)
     _check_draft_quantize(draft_quantize, recipe)
-    request = replace(recipe.request, quantize=quantize, draft_quantize=draft_quantize)
+    request = replace(recipe.request, quantize=quantize, draft_quantize=draft_quantize, force=force)
     recipe = replace(recipe, request=request)
     client = connect(settings)
     _tell_of_shadows(client, modelfile, folder)
@@ -236,6 +238,7 @@ def _upload(client: Client, recipe: Recipe, show: Show) -> CreateRequest:
 
 
 def _upload_file(client: Client, path: Path, show: Show) -> str:
+    check_header(path)
     size_bytes = path.stat().st_size
     digest = _hash_file(path, size_bytes, show)
 

@@ -308,6 +308,7 @@ def create_to_json(request: CreateRequest) -> Json:
         "license": list(request.licenses),
         "parameters": dict(request.parameters),
         "messages": [message_to_json(message) for message in request.messages],
+        "force": request.force,
     }
     return {name: value for name, value in values.items() if value}
 

@@ -7,7 +7,7 @@ finds its layers is the model's. Refuses what does not fit the layer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,6 +53,25 @@ def delta_of(part: Part, layer: Layer) -> Delta:
     if not fits or part.a.shape[0] != part.b.shape[1]:
         raise _misfit(part.module, layer, part.a, part.b)
     return _low_rank(part, layer)
+
+
+def stretched(delta: Delta, by: Delta) -> Delta:
+    """An earlier delta under a DoRA `by` of the same columns, which scales what it finds there.
+
+    As in peft, where each active adapter is given the outputs of those before it. A change of the
+    bias alone stays: the magnitude is the weight's.
+    """
+    if by.keep is None or (delta.a is None and delta.keep is None):
+        return delta
+    factor = 1 + (by.keep if delta.chosen is None else by.keep[delta.chosen])
+    column = factor[:, None]
+    return replace(
+        delta,
+        a=delta.a * column if delta.b is None and delta.a is not None else delta.a,
+        b=None if delta.b is None else delta.b * column,
+        keep=None if delta.keep is None else delta.keep * factor,
+        constant=None if delta.constant is None else delta.constant * factor,
+    )
 
 
 def one_hot(part: LowRank | Replaced) -> Part:

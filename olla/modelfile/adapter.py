@@ -6,7 +6,8 @@ file's tensors mean to the model is in lora_fit.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +20,8 @@ from olla.modelfile.uploads import Upload, is_gguf, is_safetensors
 from olla.registry.manifest import Layer, MediaType
 
 MAX_ADAPTERS = 100
+
+_SHARD = re.compile(r".*-\d+-of-(?P<count>\d+)\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ def _peft_adapter(folder: str, uploads: list[Upload], base: Mapping[str, Path]) 
             f"an adapter is two files, as peft saves it: {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}; "
             "other kinds are not supported"
         )
+    _check_shards(weights)
     files = {ADAPTER_CONFIG: named[ADAPTER_CONFIG], **weights}
     vocab_size = check_peft_adapter({name: upload.path for name, upload in files.items()}, base)
     layers = (upload.layer(MediaType.ADAPTER_FILE, name) for name, upload in files.items())
@@ -90,3 +94,12 @@ def _peft_adapter(folder: str, uploads: list[Upload], base: Mapping[str, Path]) 
     texts = {name: named[name] for name in ADAPTER_TEXTS if name in named}
     name = "" if folder == "." else folder
     return ImportedAdapter(name, tuple(layers), settings, texts, vocab_size)
+
+
+def _check_shards(names: Iterable[str]) -> None:
+    shards = [match for name in names if (match := _SHARD.fullmatch(name))]
+    if any(int(shard["count"]) != len(shards) for shard in shards):
+        raise BadInput(
+            f"the adapter's weights come in {int(shards[0]['count'])} files, but here are "
+            f"{len(shards)}: copy its whole folder"
+        )

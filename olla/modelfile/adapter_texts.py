@@ -22,7 +22,7 @@ from olla.registry.manifest import Layer, MediaType, format_json
 from olla.registry.weights import GGUF_NAME, chat_template, read_header
 
 _TOKENIZER = "tokenizer.json"
-_TEMPLATES = frozenset({MediaType.TEMPLATE, MediaType.PROMPT})
+TEMPLATES = frozenset({MediaType.TEMPLATE, MediaType.PROMPT})
 
 
 def new_template(imported: tuple[ImportedAdapter, ...], before: Weights, after: Weights) -> str:
@@ -36,7 +36,7 @@ def new_template(imported: tuple[ImportedAdapter, ...], before: Weights, after: 
     """
     if not imported:
         return ""
-    has_own = any(layer.media_type in _TEMPLATES for layer in after.layers)
+    has_own = any(layer.media_type in TEMPLATES for layer in after.layers)
     texts = imported[0].texts if len(imported) == 1 else {}
     found = chat_template({name: upload.path for name, upload in texts.items()})
     if has_own:

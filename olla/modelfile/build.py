@@ -17,7 +17,7 @@ from olla.modelfile.adapter_texts import new_template, with_vocabulary
 from olla.modelfile.draft import import_draft
 from olla.modelfile.parse import parse_version
 from olla.modelfile.parts import join_uploads
-from olla.modelfile.provenance import base_warning
+from olla.modelfile.provenance import check_base
 from olla.modelfile.quantized import Quantize, quantized
 from olla.modelfile.uploads import Upload, find_uploads, is_gguf, is_safetensors
 from olla.modelfile.weights import Weights, import_gguf, import_repository
@@ -188,7 +188,7 @@ def _import_adapters(
         return ()
     yield Progress("converting adapter")
     imported = import_adapters(uploads, base.files)
-    warnings = (base_warning(adapter.settings, base.config) for adapter in imported)
+    warnings = [check_base(item.settings, base.config, force=request.force) for item in imported]
     yield from (Progress(warning) for warning in dict.fromkeys(warnings) if warning)
     unknown = request.adapter_scales.keys() - {adapter.name for adapter in imported}
     if unknown:

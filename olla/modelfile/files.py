@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from olla.errors import BadInput
+from olla.errors import BadInput, FormatError
+from olla.formats.gguf import read_gguf
 from olla.formats.gguf_parts import PartName, group_parts
+from olla.formats.safetensors import read_safetensors
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -107,6 +109,21 @@ def split_scale(argument: str, directory: Path) -> tuple[str, float]:
     if not head or not _SCALE.fullmatch(tail) or expand(argument, directory).exists():
         return argument, 1.0
     return head.rstrip(), float(tail)
+
+
+def check_header(path: Path) -> None:
+    """Read what a weights' file says of itself, which is soon done, before all of it is hashed.
+
+    Raises:
+        FormatError: it is broken.
+    """
+    read = {".safetensors": read_safetensors, ".gguf": read_gguf}.get(path.suffix.lower())
+    if read is None:
+        return
+    try:
+        read(path)
+    except FormatError as error:
+        raise FormatError(f"{path.name}: {error}") from error
 
 
 def refuse_pickle(name: str) -> None:

@@ -185,6 +185,10 @@ _BARE = re.compile(r"[^\r\n]*")
 # A closing quote counts where only blanks follow it in its line.
 _TRIPLE_QUOTED = re.compile(r'"""(.*?)"""[ \t]*(?=[\r\n]|\Z)', re.DOTALL)
 _QUOTED = re.compile(r'"(.*?)"[ \t]*(?=[\r\n]|\Z)', re.DOTALL)
+_SCALED_PATH = re.compile(
+    r'[ \t]*(?P<quote>"{3}|")(?P<path>[^"\r\n]+)(?P=quote)'
+    r'[ \t]+(?P<scale>[^\s"]+)[ \t]*(?=[\r\n]|\Z)'
+)
 
 _NUMBER = r"(?:0|[1-9]\d*)"
 _LABELS = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
@@ -209,7 +213,7 @@ def _commands(text: str) -> Iterator[Command]:
         line = _line(text, position)
         name, position = _keyword(text, position)
         prefix, position = _prefix(name, text, position)
-        value, position = _value(text, position)
+        value, position = _scaled_path(name, text, position) or _value(text, position)
         yield Command(name, prefix + value, line)
         position = _end(_IDLE, text, position)
 
@@ -246,6 +250,12 @@ def _label(pattern: re.Pattern[str], text: str, start: int) -> tuple[str, int]:
     if text[end] not in _BLANKS:
         raise ModelfileError(f"{_UNEXPECTED_EOF}: {match[1]}")
     return match[1], end
+
+
+def _scaled_path(name: CommandName, text: str, start: int) -> tuple[str, int] | None:
+    """What ADAPTER has alone: a quoted path with a scale behind it; None for anything else."""
+    match = _SCALED_PATH.match(text, start) if name is CommandName.ADAPTER else None
+    return (f"{match['path']} {match['scale']}", match.end()) if match else None
 
 
 def _value(text: str, start: int) -> tuple[str, int]:

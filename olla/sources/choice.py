@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 
 from olla.errors import SourceError
 from olla.formats.gguf_parts import PartName, group_parts
-from olla.modelfile.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refuse_pickle
+from olla.modelfile.files import ADAPTER_CONFIG, ADAPTER_TEXTS, ADAPTER_WEIGHTS, refuse_pickle
 from olla.names import DEFAULT_TAG
 from olla.sources.repository import RemoteFile
 
@@ -26,6 +26,7 @@ PREFERRED_QUANTIZATIONS = (
 
 _INDEX = "model.safetensors.index.json"
 _SHARDS = "model-?????-of-?????.safetensors"
+_ADAPTER_SHARDS = "adapter_model-?????-of-?????.safetensors"
 _MODULES = "[0-9]*_*"  # folders of sentence-transformers' pooling and dense layers
 _TEXTS = (
     *("config.json", "generation_config.json", "*token*.json", "vocab.json", "vocab.txt"),
@@ -174,9 +175,11 @@ def _safetensors(files: Iterable[RemoteFile]) -> list[RemoteFile]:
 
 
 def _adapter(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
-    found = {file.name: file for file in files}
-    names = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
-    return tuple(found[name] for name in names) if found.keys() >= set(names) else ()
+    """The configuration, the weights in one file or several, and what lies beside them."""
+    root = [file for file in files if not file.folder]
+    config = _matching(root, ADAPTER_CONFIG)
+    weights = _matching(root, ADAPTER_WEIGHTS) or _matching(root, _ADAPTER_SHARDS)
+    return (*config, *weights, *_matching(root, *ADAPTER_TEXTS)) if config and weights else ()
 
 
 def _is_needed(file: RemoteFile) -> bool:

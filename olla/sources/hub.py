@@ -20,6 +20,7 @@ from olla.errors import (
     SourceUnauthorized,
 )
 from olla.modelfile.adapter import import_adapters
+from olla.modelfile.adapter_texts import TEMPLATES, new_template, with_vocabulary
 from olla.modelfile.files import ADAPTER_CONFIG
 from olla.modelfile.uploads import Upload
 from olla.modelfile.weights import Weights, import_gguf, import_repository
@@ -119,7 +120,7 @@ class HubSource:
                     if isinstance(found, Progress):
                         yield found
                     else:
-                        weights = await run_to_end(_lay_over, found, uploads)
+                        weights = await run_to_end(_lay_over, found, uploads, blobs, hold)
         else:
             make = import_gguf if choice.kind is Kind.GGUF else import_repository
             weights = await run_to_end(make, uploads)
@@ -177,16 +178,17 @@ def _or_file(files: tuple[RemoteFile, ...]) -> str:
     return f", and no such GGUF file; it has {known}" if known else ""
 
 
-def _lay_over(base: Weights, adapter: tuple[Upload, ...]) -> Weights:
+def _lay_over(base: Weights, adapter: tuple[Upload, ...], blobs: BlobStore, hold: Hold) -> Weights:
+    """The base with the adapter, and with the chat template and the vocabulary beside that."""
     [imported] = import_adapters(adapter, base.files)
-    if imported.vocab_size:
-        raise BadInput(
-            "the adapter enlarges the vocabulary of its base: download its folder (hf download), "
-            "and lay it over the base with olla create --from --adapter"
-        )
     source = ModelName.parse(base.config.repository).short
-    layers = (replace(layer, source=source) for layer in base.layers)
-    return replace(base, layers=(*layers, *imported.numbered(0)))
+    sourced = replace(base, layers=tuple(replace(layer, source=source) for layer in base.layers))
+    laid = with_vocabulary(sourced, (imported,), blobs, hold)
+    layers = (*laid.layers, *imported.numbered(0))
+    if template := new_template((imported,), base, laid).encode():
+        layers = tuple(layer for layer in layers if layer.media_type not in TEMPLATES)
+        layers = (*layers, _put(blobs, hold, MediaType.TEMPLATE, template))
+    return replace(laid, layers=layers)
 
 
 def _text_layers(
@@ -209,6 +211,9 @@ def _check_params(upload: Upload, repository: Repository) -> None:
 
 
 def _put_config(blobs: BlobStore, hold: Hold, weights: Weights) -> Layer:
-    data = format_config(weights.config)
+    return _put(blobs, hold, CONFIG_TYPE, format_config(weights.config))
+
+
+def _put(blobs: BlobStore, hold: Hold, media_type: str, data: bytes) -> Layer:
     hold.add(Digest.of(data))
-    return Layer(CONFIG_TYPE, blobs.put(data), len(data))
+    return Layer(media_type, blobs.put(data), len(data))

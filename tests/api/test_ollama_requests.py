@@ -322,6 +322,9 @@ def test_adapters_that_make_no_sense(adapters: str, text: str) -> None:
 
 
 def test_scales_of_a_create_request() -> None:
-    request = create_from_json(b'{"model": "m", "adapter_scales": {"a": 1, "B": 0.5}}')
+    request = create_from_json(
+        b'{"model": "m", "adapter_scales": {"a": 1, "B": 0.5}, "force": true}'
+    )
 
     assert request.adapter_scales == {"a": 1.0, "B": 0.5}
+    assert request.force

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.cli.conftest import Olla
 from tests.cli.fake_daemon import FakeDaemon, Reply, failed
 
 CREATED = Reply([{"status": "writing manifest"}, {"status": "success"}])
-WEIGHTS = b"GGUF\x00\x01 weights"
+WEIGHTS = b"GGUF" + struct.pack("<IQQ", 3, 0, 0)  # no tensors, no metadata
 Blob = Callable[[Path, bytes], str]
 
 
@@ -40,7 +41,10 @@ def created(daemon: FakeDaemon) -> Any:
 @pytest.fixture
 def adapter(tmp_path: Path, blob: Blob) -> dict[str, str]:
     """An adapter as peft saves it, in the folder `adapter`; its digests by name."""
-    files = {"adapter_config.json": b'{"r": 8}', "adapter_model.safetensors": b"\x08\x00\x00 lora"}
+    files = {
+        "adapter_config.json": b'{"r": 8}',
+        "adapter_model.safetensors": b"\x02" + bytes(7) + b"{}",
+    }
     return {name: blob(tmp_path / "adapter" / name, data) for name, data in files.items()}
 
 
@@ -78,8 +82,8 @@ def test_files_are_uploaded_with_progress(
 
     assert done.stderr == (
         "gathering model components\n"
-        "hashing x.gguf: 100% of 14 B\n"
-        f"copying file {digest}: 100% of 14 B\n"
+        "hashing x.gguf: 100% of 24 B\n"
+        f"copying file {digest}: 100% of 24 B\n"
         "writing manifest\n"
         "success\n"
     )
@@ -113,7 +117,7 @@ def test_several_adapters_have_folders_and_scales(
     olla: Olla, daemon: FakeDaemon, tmp_path: Path, adapter: dict[str, str], blob: Blob
 ) -> None:
     gguf = blob(tmp_path / "b 2", b"GGUF adapter")
-    (tmp_path / "Modelfile").write_text("FROM base\nADAPTER ./adapter 0.5\nADAPTER b 2\n")
+    (tmp_path / "Modelfile").write_text('FROM base\nADAPTER "./adapter" 0.5\nADAPTER b 2\n')
 
     olla("create", "m")
 
@@ -128,7 +132,7 @@ def test_several_adapters_have_folders_and_scales(
 def test_a_draft_model_is_uploaded_too(
     olla: Olla, daemon: FakeDaemon, tmp_path: Path, blob: Blob
 ) -> None:
-    digest = blob(tmp_path / "small.gguf", b"GGUF small")
+    digest = blob(tmp_path / "small.gguf", WEIGHTS)
     (tmp_path / "Modelfile").write_text("FROM base\nDRAFT ./small.gguf\n")
 
     olla("create", "m", "--draft-quantize", "q8_0")
@@ -144,10 +148,10 @@ def test_a_draft_model_is_uploaded_too(
 def test_from_and_adapter_do_without_a_modelfile(
     olla: Olla, daemon: FakeDaemon, adapter: dict[str, str]
 ) -> None:
-    done = olla("create", "m", "--from", "base", "--adapter", "adapter")
+    done = olla("create", "m", "--from", "base", "--adapter", "adapter", "--force")
 
     assert done.returncode == 0
-    assert created(daemon) == {"model": "m", "from": "base", "adapters": adapter}
+    assert created(daemon) == {"model": "m", "from": "base", "adapters": adapter, "force": True}
 
 
 def test_without_a_modelfile_the_folder_is_the_model(
@@ -162,7 +166,7 @@ def test_without_a_modelfile_the_folder_is_the_model(
 
 def test_several_files_add_up(olla: Olla, daemon: FakeDaemon, tmp_path: Path, blob: Blob) -> None:
     names = ("a.gguf", "b.gguf")
-    digests = {name: blob(tmp_path / name, name.encode()) for name in names}
+    digests = {name: blob(tmp_path / name, WEIGHTS) for name in names}
     (tmp_path / "Modelfile").write_text("FROM ./a.gguf\nFROM ./b.gguf\n")
 
     olla("create", "m")
@@ -283,6 +287,27 @@ def test_an_error_in_a_modelfile_has_its_line(olla: Olla, tmp_path: Path) -> Non
     (tmp_path / "Modelfile").write_text("FROM m\nNOPE x\n")
 
     assert olla("create", "m").stderr.startswith("Error: (line 2): command must be one of")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("model.safetensors", (10 * 2**30).to_bytes(8, "little") + bytes(64),
+         "invalid safetensors file: its header of 10737418240 bytes is longer than 100000000"),
+        ("x.gguf", b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0), "1152921504606846976 tensors"),
+    ],
+)  # fmt: skip
+def test_a_broken_header_is_told_before_the_file_is_hashed(
+    olla: Olla, daemon: FakeDaemon, tmp_path: Path, name: str, data: bytes, reason: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+
+    done = olla("create", "m", "--from", name)
+
+    assert done.returncode == 1
+    assert f"Error: {name}: " in done.stderr and reason in done.stderr
+    assert "hashing" not in done.stderr
+    assert not daemon.sent("POST /api/create")
 
 
 def test_pickled_weights_are_refused(olla: Olla, daemon: FakeDaemon, tmp_path: Path) -> None:

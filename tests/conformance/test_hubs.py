@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import transformers
+from safetensors.torch import load_file, save_file
 
 from olla.formats.gguf import read_gguf
 from tests.conformance.daemon import Daemon, running_daemon
+from tests.engine.test_adapters import save_adapter
 from tests.gguf_model import write_gguf
 from tests.gguf_split import split_gguf
 from tests.sources.hub_server import Repo, serving
@@ -147,6 +150,49 @@ def test_what_is_pushed_is_pulled_again_and_answers_alike(hubs: Hubs, name: str)
     assert "pushing manifest\nsuccess\n" in pushed.stderr
     assert done.returncode == 0, done.stderr
     assert hubs.generate(copy) == before != ""
+
+
+def test_a_fine_tune_answers_alike_pulled_and_from_its_folder(hubs: Hubs, tmp_path: Path) -> None:
+    """Its weights in two files, with a chat template of its own; over no other base by mistake."""
+    save_tiny_model(tmp_path)
+    folder = tmp_path / "pirate"
+    save_adapter(tmp_path, folder, seed=1)
+    split_adapter(folder, base="org/tiny")
+    (folder / "chat_template.jinja").write_bytes(TEMPLATE + b" arr")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hubs.huggingface.repos["me/pirate"] = Repo(files)
+    create = ("create", "local", "--from", "hf.co/org/tiny", "--adapter", str(folder))
+
+    hubs.daemon.run("pull", "hf.co/me/pirate")
+    hubs.daemon.run("pull", "hf.co/org/tiny")
+    right = hubs.daemon.run(*create)
+    split_adapter(folder, base="org/other")
+    wrong, forced = hubs.daemon.run(*create), hubs.daemon.run(*create, "--force")
+
+    assert (right.returncode, wrong.returncode, forced.returncode) == (0, 1, 0), right.stderr
+    assert "was trained on org/other, but the base is hf.co/org/tiny: lay it over" in wrong.stderr
+    assert "warning: the adapter was trained on org/other" in forced.stderr
+    shown = [hubs.daemon.run("show", name, "--template") for name in ("hf.co/me/pirate", "local")]
+    assert shown[0].stdout.strip() == shown[1].stdout.strip() == TEMPLATE.decode() + " arr"
+    assert hubs.generate("hf.co/me/pirate") == hubs.generate("local") != ""
+    assert hubs.generate("local") != hubs.generate("hf.co/org/tiny")
+
+
+def split_adapter(folder: Path, base: str) -> None:
+    """Write an adapter's weights in two files with an index, and another base in its config."""
+    tensors = {n: t for path in folder.glob("*.safetensors") for n, t in load_file(path).items()}
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    names = sorted(tensors)
+    shards = {f"adapter_model-0000{at}-of-00002.safetensors": names[at - 1 :: 2] for at in (1, 2)}
+    for file, inside in shards.items():
+        save_file({name: tensors[name] for name in inside}, folder / file)
+    weight_map = {name: file for file, inside in shards.items() for name in inside}
+    index = folder / "adapter_model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = base
+    (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
 def test_a_repository_that_is_not_there_is_one_line(hubs: Hubs) -> None:

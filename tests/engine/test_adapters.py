@@ -206,6 +206,48 @@ def test_adapters_to_a_scale_add_up_as_in_peft(
     assert mixed[0] == mixed[2] != mixed[1]
 
 
+SEVERAL: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
+    ("llama", {}, [{}, {"use_dora": True}, {"use_dora": True, "r": 2}]),
+    ("qwen2", {}, [{"lora_bias": True, "target_modules": ["q_proj"]}, {"use_dora": True}]),
+    ("llama", {}, [{"target_modules": ["embed_tokens", "lm_head"]},
+                   {"target_modules": ["embed_tokens", "lm_head"], "use_dora": True}]),
+    ("gpt_neox", {}, [{"target_modules": ["query_key_value", "dense"], "use_dora": dora}
+                      for dora in (False, True)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "shape", "kinds"), SEVERAL)
+def test_a_dora_over_others_answers_as_in_peft(
+    tmp_path: Path, family: str, shape: dict[str, Any], kinds: list[dict[str, Any]]
+) -> None:
+    """Each is given what those before it made, in peft and here; so their order counts."""
+    (tmp_path / "base").mkdir()
+    save_tiny_model(tmp_path / "base", family, **shape)
+    folders = [tmp_path / str(number) for number in range(len(kinds))]
+    for seed, (folder, settings) in enumerate(zip(folders, kinds, strict=True)):
+        save_adapter(tmp_path / "base", folder, seed=seed, **settings)
+    reference = active_together(tmp_path / "base", folders)
+    adapters = [Adapter(files_of(folder)) for folder in folders]
+
+    model = load_model(files_of(tmp_path / "base"), "float32", "cpu", 0, lambda done, total: None)
+    engine = Engine(model)
+    replies = generate_with(engine, [adapters, adapters[::-1], adapters[:1]])
+
+    assert_as_in_peft(engine, reference, replies[0])
+    assert_as_in_peft(engine, active_together(tmp_path / "base", folders[::-1]), replies[1])
+    assert replies[0] != replies[2]
+
+
+def active_together(base: Path, folders: Sequence[Path]) -> Any:
+    """peft's model with these adapters at once, in their order."""
+    reference = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(reference, folders[0], folders[0].name)
+    for folder in folders[1:]:
+        model.load_adapter(folder, folder.name)
+    model.base_model.set_adapter([folder.name for folder in folders])
+    return model.eval()
+
+
 def save_gguf_adapter(folder: Path, path: Path, num_heads: int, num_kv_heads: int) -> None:
     """A peft adapter as llama.cpp's converter writes it."""
     writer = gguf.GGUFWriter(path, "llama")

@@ -15,7 +15,6 @@ from tokenizers import AddedToken, Tokenizer
 
 from olla.engine.conversion.gguf_file import write_content
 from olla.engine.conversion.gguf_model import gguf_content
-from olla.engine.conversion.hf_model import write_repository
 from olla.engine.conversion.recipes import recipe_for
 from olla.engine.conversion.source import FloatModel
 from olla.engine.engine import Engine
@@ -110,19 +109,25 @@ def test_a_model_with_new_tokens_is_what_peft_computes(
     assert model.prompt_template == TEMPLATE
 
 
-def test_it_can_be_merged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "model_settings", "settings"), KINDS)
+def test_it_can_be_merged(
+    tmp_path: Path, kind: str, model_settings: dict[str, Any], settings: dict[str, Any]
+) -> None:
     (tmp_path / "base").mkdir()
-    save_tiny_model(tmp_path / "base")
-    reference = save_resized(tmp_path / "base", tmp_path / "adapter")
+    save_tiny_model(tmp_path / "base", kind, **model_settings)
+    reference = save_resized(tmp_path / "base", tmp_path / "adapter", **settings)
     model = create(tmp_path, tmp_path / "base", tmp_path / "adapter")
     files = {name: str(path) for name, path in model.files.items()}
-    (tmp_path / "merged").mkdir()
+    out = str(tmp_path / "merged")
 
-    write_repository(FloatModel(files, adapters_of(model)), tmp_path / "merged", files, ignore)
+    run(Conversion(files, out, "hf", "", adapters_of(model), merge=True), ignore)
 
-    merged = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "merged", dtype=torch.float32
+    merged, loading = transformers.AutoModelForCausalLM.from_pretrained(
+        out, dtype=torch.float32, output_loading_info=True
     )
+    assert not any(loading[problem] for problem in ("missing_keys", "mismatched_keys"))
+    assert merged.config.vocab_size == VOCAB_SIZE + ADDED
+    assert Tokenizer.from_file(f"{out}/tokenizer.json").token_to_id("<a>") == VOCAB_SIZE
     tokens = torch.tensor([[VOCAB_SIZE, 3, 80, VOCAB_SIZE + 2]])
     with torch.inference_mode():
         found, expected = merged(tokens).logits, reference(tokens).logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ from olla.modelfile.build import build_model
 from olla.modelfile.files import collect_files
 from olla.names import ModelName
 from olla.registry.digest import Digest
+from olla.registry.manifest import CONFIG_TYPE, Layer, Manifest, format_config, format_manifest
 from olla.registry.store import ModelStore
 from olla.requests import CreateRequest, Progress
 from tests.modelfile.building import build, fake_quantize, manifests, resolve, upload
 from tests.modelfile.conftest import (
+    HIDDEN,
+    KV,
     MakeAdapter,
+    lora_tensors,
     write_gguf_adapter,
     zeros,
 )
@@ -162,6 +167,35 @@ class TestAdapters:
 
         assert manifests(tmp_path) == before
 
+    def test_its_weights_may_come_in_several_files(
+        self, base: ModelStore, make_adapter: MakeAdapter
+    ) -> None:
+        adapter = upload(base, make_adapter())
+        weights = adapter.pop("adapter_model.safetensors")
+        module = "model.layers.0.self_attn.v_proj"
+        second = make_adapter(lora_tensors(module, (4, HIDDEN), (KV, 4)))
+        shards = [weights, upload(base, second)["adapter_model.safetensors"]]
+        names = [f"adapter_model-0000{at}-of-00002.safetensors" for at in (1, 2)]
+
+        build(base, base="base", adapters=adapter | dict(zip(names, shards, strict=True)))
+
+        assert [set(files) for files in resolve(base).adapters] == [{"adapter_config.json", *names}]
+        with pytest.raises(BadInput, match="come in 2 files, but here are 1: copy its whole fold"):
+            build(base, base="base", adapters=adapter | {names[1]: weights})
+
+    def test_one_that_names_another_base_is_refused_unless_forced(
+        self, base: ModelStore, make_adapter: MakeAdapter
+    ) -> None:
+        _came_from(base, "base", "hf.co/org/tiny")
+        adapter = upload(base, make_adapter(base_model_name_or_path="org/other"))
+
+        with pytest.raises(BadInput, match=r"on org/other, but the base is hf\.co/org/tiny: .*--f"):
+            build(base, base="base", adapters=adapter)
+
+        lines = build(base, base="base", adapters=adapter, force=True)
+        assert lines[1].startswith("warning: the adapter was trained on org/other, but the base is")
+        assert len(resolve(base).adapters) == 1
+
     def test_a_base_that_has_some_keeps_them(
         self, base: ModelStore, make_adapter: MakeAdapter
     ) -> None:
@@ -294,3 +328,11 @@ def test_blobs_are_held_until_the_manifest_is_written(store: ModelStore, gguf_fi
 
     assert list(steps)[-1] == Progress("success")
     assert resolve(store).files["model.gguf"].is_file()
+
+
+def _came_from(store: ModelStore, name: str, repository: str) -> None:
+    """Note in a model's config which repository it was pulled from."""
+    model = resolve(store, name)
+    config = format_config(replace(model.config, repository=repository))
+    layer = Layer(CONFIG_TYPE, store.blobs.put(config), len(config))
+    store.put(model.name, format_manifest(Manifest(layer, model.manifest.layers)))

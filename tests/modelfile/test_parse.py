@@ -39,6 +39,8 @@ BAD_ROLE = 'message role must be one of "system", "user", or "assistant"'
         ("FROM m\nPARAMETER   top_k  4", ["model=m", "parameter=top_k 4"]),
         ("FROM m\nMESSAGE \t assistant ok", ["model=m", "message=assistant: ok"]),
         ("FROM m\nADAPTER ./a b", ["model=m", "adapter=./a b"]),
+        ('FROM m\nADAPTER "./a b" 0.5 \nADAPTER """c""" -1',
+         ["model=m", "adapter=./a b 0.5", "adapter=c -1"]),
         ("FROM m\n#a\n # b\nLICENSE c#d", ["model=m", "license=c#d"]),
         ("FROM m\nSYSTEM 👩\u200d👧\u00a0x\u3000", ["model=m", "system=👩\u200d👧\u00a0x\u3000"]),
         ("FROM m\nRENDERER a\nPARSER b\nDRAFT c\nREQUIRES 1",

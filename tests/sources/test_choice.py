@@ -72,13 +72,21 @@ def test_licenses_are_texts_beside_the_files() -> None:
     assert [file.name for file in choice.licenses] == ["LICENSE", "Notice.txt", "USE_POLICY.md"]
 
 
-def test_an_adapter_is_its_two_files() -> None:
-    names = ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md")
+@pytest.mark.parametrize(
+    "weights",
+    [
+        ["adapter_model.safetensors"],
+        ["adapter_model-00001-of-00002.safetensors", "adapter_model-00002-of-00002.safetensors"],
+    ],
+)
+def test_an_adapter_is_its_files_and_the_tokenizer_s_beside_them(weights: list[str]) -> None:
+    wanted = ["adapter_config.json", *weights, "tokenizer.json", "chat_template.jinja"]
+    others = ("README.md", "adapter_model.safetensors.index.json", "checkpoint-1/tokenizer.json")
 
-    choice = choose_files(remote(*names))
+    choice = choose_files(remote(*others, *wanted))
 
     assert isinstance(choice, Choice)
-    assert (choice.kind, [file.name for file in choice.files]) == (Kind.ADAPTER, [*names[:2]])
+    assert (choice.kind, [file.name for file in choice.files]) == (Kind.ADAPTER, wanted)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from olla.errors import BadInput, BlobCorrupt, OllaError, SourceError, SourceNotFound
 from olla.names import ModelName
@@ -12,6 +15,7 @@ from olla.registry.store import ModelStore
 from olla.sources.choose import Sources
 from olla.sources.ollama import Registry
 from olla.sources.pull import plan_pull
+from tests.modelfile.conftest import HIDDEN, VOCAB
 from tests.sources.hub_models import (
     LICENSE,
     adapter_files,
@@ -135,6 +139,34 @@ async def test_an_adapter_brings_its_base(hub: Hub, pulled: Pulled) -> None:
     assert model.parent == base.name.short == "hf.co/org/tiny:latest"
     assert model.licenses == base.licenses
     assert hub.fetched.count("model.safetensors") == 1
+
+
+async def test_an_adapter_brings_the_chat_template_beside_it(hub: Hub, pulled: Pulled) -> None:
+    template = b"<a>{{ messages[0].content }}"
+    hub.repos["org/tiny"] = Repo(safetensors_files())
+    hub.repos["me/lora"] = Repo({**adapter_files("org/tiny"), "chat_template.jinja": template})
+
+    model, _ = await pulled("hf.co/me/lora")
+    base, _ = await pulled("hf.co/org/tiny")
+
+    assert model.template == template.decode()
+    assert base.template == ""
+    assert model.weights_key == base.weights_key
+
+
+async def test_an_adapter_with_new_tokens_brings_its_tokenizer(hub: Hub, pulled: Pulled) -> None:
+    tensors = {f"base_model.model.{name}.weight": np.zeros((VOCAB + 3, HIDDEN), np.float32)
+               for name in ("model.embed_tokens", "lm_head")}  # fmt: skip
+    added = {**adapter_files("org/tiny"), "adapter_model.safetensors": save(tensors)}
+    hub.repos["org/tiny"] = Repo(safetensors_files())
+    hub.repos["me/lora"] = Repo(added)
+
+    model, _ = await pulled("hf.co/me/lora")
+
+    config = json.loads(model.files["config.json"].read_bytes())
+    assert (config["vocab_size"], config["base_vocab_size"]) == (VOCAB + 3, VOCAB)
+    assert model.files["tokenizer.json"].read_bytes() == added["tokenizer.json"]
+    assert model.chat_template == "{{ messages[0].content }}"
 
 
 async def test_the_base_is_taken_at_the_revision_that_the_adapter_names(

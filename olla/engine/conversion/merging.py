@@ -1,9 +1,11 @@
-"""What a part of an adapter changes of one parameter, in full size: merging for good.
+"""What parts of adapters make of one parameter, in full size: merging for good.
 
 Knows one parameter at a time, torch's way round; whose it is, is the caller's matter.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -12,8 +14,8 @@ from olla.engine.parts import LowRank, Part, Replaced, TokenRows
 from olla.errors import FormatError
 
 
-def change_of(part: Part, name: str, weight: Tensor, *, is_table: bool = False) -> Tensor:
-    """What is added to a parameter.
+def merged(parts: Iterable[Part], name: str, weight: Tensor, *, is_table: bool = False) -> Tensor:
+    """A parameter with all that parts, in their order, change of it.
 
     Args:
         name: what the parameter is called; one that ends in ".bias" is the module's bias.
@@ -21,12 +23,23 @@ def change_of(part: Part, name: str, weight: Tensor, *, is_table: bool = False) 
         is_table: it is an embedding, (vocab_size, hidden_size), not a linear.
 
     Raises:
-        FormatError: it does not fit.
+        FormatError: one does not fit, or a DoRA comes after a bias that it would have to scale.
     """
-    try:
-        return part.share * _alone(part, name, weight, is_table)
-    except (RuntimeError, IndexError) as error:
-        raise FormatError(f"the adapter does not fit {name}: {error}") from error
+    values = weight
+    has_bias = False
+    for part in parts:
+        if isinstance(part, LowRank):
+            if has_bias and part.magnitude is not None:
+                raise FormatError(
+                    f"a DoRA of {part.module} comes after an adapter with lora_bias, which cannot "
+                    "be merged: name the DoRA first"
+                )
+            has_bias = has_bias or part.bias is not None
+        try:
+            values = values + part.share * _change(part, name, weight, values, is_table)
+        except (RuntimeError, IndexError) as error:
+            raise FormatError(f"the adapter does not fit {name}: {error}") from error
+    return values
 
 
 def parameters_of(part: Part) -> list[str]:
@@ -37,8 +50,8 @@ def parameters_of(part: Part) -> list[str]:
     return ["weight", "bias"] if has_bias else ["weight"]
 
 
-def _alone(part: Part, name: str, weight: Tensor, is_table: bool) -> Tensor:
-    """The whole of it, whatever the user's scale."""
+def _change(part: Part, name: str, weight: Tensor, before: Tensor, is_table: bool) -> Tensor:
+    """The whole of it, whatever the user's scale; `before`: what other parts made of the weight."""
     if isinstance(part, Replaced):
         return part.values - weight
     if isinstance(part, TokenRows):
@@ -50,17 +63,17 @@ def _alone(part: Part, name: str, weight: Tensor, is_table: bool) -> Tensor:
         return part.bias.expand_as(weight)
     product = part.b @ part.a
     return (
-        _with_magnitude(part, weight.T, product).T
+        _with_magnitude(part, weight.T, before.T, product).T
         if is_table
-        else _with_magnitude(part, weight, product)
+        else _with_magnitude(part, weight, before, product)
     )
 
 
-def _with_magnitude(part: LowRank, weight: Tensor, product: Tensor) -> Tensor:
-    """(out_features, in_features) each. DoRA brings the rows of their sum to its lengths."""
+def _with_magnitude(part: LowRank, weight: Tensor, before: Tensor, product: Tensor) -> Tensor:
+    """(out_features, in_features) each. DoRA brings the rows of weight + product to its lengths,
+    and scales what earlier parts added as much."""
     if part.magnitude is None:
         return product + torch.zeros_like(weight)  # of the weight's shape, or it does not fit
-    changed = weight + product
-    lengths = torch.linalg.vector_norm(changed, dim=1, keepdim=True)
-    merged: Tensor = changed * (part.magnitude[:, None] / lengths)
-    return merged - weight
+    lengths = torch.linalg.vector_norm(weight + product, dim=1, keepdim=True)
+    scaled: Tensor = (before + product) * (part.magnitude[:, None] / lengths)
+    return scaled - before

@@ -18,9 +18,9 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.pytorch_utils import Conv1D
 
 from olla.engine.adapters import read_adapter
-from olla.engine.conversion.merging import change_of, parameters_of
+from olla.engine.conversion.merging import merged, parameters_of
 from olla.engine.models.hf import load_module
-from olla.engine.parts import LowRank, Part, TokenRows
+from olla.engine.parts import Part, Replaced, TokenRows
 from olla.engine.weights.safetensors import SafetensorsCheckpoint
 from olla.errors import BadInput, FormatError
 from olla.formats.architectures import is_seeing
@@ -116,15 +116,12 @@ class ModuleModel:
             parameter = getattr(module, kind, None)
             if not isinstance(parameter, nn.Parameter):
                 raise _no_parameter(f"{name}.{kind}")
-            values = parameter.float()
-            for part in parts:
-                if kind not in parameters_of(part):
-                    continue
-                is_turned = isinstance(module, Conv1D) and isinstance(part, LowRank)
-                weight = parameter.float().T if is_turned else parameter.float()
-                change = change_of(part, f"{name}.{kind}", weight, is_table=is_table)
-                values = values + (change.T if is_turned else change)
-            parameter.copy_(values)
+            found = [part for part in parts if kind in parameters_of(part)]
+            is_turned = isinstance(module, Conv1D) and kind == "weight"
+            weight = parameter.float().T if is_turned else parameter.float()
+            found = [_turned(part) if is_turned else part for part in found]
+            values = merged(found, f"{name}.{kind}", weight, is_table=is_table)
+            parameter.copy_(values.T if is_turned else values)
         return ()
 
     def _named(self) -> dict[str, Tensor]:
@@ -142,8 +139,7 @@ class ModuleModel:
             if name not in self._tensors:
                 raise _no_parameter(name)
             weight = self._tensors[name].float()
-            merged = weight + change_of(part, name, weight)
-            self._tensors[name] = merged.to(self._tensors[name].dtype)
+            self._tensors[name] = merged([part], name, weight).to(self._tensors[name].dtype)
 
 
 def _grouped(parts: Sequence[Part]) -> Iterable[tuple[str, list[Part]]]:
@@ -151,6 +147,11 @@ def _grouped(parts: Sequence[Part]) -> Iterable[tuple[str, list[Part]]]:
     for part in parts:
         groups.setdefault(part.module, []).append(part)
     return groups.items()
+
+
+def _turned(part: Part) -> Part:
+    """For a weight that stands the other way round than a linear's: what replaces it too."""
+    return replace(part, values=part.values.T) if isinstance(part, Replaced) else part
 
 
 def _name_of(module: Any, wanted: nn.Module) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from olla.engine.adapters import read_adapter
-from olla.engine.conversion.merging import change_of, parameters_of
+from olla.engine.conversion.merging import merged, parameters_of
 from olla.engine.loading import open_checkpoint
 from olla.engine.models.config import DecoderConfig
 from olla.engine.models.families import FAMILIES, decoder_config
@@ -91,10 +91,7 @@ class FloatModel:
         values = torch.zeros(self.shape(name))
         if self.checkpoint.shape(source) is not None:
             self.checkpoint.read(source, values)
-        before = values.clone() if self._changes.get(name) else values
-        for part in self._changes.get(name, ()):
-            values += change_of(part, name, before, is_table=name == EMBEDDING)
-        return values
+        return merged(self._changes.get(name, ()), name, values, is_table=name == EMBEDDING)
 
     def _add(self, part: Part, scale: float) -> None:
         scaled = replace(part, share=scale)

@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from olla.engine.deltas import Layer, delta_of, one_hot, row_delta
-from olla.engine.linear import Embedding, Linear
+from olla.engine.deltas import Layer, delta_of, one_hot, row_delta, stretched
+from olla.engine.linear import Delta, Embedding, Linear
 from olla.engine.models.norm import RMSNorm
 from olla.engine.parts import LowRank, Part, Replaced, TokenRows
 from olla.errors import FormatError
@@ -97,13 +97,22 @@ def lay_deltas(module: Place | Embedding, adapter: int, part: Part) -> None:
     """
     if isinstance(module, Place):
         delta = delta_of(part, _projection(module))
-        module.linear.deltas.setdefault(adapter, []).append(delta)
+        _add(module.linear.deltas.setdefault(adapter, []), part, delta)
     elif isinstance(part, TokenRows):
         change = row_delta(part, _table(module))
         module.row_deltas.setdefault(adapter, []).append(change)
     else:
         delta = delta_of(one_hot(part), _table(module))
-        module.deltas.setdefault(adapter, []).append(delta)
+        _add(module.deltas.setdefault(adapter, []), part, delta)
+
+
+def _add(deltas: list[Delta], part: Part, delta: Delta) -> None:
+    if isinstance(part, LowRank) and part.magnitude is not None:
+        place = (delta.start, delta.end)
+        deltas[:] = [
+            stretched(old, delta) if (old.start, old.end) == place else old for old in deltas
+        ]
+    deltas.append(delta)
 
 
 def _lay(module: Module, adapter: int, part: Part) -> None:

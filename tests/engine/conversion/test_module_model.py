@@ -15,7 +15,7 @@ from olla.engine.conversion.module_model import ModuleModel
 from olla.engine.conversion.source import FloatModel
 from olla.errors import BadInput, FormatError
 from olla.runner.protocol import Adapter, Files
-from tests.engine.test_adapters import save_adapter
+from tests.engine.test_adapters import active_together, save_adapter
 from tests.tiny_model import files_of, save_tiny_model
 from tests.tiny_vision import save_tiny_vision_model
 
@@ -77,9 +77,8 @@ def test_a_merged_repository_is_what_peft_computes(
 def test_scales_and_several_adapters_add_up(tmp_path: Path) -> None:
     files = save_tiny_model(tmp_path, "gpt_neox")
     folders = (tmp_path / "one", tmp_path / "two")
-    lora: dict[str, Any] = {"target_modules": ["query_key_value"], "use_dora": True}
     for seed, folder in enumerate(folders):
-        save_adapter(tmp_path, folder, seed=seed, **lora)
+        save_adapter(tmp_path, folder, seed=seed, target_modules=["query_key_value"])
     name = "gpt_neox.layers.0.attention.query_key_value.weight"
 
     def changed(*adapters: Adapter) -> torch.Tensor:
@@ -90,6 +89,35 @@ def test_scales_and_several_adapters_add_up(tmp_path: Path) -> None:
 
     assert torch.allclose(both, 0.5 * changed(one) + changed(two), atol=1e-5)
     assert not torch.allclose(both, changed(two), atol=1e-2)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
+def test_a_dora_after_others_scales_what_they_add(tmp_path: Path, family: str) -> None:
+    files = save_tiny_model(tmp_path, family, **(GPT2 if family == "gpt2" else {}))
+    targets = {"gpt2": "c_attn", "gpt_neox": "query_key_value", "llama": "o_proj"}[family]
+    folders = [tmp_path / "one", tmp_path / "two", tmp_path / "three"]
+    for seed, folder in enumerate(folders):
+        save_adapter(tmp_path, folder, seed=seed, target_modules=[targets], use_dora=seed > 0)
+    reference = active_together(tmp_path, folders)
+    kind = FloatModel if family == "llama" else ModuleModel
+
+    model = kind(files, [Adapter(files_of(folder)) for folder in folders])
+    merged = written(model, files, tmp_path / "out")
+
+    expected = logits_of(reference)
+    assert (logits_of(merged) - expected).abs().max() <= 1e-3 * expected.abs().max()
+
+
+def test_a_dora_after_a_bias_of_lora_s_is_not_merged(tmp_path: Path) -> None:
+    files = save_tiny_model(tmp_path, "qwen2")
+    save_adapter(tmp_path, tmp_path / "one", seed=1, target_modules=["q_proj"], lora_bias=True)
+    save_adapter(tmp_path, tmp_path / "two", seed=2, target_modules=["q_proj"], use_dora=True)
+    one, two = (Adapter(files_of(tmp_path / name)) for name in ("one", "two"))
+    name = "model.layers.0.self_attn.q_proj.weight"
+
+    with pytest.raises(FormatError, match="name the DoRA first"):
+        FloatModel(files, [one, two]).read(name)
+    assert FloatModel(files, [two, one]).read(name).isfinite().all()
 
 
 def test_an_expert_by_the_name_it_has_in_the_files_is_merged(tmp_path: Path) -> None:
