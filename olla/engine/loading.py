@@ -105,7 +105,7 @@ def load_model(
         BadInput: there is no such device, or it does not quantize so.
         OutOfMemory: the weights do not fit.
     """
-    torch.set_num_threads(choose_threads(num_threads))
+    torch.set_num_threads(threads := choose_threads(num_threads))
     place = choose_device(device if plan is None else plan.rest)
     library = find_library() if place.type == "cpu" else None
     checkpoint = open_checkpoint(files)
@@ -113,8 +113,7 @@ def load_model(
     core, precision = choose_core(library, checkpoint, precision)
     cache_kind = Kind.Q8 if kv_cache_type == "q8_0" else Kind.F16
     if place.type == "cpu":
-        used = "none (torch)" if core is None else core.name
-        _log.info("core variant=%s threads=%d", used, torch.get_num_threads())
+        _log.info("core variant=%s threads=%d", core.name if core else "none (torch)", threads)
     with _out_of_memory_explained(checkpoint, place):
         network = load_network(
             checkpoint, files, precision, place, on_progress, plan, core, cache_kind
