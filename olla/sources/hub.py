@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 
 from olla.errors import (
     BadInput,
+    InvalidName,
     RevisionNotFound,
     SourceBroke,
     SourceError,
@@ -184,8 +185,10 @@ def _lay_over(base: Weights, adapter: tuple[Upload, ...]) -> Weights:
             "the adapter enlarges the vocabulary of its base: download its folder (hf download), "
             "and lay it over the base with olla create --from --adapter"
         )
-    source = ModelName.parse(base.config.repository).short
-    layers = (replace(layer, source=source) for layer in base.layers)
+    layers = base.layers
+    with suppress(InvalidName):  # a hub's names may be longer than a model's
+        source = ModelName.parse(base.config.repository).short
+        layers = tuple(replace(layer, source=source) for layer in layers)
     return replace(base, layers=(*layers, *imported.numbered(0)))
 
 
