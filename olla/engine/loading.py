@@ -105,7 +105,7 @@ def load_model(
         BadInput: there is no such device, or it does not quantize so.
         OutOfMemory: the weights do not fit.
     """
-    torch.set_num_threads(choose_threads(num_threads))
+    torch.set_num_threads(threads := choose_threads(num_threads))
     place = choose_device(device if plan is None else plan.rest)
     library = find_library() if place.type == "cpu" else None
     checkpoint = open_checkpoint(files)
@@ -113,7 +113,7 @@ def load_model(
     core, precision = choose_core(library, checkpoint, precision)
     cache_kind = Kind.Q8 if kv_cache_type == "q8_0" else Kind.F16
     if place.type == "cpu":
-        _log_core(core)
+        _log.info("core variant=%s threads=%d", core.name if core else "none (torch)", threads)
     with _out_of_memory_explained(checkpoint, place):
         network = load_network(
             checkpoint, files, precision, place, on_progress, plan, core, cache_kind
@@ -121,11 +121,6 @@ def load_model(
     if cache_kind is Kind.Q8 and not isinstance(network, NativeDecoder):
         _log.warning(_NO_Q8_CACHE, precision.dtype)
     return _loaded(network, checkpoint, files, place, precision.dtype)
-
-
-def _log_core(core: Core | None) -> None:
-    name = core.name if core else "none (torch)"
-    _log.info("core variant=%s threads=%d", name, torch.get_num_threads())
 
 
 def _loaded(

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 
 from olla.errors import (
     BadInput,
+    InvalidName,
     RevisionNotFound,
     SourceBroke,
     SourceError,
@@ -181,9 +182,11 @@ def _or_file(files: tuple[RemoteFile, ...]) -> str:
 def _lay_over(base: Weights, adapter: tuple[Upload, ...], blobs: BlobStore, hold: Hold) -> Weights:
     """The base with the adapter, and with the chat template and the vocabulary beside that."""
     [imported] = import_adapters(adapter, base.files)
-    source = ModelName.parse(base.config.repository).short
-    sourced = replace(base, layers=tuple(replace(layer, source=source) for layer in base.layers))
-    laid = with_vocabulary(sourced, (imported,), blobs, hold)
+    layers = base.layers
+    with suppress(InvalidName):  # a hub's names may be longer than a model's
+        source = ModelName.parse(base.config.repository).short
+        layers = tuple(replace(layer, source=source) for layer in layers)
+    laid = with_vocabulary(replace(base, layers=layers), (imported,), blobs, hold)
     layers = (*laid.layers, *imported.numbered(0))
     if template := new_template((imported,), base, laid).encode():
         layers = tuple(layer for layer in layers if layer.media_type not in TEMPLATES)

@@ -13,11 +13,13 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from socket import gaierror
 
 from aiohttp import (
     ClientConnectorCertificateError,
     ClientConnectorError,
     ClientError,
+    ClientProxyConnectionError,
     ClientResponse,
     ClientSession,
     ClientTimeout,
@@ -95,14 +97,9 @@ class BackOff:
             retries = min(retries, DOCUMENT_RETRIES)
         if self._failures >= retries:
             raise SourceError(f"max retries exceeded: {error}") from error
-        delay = self._patience.back_off_s * 2**self._failures
+        delay = min(self._patience.back_off_s * 2**self._failures, self._patience.max_back_off_s)
         self._failures += 1
-        await asyncio.sleep(
-            max(
-                min(delay, self._patience.max_back_off_s),
-                min(error.retry_after_s, MAX_RETRY_AFTER_S),
-            )
-        )
+        await asyncio.sleep(max(delay, min(error.retry_after_s, MAX_RETRY_AFTER_S)))
 
 
 class Rate:
@@ -393,8 +390,9 @@ def _refusal(response: ClientResponse, body: str) -> SourceError:
 def _broken(url: URL, error: Exception) -> SourceBroke:
     reason = "no data came for too long" if isinstance(error, TimeoutError) else str(error)
     if isinstance(error, ClientConnectorError):  # its own text tells of ssl:default
-        cause = error.os_error
-        number = cause.errno or 0
-        known = os.strerror(number) if number > 0 else cause.strerror
-        reason = f"cannot connect: {known or cause}"
+        cause, is_proxys = error.os_error, isinstance(error, ClientProxyConnectionError)
+        number = None if isinstance(cause, gaierror) else cause.errno  # it has numbers of its own
+        known = os.strerror(number) if number else cause.strerror
+        place = f" to the proxy {error.host}:{error.port}" if is_proxys else ""
+        reason = f"cannot connect{place}: {known or cause}"
     return SourceBroke(f"{url.host}: {reason or type(error).__name__}")

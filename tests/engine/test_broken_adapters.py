@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,10 +17,12 @@ from olla.engine.adapters import AdapterTable
 from olla.engine.engine import Engine
 from olla.engine.loading import LoadedModel, load_model
 from olla.engine.parts import TokenRows
+from olla.engine.weights.gguf_lora import read_gguf_lora
 from olla.engine.weights.lora import read_lora
 from olla.errors import FormatError
 from olla.runner.protocol import Adapter
 from tests.engine.test_adapters import generate, paths_of, save_adapter
+from tests.modelfile.conftest import write_gguf_adapter
 from tests.tiny_model import files_of, save_tiny_model
 
 
@@ -116,6 +119,18 @@ def test_an_adapter_config_that_makes_no_sense_is_refused(
 
     with pytest.raises(FormatError, match="the adapter"):
         generate(Engine(model), [tmp_path])
+
+
+def test_an_alpha_in_gguf_that_is_too_large_for_the_numbers_is_refused(tmp_path: Path) -> None:
+    name = "blk.0.attn_q.weight"
+    tensors = {
+        f"{name}.lora_a": np.ones((4, 32), np.float32),
+        f"{name}.lora_b": np.full((32, 4), 100, np.float32),
+    }
+    path = write_gguf_adapter(tmp_path / "adapter.gguf", tensors, alpha=1e38)
+
+    with pytest.raises(FormatError, match=r"alpha is too large for its .*\.0\.self_attn\.q_proj"):
+        read_gguf_lora(path, None)
 
 
 def test_an_adapter_whose_file_is_gone_is_refused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -54,6 +54,15 @@ def test_a_cache_in_8_bits_needs_less() -> None:
     assert needed_bytes(model(), "", 100, settings) == 500 + WINDOW * 8.5 / 16
 
 
+@pytest.mark.parametrize("change", [{"dtype": "float16"}, {"quantize": "none"}, {"device": "cuda"}])
+def test_what_the_core_cannot_compute_has_no_cache_in_8_bits(change: dict[str, Any]) -> None:
+    settings = replace(SETTINGS, kv_cache_type="q8_0", **change)
+
+    with_window, without = (needed_bytes(model(), "", tokens, settings) for tokens in (100, 0))
+
+    assert with_window == without + WINDOW
+
+
 def test_a_cache_that_the_settings_fix_is_what_is_needed() -> None:
     assert needed_bytes(model(), "", 100, replace(SETTINGS, kv_cache_bytes=7)) == 507
 
@@ -66,6 +75,7 @@ def test_a_model_that_drafts_has_a_cache_of_its_own(tmp_path: Path) -> None:
 
     assert needed_bytes(both, "none", 100, SETTINGS) == 2000 + 30 + WINDOW + WINDOW // 2
     assert needed_bytes(both, "none", 100, replace(SETTINGS, kv_cache_bytes=7)) == 2000 + 30 + 7
+    assert needed_bytes(both, "none", 100, replace(SETTINGS, speculate="off")) == 2000 + WINDOW
 
 
 def test_a_model_that_tells_nothing_needs_its_weights() -> None:

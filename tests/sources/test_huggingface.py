@@ -169,6 +169,17 @@ async def test_an_adapter_with_new_tokens_brings_its_tokenizer(hub: Hub, pulled:
     assert model.chat_template == "{{ messages[0].content }}"
 
 
+async def test_a_base_may_have_a_name_that_is_none_of_a_model(hub: Hub, pulled: Pulled) -> None:
+    long = f"org/{'x' * 96}"
+    hub.repos[long] = Repo(safetensors_files())
+    hub.repos["me/lora"] = Repo(adapter_files(long))
+
+    model, _ = await pulled("hf.co/me/lora")
+
+    assert len(model.adapters) == 1
+    assert model.parent == ""
+
+
 async def test_the_base_is_taken_at_the_revision_that_the_adapter_names(
     hub: Hub, pulled: Pulled
 ) -> None:

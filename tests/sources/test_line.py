@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import AsyncExitStack
+from socket import gaierror
 
 import pytest
 from yarl import URL
@@ -175,6 +177,30 @@ async def test_a_proxy_is_used_unless_the_host_is_excepted(
 
     assert len(server.asked) == 1
     assert [asked.path for asked in proxy.asked] == ["http://registry.example/x"]
+
+
+async def test_a_proxy_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fault_server(hello) as proxy:
+        pass
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    origin = URL("http://registry.example")
+    words = f"registry.example: cannot connect to the proxy {URL(proxy.url).authority}: Connection"
+    async with open_line(origin, patience=QUICK) as line:
+        with pytest.raises(SourceUnreachable, match=f"{words} refused"):
+            await line.ask(origin, {}, 100)
+
+
+async def test_a_resolver_speaks_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its errors have numbers of their own, which are those of other errors on macOS."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise gaierror(8, "nodename nor servname provided, or not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    origin = URL("http://registry.example")
+    async with open_line(origin, patience=QUICK) as line:
+        with pytest.raises(SourceUnreachable, match="cannot connect: nodename nor servname"):
+            await line.ask(origin, {}, 100)
 
 
 async def test_who_never_answered_is_given_up_sooner_than_who_did() -> None:

@@ -12,12 +12,7 @@
 #include "maths.h"
 #include "pack.h"
 #include "threads.h"
-
-#if defined(__x86_64__)
-#include <cpuid.h>
-#elif defined(__linux__) && defined(__aarch64__)
-#include <sys/auxv.h>
-#endif
+#include "variants.h"
 
 // Scratch memory that only ever grows.
 struct Buffer : std::vector<float> {
@@ -340,14 +335,6 @@ class Pass {
     int rows_;
 };
 
-#if defined(__x86_64__)
-// Compilers' own question has no word for it.
-bool has_avx_vnni() {
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
-}
-#endif
-
 }  // namespace
 
 extern "C" {
@@ -404,20 +391,7 @@ float olla_peak(Core* core, int32_t count, int32_t of_floats) {
 }
 
 const char* olla_variants() {
-#if defined(__x86_64__)
-    static std::string names;
-    bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-    names = has_avx512 ? "avx512 " : "";
-    if (has_avx2) names += has_avx_vnni() ? "avxvnni avx2 " : "avx2 ";
-    return (names += "portable").c_str();
-#elif defined(__linux__) && defined(__aarch64__)
-    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? "neon portable" : "portable";
-#elif defined(__aarch64__)
-    return "neon portable";
-#else
-    return "portable";
-#endif
+    static const std::string names = variants();
+    return names.c_str();
 }
 }

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from olla.engine.parts import LowRank, Part
 from olla.engine.weights.gguf import INTERLEAVED, floats, uninterleaved
+from olla.engine.weights.lora import scaled
 from olla.engine.weights.mapped import MappedFile
 from olla.errors import FormatError
 from olla.formats.gguf import GgufTensor, MetadataValue, read_gguf
@@ -55,7 +56,8 @@ def read_gguf_lora(path: Path, heads: Heads | None) -> list[Part]:
         a = a.T if module == _EMBEDDING else a
         if architecture in INTERLEAVED and heads is not None:
             b = _in_order(b, module, heads)
-        parts.append(LowRank(module, a, b * (alpha / a.shape[0] if alpha else 1.0)))
+        scale = alpha / a.shape[0] if alpha else 1.0
+        parts.append(LowRank(module, a, scaled(module, b, scale)))
     return parts
 
 

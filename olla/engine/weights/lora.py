@@ -94,14 +94,26 @@ def _low_ranks(tensors: _Tensors, config: Mapping[str, Any]) -> Iterator[LowRank
         rank = _rank(config, stack) if stack else a.shape[0]
         alpha = _for_module(config, "alpha_pattern", module, config.get("lora_alpha", rank))
         scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-        b = b * scale
-        if not b.isfinite().all():
-            raise FormatError(f"the adapter's alpha of {alpha} is too large for its {module}")
+        b = scaled(module, b, scale)
         magnitude, bias = tensors.get(module, MAGNITUDE), tensors.get(module, LORA_BIAS)
         if stack:
             yield from _each_expert(stack, a, b, rank)
         else:
-            yield LowRank(module, a, b, magnitude, None if bias is None else bias * scale)
+            yield LowRank(
+                module, a, b, magnitude, None if bias is None else scaled(module, bias, scale)
+            )
+
+
+def scaled(module: str, numbers: Tensor, scale: float) -> Tensor:
+    """Numbers of a module's `b` or bias, with the scale that alpha makes.
+
+    Raises:
+        FormatError: float32 does not hold them.
+    """
+    numbers = numbers * scale
+    if not numbers.isfinite().all():
+        raise FormatError(f"the adapter's alpha is too large for its {module}")
+    return numbers
 
 
 def _rank(config: Mapping[str, Any], module: str) -> int:

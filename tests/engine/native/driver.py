@@ -1,8 +1,8 @@
 """Builds and runs driver.cpp, the kernels' tests that need no Python.
 
 `python -m tests.engine.native.driver asan` runs every variant that this machine can run under the
-address and undefined-behaviour sanitizers; `neon` the one for ARM under qemu's emulation. All have
-to compute what the portable variant computes.
+address and undefined-behaviour sanitizers, `tsan` under the thread sanitizer; `neon` the one for
+ARM under qemu's emulation. All have to compute what the portable variant computes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import hatch_build
 from olla.engine.native.library import find_libraries
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZERS = {
+    "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "tsan": ["-O1", "-g", "-fsanitize=thread"],
+}
 NOT_FOR_PROGRAMS = {"-fPIC", "-shared"}
 
 
@@ -38,10 +41,10 @@ def main(kind: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run(build("c++", "portable", [], folder), folder / "results")
-        if kind == "asan":
+        if kind in SANITIZERS:
             for path in find_libraries():
                 variant = path.stem.removeprefix("core_")
-                run(build("c++", variant, SANITIZERS, folder), folder / "results")
+                run(build("c++", variant, SANITIZERS[kind], folder), folder / "results")
         else:
             program = build("aarch64-linux-gnu-g++", "neon", ["-static"], folder)
             run(program, folder / "results", "qemu-aarch64", "-cpu", "max")
