@@ -84,17 +84,8 @@ def rm(settings: Settings, models: tuple[str, ...]) -> None:
     """
     client = connect(settings)
     for model in models:
-        _unload_quietly(client, model)
-        client.delete(model)
+        client.delete(model)  # the daemon takes it out of memory, unless it refuses
         click.echo(f"deleted '{model}'")
-
-
-def _unload_quietly(client: Client, model: str) -> None:
-    try:
-        client.unload(model)
-    except ApiError as error:
-        if error.status != 404:
-            click.echo(f"Warning: unable to stop model '{model}'", err=True)
 
 
 def list_lines(client: Client, prefix: str) -> list[str]:

@@ -79,7 +79,7 @@ def sample(logits: Tensor, rows: Rows[SamplingRow]) -> list[int]:
     widths: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
         if row.params.temperature > 0:
-            widths.setdefault(_top_k(row.params, logits.shape[1]), []).append(index)
+            widths.setdefault(_width(row.params, logits.shape[1]), []).append(index)
     for width, indices in widths.items():
         chosen[indices] = _sample_top(logits[indices], width, [rows[index] for index in indices])
     return [int(token) for token in chosen.tolist()]
@@ -94,14 +94,20 @@ def _likeliest(logits: Tensor) -> Tensor:
 
 
 def _sample_top(logits: Tensor, width: int, rows: Rows[SamplingRow]) -> Tensor:
-    """Draw a token (num_rows,) for each row from its `width` likeliest."""
-    values, tokens = logits.topk(width, dim=-1)
+    """Draw a token (num_rows,) for each row from its `width` likeliest; 0 takes all as they lie."""
     params = _columns(rows, logits.device)
-    values = _filter(values, params)
-    # Relative to the largest, so that no temperature overflows.
-    heated = (values - values.amax(dim=-1, keepdim=True)) / params["temperature"]
-    places = _draw(torch.softmax(heated, dim=-1), params["uniform"])
+    if not width:
+        return _draw(_heated(logits, params), params["uniform"]).squeeze(1)
+    values, tokens = logits.topk(width, dim=-1)
+    places = _draw(_heated(_filter(values, params), params), params["uniform"])
     return tokens.gather(1, places).squeeze(1)
+
+
+def _heated(values: Tensor, params: dict[str, Tensor]) -> Tensor:
+    """Logits -> probabilities at each row's temperature."""
+    # Relative to the largest, so that no temperature overflows.
+    relative = values - values.amax(dim=-1, keepdim=True)
+    return torch.softmax(relative / params["temperature"], dim=-1)
 
 
 def penalizes(params: SamplingParams) -> bool:
@@ -151,8 +157,12 @@ def forbid(logits: Tensor, rows: Rows[SamplingRow]) -> None:
     logits.index_add_(0, indices, addends[:, : logits.shape[1]])
 
 
-def _top_k(params: SamplingParams, vocab_size: int) -> int:
-    return min(params.top_k, vocab_size) if params.top_k > 0 else vocab_size
+def _width(params: SamplingParams, vocab_size: int) -> int:
+    """How many of the likeliest tokens have to stand in order; 0 if no filter wants any to."""
+    if params.top_k > 0:
+        return min(params.top_k, vocab_size)
+    is_filtered = params.top_p < 1 or params.min_p > 0 or params.typical_p < 1
+    return vocab_size if is_filtered else 0  # sorting them all takes longer than small models do
 
 
 def _columns(rows: Rows[SamplingRow], device: torch.device) -> dict[str, Tensor]:

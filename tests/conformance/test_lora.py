@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -220,14 +221,18 @@ def test_an_adapter_that_is_made_anew_while_it_serves_needs_no_reload(
     assert daemon.runner_pids() == runners
 
 
-def test_a_base_that_adapters_use_is_not_deleted(
+def test_a_base_that_adapters_use_is_neither_deleted_nor_unloaded(
     client: ollama.Client, daemon: Daemon, trained: Trained
 ) -> None:
     olla(daemon, "create", "lantern", "--from", MODEL, "--adapter", str(trained.folder))
 
-    with pytest.raises(ollama.ResponseError, match=r"is the base of .*lantern:latest"):
-        client.delete(MODEL)
+    client.generate(MODEL)
 
+    refused = daemon.run("rm", MODEL)
+
+    assert refused.returncode == 1
+    assert re.search(r"is the base of .*lantern:latest", refused.stderr)
+    assert MODEL in [model.model for model in client.ps().models]
     assert ask(client, "lantern") == SENTENCE
 
 

@@ -185,3 +185,9 @@ def test_the_filters_run_in_llama_cpps_order() -> None:
     """Top-p counts what top-k left: of 0.4 and 0.3, it is 0.57 that the first has."""
     assert set(draws(replace(OPEN, top_k=2, top_p=0.56))) == {0}
     assert set(draws(replace(OPEN, top_k=0, top_p=0.56))) == {0, 1}
+
+
+def test_typical_p_comes_between_top_k_and_top_p() -> None:
+    """Of all tokens the second is the most typical, though top-p alone would leave the first."""
+    assert set(draws(replace(OPEN, top_k=1, typical_p=0.2))) == {0}
+    assert set(draws(replace(OPEN, typical_p=0.2, top_p=0.39))) == {1}

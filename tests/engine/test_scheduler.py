@@ -97,6 +97,15 @@ def test_a_prompt_waits_until_the_cache_has_room_for_all_of_it() -> None:
     assert set(step(scheduler)) == {2}
 
 
+def test_nobody_overtakes_a_prompt_that_waits_for_room() -> None:
+    first, large, small = sequence(1, 16), sequence(2, 16), sequence(3, 1)
+    scheduler = scheduler_of(first, large, small, num_blocks=6)
+
+    assert set(step(scheduler)) == {1}
+    scheduler.remove(first)
+    assert set(step(scheduler)) == {2, 3}
+
+
 def test_the_youngest_makes_way_when_the_cache_is_full_and_comes_back_to_the_same_end() -> None:
     first, second = sequence(1, 8), sequence(2, 8)
     scheduler = scheduler_of(first, second, num_blocks=8)
