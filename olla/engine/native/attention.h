@@ -41,7 +41,7 @@ template <int H, class Query>
 struct Tile {
     const Query* queries;  // (width, H)
     float* out;            // (H, size), not yet divided by the sums
-    int size, low[H], high[H];
+    int size, end, low[H], high[H];  // no row sees the places from `end` on
     float tops[H], sums[H];
 };
 
@@ -51,13 +51,17 @@ inline Floats capped(const AttentionShape& shape, Floats scores) {
     return scores;
 }
 
-// scores[h * kChunk + i] = query h . key i, for the keys of G groups.
+// scores[h * kChunk + i] = query h . key i, for the keys of G groups. The groups `ahead` come next.
 template <int H, int G>
-inline void dot_groups(const float* queries, int size, const uint16_t* const* groups, float* scores) {
+inline void dot_groups(const float* queries, int size, const uint16_t* const* groups, const uint16_t* const* ahead,
+                       float* scores) {
     Floats sums[H][G] = {};
     for (int d = 0; d < size; ++d) {
         Floats keys[G];
-        for (int g = 0; g < G; ++g) keys[g] = load_halves(groups[g] + d * kLanes);
+        for (int g = 0; g < G; ++g) {
+            __builtin_prefetch(ahead[g] + d * kLanes);
+            keys[g] = load_halves(groups[g] + d * kLanes);
+        }
 #pragma GCC unroll 12
         for (int h = 0; h < H; ++h) {
             Floats query = spread(queries[d * H + h]);
@@ -84,18 +88,19 @@ inline void dot_keys(const Tile<H, float>& tile, const HalfKeys& keys, int first
     thread_local std::vector<uint16_t> room;
     size_t group_size = size_t(keys.size) * kLanes;
     if (room.size() < G * group_size) room.resize(G * group_size);
-    const uint16_t* groups[G];
+    const uint16_t *groups[G], *ahead[G];
     for (int i = 0; i < count; i += G * kLanes) {
         int present = 0;
         for (; present < G && i + present * kLanes < count; ++present) {
             int from = i + present * kLanes;
             groups[present] = group_at(keys, keys.slots + first + from, std::min(kLanes, count - from),
                                        room.data() + present * group_size);
+            ahead[present] = keys.at(keys.slots[std::min(first + from + kChunk, tile.end - 1)]);
         }
-        if (present == G) dot_groups<H, G>(tile.queries, tile.size, groups, scores + i);
+        if (present == G) dot_groups<H, G>(tile.queries, tile.size, groups, ahead, scores + i);
         else
             for (int g = 0; g < present; ++g)
-                dot_groups<H, 1>(tile.queries, tile.size, groups + g, scores + i + g * kLanes);
+                dot_groups<H, 1>(tile.queries, tile.size, groups + g, ahead + g, scores + i + g * kLanes);
     }
 }
 
@@ -190,6 +195,7 @@ inline void add_columns(const Tile<H, Query>& tile, const Values& values, int fi
     Floats sums[H][W] = {};
     for (int i = 0; i < count; ++i) {
         auto row = values[first + i];
+        values[std::min(first + i + kChunk, tile.end - 1)].prefetch(d, W * kLanes);
         Floats parts[W];
         for (int w = 0; w < W; ++w) parts[w] = row.part(d + w * kLanes);
 #pragma GCC unroll 12
@@ -226,9 +232,9 @@ inline void add_values(const Tile<H, Query>& tile, const Values& values, int fir
 template <int H, class Query, class Keys, class Values>
 inline void take_keys(Tile<H, Query>& tile, const AttentionShape& shape, const Keys& keys, const Values& values) {
     float scores[H * kChunk], shrink[H];
-    int low = *std::min_element(tile.low, tile.low + H), high = *std::max_element(tile.high, tile.high + H);
-    for (int first = low / kLanes * kLanes, next; first < high; first = next) {
-        next = std::min(high, (first / kChunk + 1) * kChunk);
+    int low = *std::min_element(tile.low, tile.low + H);
+    for (int first = low / kLanes * kLanes, next; first < tile.end; first = next) {
+        next = std::min(tile.end, (first / kChunk + 1) * kChunk);
         int count = next - first;
         dot_keys<H>(tile, keys, first, count, scores);
         for (int h = 0; h < H; ++h)
@@ -248,11 +254,11 @@ inline void attend_tile(const AttentionShape& shape, const Keys& keys, const Val
     int width = keys.width(), size = shape.head_dim;
     if (queries.size() < size_t(H) * width) queries.resize(size_t(H) * width);
     out.assign(size_t(H) * size, 0.f);
-    Tile<H, Query> tile{queries.data(), out.data(), size};
+    Tile<H, Query> tile{queries.data(), out.data(), size, 0, {}, {}, {}, {}};
     for (int h = 0; h < H; ++h) {
         const Row<Query>& row = rows[std::min(h, count - 1)];
         for (int i = 0; i < width; ++i) queries[i * H + h] = row.query[i];
-        tile.low[h] = row.low, tile.high[h] = row.high;
+        tile.low[h] = row.low, tile.high[h] = row.high, tile.end = std::max(tile.end, row.high);
         tile.tops[h] = kUnseen, tile.sums[h] = 0.f;
     }
     take_keys(tile, shape, keys, values);

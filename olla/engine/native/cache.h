@@ -99,6 +99,9 @@ struct HalfRows {
         const uint16_t* halves;
         Floats part(int d) const { return load_halves(halves + d); }
         float one(int d) const { return half_to_float(halves[d]); }
+        void prefetch(int d, int count) const {
+            for (int i = 0; i < count; i += 32) __builtin_prefetch(halves + d + i);
+        }
     };
     Row operator[](int place) const { return {at(slots[place])}; }
 
@@ -153,6 +156,7 @@ struct ByteRows {
         float scale(int d) const { return bfloat_to_float(half_at(scales, d / kBlock)); }
         Floats part(int d) const { return load_bytes(bytes + d) * spread(scale(d)); }
         float one(int d) const { return float(bytes[d]) * scale(d); }
+        void prefetch(int d, int) const { __builtin_prefetch(bytes + d); }
     };
     Row operator[](int place) const { return {bytes(slots[place]), scales(slots[place])}; }
 
