@@ -1,56 +1,106 @@
 // Causal grouped-query attention of a ragged batch over the cache, with a running softmax so that
 // no row of scores is ever longer than a chunk.
 //
-// Tokens take their heads one by one, with the numbers of a head in the lanes. So what a token gets is
-// the same to the bit in a prompt, in a part of one, beside drafts and alone: a prompt whose beginning
-// is in the cache is answered as it was the first time. Several tokens at once, a query in each lane,
-// would read the keys of a long prompt less often, but round otherwise.
+// Queries that share keys, of several heads and of several tokens of a sequence, read them together, with
+// a key or a column of values in each lane. What a query gets is made of the same numbers in the same
+// order whichever others are beside it: chunks begin at multiples of kChunk, and a place that a query does not see
+// adds an exact zero. So an answer is the same to the bit if its prompt comes whole, in pieces or
+// from the cache.
 #pragma once
 #include <algorithm>
+#include <type_traits>
+#include <vector>
 
 #include "cache.h"
 #include "simd.h"
 
-constexpr int kChunk = 64;       // keys at a time
-constexpr int kHeadsAtOnce = 4;  // heads that share the reading of keys
+constexpr int kChunk = 64;      // keys at a time
+constexpr int kMostRows = 12;   // queries at a time
+constexpr int kSums = kLanes == 8 ? 12 : 24;  // vectors of sums that processors have registers for
+constexpr float kUnseen = -1e30f;
+
+// How many vectors, of keys or of values, H queries take at once.
+template <int H>
+constexpr int kAcross = kSums / H >= 4 ? 4 : kSums / H >= 2 ? 2 : 1;
 
 struct AttentionShape {
     int num_heads, num_kv_heads, head_dim, window;
     float scale, softcap;
 };
 
-inline void capped(const AttentionShape& shape, Floats& scores) {
-    scores *= spread(shape.scale);
-    if (shape.softcap > 0) scores = fast_tanh(scores / spread(shape.softcap)) * spread(shape.softcap);
-}
-
-// Heads of one token that share a key head, and what they have seen so far.
+// A head of a token, which sees the places [low, high).
 template <class Query>
-struct Heads {
-    const Query* queries;  // (H, width)
-    int width;
-    float* out;            // (H, size), not yet divided by the sums
-    float *tops, *sums;    // (H,)
-    int size;
+struct Row {
+    const Query* query;  // (width,)
+    float* out;          // (head_dim,)
+    int low, high;
 };
 
-// scores[h * kChunk + i] = queries[h] . keys[first + i]; room is left up to a multiple of kLanes.
-template <int H>
-inline void dot_keys(const Heads<float>& heads, const HalfRows& keys, int first, int count, float* scores) {
-    for (int i = 0; i < count; ++i) {
-        auto key = keys[first + i];
-        Floats sums[H] = {};
-        int d = 0;
-        for (; d + kLanes <= heads.size; d += kLanes) {
-            Floats part = key.part(d);
-            for (int h = 0; h < H; ++h) sums[h] += part * load<Floats>(heads.queries + h * heads.size + d);
+// H rows that share a key head, and what they have seen so far.
+template <int H, class Query>
+struct Tile {
+    const Query* queries;  // (width, H)
+    float* out;            // (H, size), not yet divided by the sums
+    int size, end, low[H], high[H];  // no row sees the places from `end` on
+    float tops[H], sums[H];
+};
+
+inline Floats capped(const AttentionShape& shape, Floats scores) {
+    scores *= spread(shape.scale);
+    if (shape.softcap > 0) scores = fast_tanh(scores / spread(shape.softcap)) * spread(shape.softcap);
+    return scores;
+}
+
+// scores[h * kChunk + i] = query h . key i, for the keys of G groups. The groups `ahead` come next.
+template <int H, int G>
+inline void dot_groups(const float* queries, int size, const uint16_t* const* groups, const uint16_t* const* ahead,
+                       float* scores) {
+    Floats sums[H][G] = {};
+    for (int d = 0; d < size; ++d) {
+        Floats keys[G];
+        for (int g = 0; g < G; ++g) {
+            __builtin_prefetch(ahead[g] + d * kLanes);
+            keys[g] = load_halves(groups[g] + d * kLanes);
         }
+#pragma GCC unroll 12
         for (int h = 0; h < H; ++h) {
-            float total = sum_of(sums[h]);
-            for (int rest = d; rest < heads.size; ++rest)
-                total += heads.queries[h * heads.size + rest] * key.one(rest);
-            scores[h * kChunk + i] = total;
+            Floats query = spread(queries[d * H + h]);
+            for (int g = 0; g < G; ++g) sums[h][g] += keys[g] * query;
         }
+    }
+#pragma GCC unroll 12
+    for (int h = 0; h < H; ++h)
+        for (int g = 0; g < G; ++g) store(scores + h * kChunk + g * kLanes, sums[h][g]);
+}
+
+// The group whose keys are at the slots; put together in `room` if they come from anywhere.
+inline const uint16_t* group_at(const HalfKeys& keys, const int32_t* slots, int count, uint16_t* room) {
+    if (is_group(slots, count)) return keys.at(slots[0]);
+    for (int i = 0; i < count; ++i)
+        for (int d = 0; d < keys.size; ++d) room[d * kLanes + i] = keys.at(slots[i])[d * kLanes];
+    return room;
+}
+
+// scores[h * kChunk + i] = query h . keys[first + i]; beyond `count`, up to a multiple of kLanes, anything.
+template <int H>
+inline void dot_keys(const Tile<H, float>& tile, const HalfKeys& keys, int first, int count, float* scores) {
+    constexpr int G = kAcross<H>;
+    thread_local std::vector<uint16_t> room;
+    size_t group_size = size_t(keys.size) * kLanes;
+    if (room.size() < G * group_size) room.resize(G * group_size);
+    const uint16_t *groups[G], *ahead[G];
+    for (int i = 0; i < count; i += G * kLanes) {
+        int present = 0;
+        for (; present < G && i + present * kLanes < count; ++present) {
+            int from = i + present * kLanes;
+            groups[present] = group_at(keys, keys.slots + first + from, std::min(kLanes, count - from),
+                                       room.data() + present * group_size);
+            ahead[present] = keys.at(keys.slots[std::min(first + from + kChunk, tile.end - 1)]);
+        }
+        if (present == G) dot_groups<H, G>(tile.queries, tile.size, groups, ahead, scores + i);
+        else
+            for (int g = 0; g < present; ++g)
+                dot_groups<H, 1>(tile.queries, tile.size, groups + g, ahead + g, scores + i + g * kLanes);
     }
 }
 
@@ -77,140 +127,157 @@ struct GroupFromAnywhere {
 };
 
 template <int H, class Group>
-inline void dot_group(const Heads<QueryBlock>& heads, const Group& group, float* scores) {
+inline void dot_group(const Tile<H, QueryBlock>& tile, const Group& group, float* scores) {
     Floats sums[H] = {};
-    for (int block = 0; block < heads.width; ++block) {
+    for (int block = 0; block < blocks_of(tile.size); ++block) {
+        const QueryBlock* queries = tile.queries + block * H;
         Dots<8> dots[H];
-        int quads = std::min(kQuads, in_quads(heads.size) / 4 - block * kQuads);
+        int quads = std::min(kQuads, in_quads(tile.size) / 4 - block * kQuads);
         for (int i = 0; i < quads; ++i) {
             Words key = group.quad(block * kQuads + i);
-            for (int h = 0; h < H; ++h)
-                dots[h].add(key, spread_quad(heads.queries[h * heads.width + block].values + 4 * i));
+#pragma GCC unroll 12
+            for (int h = 0; h < H; ++h) dots[h].add(key, spread_quad(queries[h].values + 4 * i));
         }
         Floats scale = group.scale(block);
-        for (int h = 0; h < H; ++h) {
-            const QueryBlock& query = heads.queries[h * heads.width + block];
-            sums[h] += to_floats(dots[h].total() - spread(query.bias)) * (scale * spread(query.scale));
-        }
+#pragma GCC unroll 12
+        for (int h = 0; h < H; ++h)
+            sums[h] += to_floats(dots[h].total() - spread(queries[h].bias)) * (scale * spread(queries[h].scale));
     }
     for (int h = 0; h < H; ++h) store(scores + h * kChunk, sums[h]);
 }
 
 template <int H>
-inline void dot_keys(const Heads<QueryBlock>& heads, const ByteKeys& keys, int first, int count, float* scores) {
+inline void dot_keys(const Tile<H, QueryBlock>& tile, const ByteKeys& keys, int first, int count, float* scores) {
     for (int i = 0; i < count; i += kLanes) {
+        const int32_t* slots = keys.slots + first + i;
         int present = std::min(kLanes, count - i);
-        if (keys.is_group(first + i, present)) {
-            int slot = keys.slots[first + i];
-            dot_group<H>(heads, GroupInOrder{keys.quads(slot), keys.scales(slot)}, scores + i);
+        if (is_group(slots, present)) {
+            dot_group<H>(tile, GroupInOrder{keys.quads(slots[0]), keys.scales(slots[0])}, scores + i);
             continue;
         }
         GroupFromAnywhere group;
         for (int lane = 0; lane < kLanes; ++lane) {
-            int slot = keys.slots[first + i + std::min(lane, present - 1)];
+            int slot = slots[std::min(lane, present - 1)];
             group.quads[lane] = keys.quads(slot), group.scales[lane] = keys.scales(slot);
         }
-        dot_group<H>(heads, group, scores + i);
+        dot_group<H>(tile, group, scores + i);
     }
 }
 
-// out[h] = out[h] * shrink[h] + sum of scores[h][i] * values[first + i]
+// Turn a row's scores of the places from `first` on into weights. Gives what earlier weights shrink by.
+inline float weigh(const AttentionShape& shape, int low, int high, int first, int count, float* scores, float& top,
+                   float& sum) {
+    Floats most = spread(top), sums{};
+    for (int i = 0; i < count; i += kLanes) {
+        Ints places = spread(first + i) + ascending();
+        Floats part = capped(shape, load<Floats>(scores + i));
+        part = (places >= spread(low)) & (places < spread(high)) ? part : spread(kUnseen);
+        most = larger(most, part);
+        store(scores + i, part);
+    }
+    float before = top;
+    top = largest_of(most);
+    for (int i = 0; i < count; i += kLanes) {
+        Floats part = load<Floats>(scores + i);
+        Floats weights = part > spread(kUnseen) ? fast_exp(part - spread(top)) : Floats{};
+        store(scores + i, weights);
+        sums += weights;
+    }
+    float shrink = fast_exp(before - top);
+    sum = sum * shrink + sum_of(sums);
+    return shrink;
+}
+
+// out[h] = out[h] * shrink[h] + sum of weights[h][i] * values[first + i], for W vectors of columns from d on.
+template <int W, int H, class Query, class Values>
+inline void add_columns(const Tile<H, Query>& tile, const Values& values, int first, int count,
+                        const float* weights, const float* shrink, int d) {
+    Floats sums[H][W] = {};
+    for (int i = 0; i < count; ++i) {
+        auto row = values[first + i];
+        values[std::min(first + i + kChunk, tile.end - 1)].prefetch(d, W * kLanes);
+        Floats parts[W];
+        for (int w = 0; w < W; ++w) parts[w] = row.part(d + w * kLanes);
+#pragma GCC unroll 12
+        for (int h = 0; h < H; ++h) {
+            Floats weight = spread(weights[h * kChunk + i]);
+            for (int w = 0; w < W; ++w) sums[h][w] += parts[w] * weight;
+        }
+    }
+#pragma GCC unroll 12
+    for (int h = 0; h < H; ++h)
+        for (int w = 0; w < W; ++w) {
+            float* out = tile.out + h * tile.size + d + w * kLanes;
+            store(out, load<Floats>(out) * spread(shrink[h]) + sums[h][w]);
+        }
+}
+
 template <int H, class Query, class Values>
-inline void add_values(const Heads<Query>& heads, const Values& values, int first, int count,
-                       const float* scores, const float* shrink) {
-    constexpr int kWide = 2 * kLanes;
+inline void add_values(const Tile<H, Query>& tile, const Values& values, int first, int count,
+                       const float* weights, const float* shrink) {
+    constexpr int W = kAcross<H>;
     int d = 0;
-    for (; d + kWide <= heads.size; d += kWide) {
-        Floats left[H], right[H];
+    for (; d + W * kLanes <= tile.size; d += W * kLanes)
+        add_columns<W>(tile, values, first, count, weights, shrink, d);
+    for (; d + kLanes <= tile.size; d += kLanes)
+        add_columns<1>(tile, values, first, count, weights, shrink, d);
+    for (; d < tile.size; ++d)
         for (int h = 0; h < H; ++h) {
-            const float* out = heads.out + h * heads.size + d;
-            left[h] = load<Floats>(out) * spread(shrink[h]);
-            right[h] = load<Floats>(out + kLanes) * spread(shrink[h]);
-        }
-        for (int i = 0; i < count; ++i) {
-            auto value = values[first + i];
-            Floats one = value.part(d), two = value.part(d + kLanes);
-            for (int h = 0; h < H; ++h) {
-                left[h] += one * spread(scores[h * kChunk + i]);
-                right[h] += two * spread(scores[h * kChunk + i]);
-            }
-        }
-        for (int h = 0; h < H; ++h) {
-            store(heads.out + h * heads.size + d, left[h]);
-            store(heads.out + h * heads.size + d + kLanes, right[h]);
-        }
-    }
-    for (; d < heads.size; ++d)
-        for (int h = 0; h < H; ++h) {
-            float& out = heads.out[h * heads.size + d];
-            out *= shrink[h];
-            for (int i = 0; i < count; ++i) out += scores[h * kChunk + i] * values[first + i].one(d);
+            float sum = 0, &out = tile.out[h * tile.size + d];
+            for (int i = 0; i < count; ++i) sum += weights[h * kChunk + i] * values[first + i].one(d);
+            out = out * shrink[h] + sum;
         }
 }
 
-// Take the keys and values [first, first + count), a chunk at most, into the running softmax, but for
-// those before `low`.
 template <int H, class Query, class Keys, class Values>
-inline void take_chunk(const Heads<Query>& heads, const AttentionShape& shape, const Keys& keys,
-                       const Values& values, int low, int first, int count) {
-    int skipped = std::max(0, low - first);
+inline void take_keys(Tile<H, Query>& tile, const AttentionShape& shape, const Keys& keys, const Values& values) {
     float scores[H * kChunk], shrink[H];
-    dot_keys<H>(heads, keys, first, count, scores);
-    for (int h = 0; h < H; ++h) {
-        float *row = scores + h * kChunk, top = heads.tops[h];
-        std::fill(row + count, row + kChunk, 0.f);
-        for (int i = 0; i < count; i += kLanes) {
-            Floats part = load<Floats>(row + i);
-            capped(shape, part);
-            store(row + i, part);
-        }
-        for (int i = skipped; i < count; ++i) top = std::max(top, row[i]);
-        std::fill(row, row + skipped, -1e30f);
-        std::fill(row + count, row + kChunk, -1e30f);
-        Floats sum{};
-        for (int i = 0; i < count; i += kLanes) {
-            Floats power = fast_exp(load<Floats>(row + i) - spread(top));
-            store(row + i, power);
-            sum += power;
-        }
-        shrink[h] = fast_exp(heads.tops[h] - top);
-        heads.sums[h] = heads.sums[h] * shrink[h] + sum_of(sum);
-        heads.tops[h] = top;
-    }
-    add_values<H>(heads, values, first, count, scores, shrink);
-}
-
-template <int H, class Query, class Keys, class Values>
-inline void attend_heads(const AttentionShape& shape, const Query* queries, float* out, const Keys& keys,
-                         const Values& values, int low, int high) {
-    float tops[H], sums[H];
-    std::fill(tops, tops + H, -1e30f);
-    std::fill(sums, sums + H, 0.f);
-    std::fill(out, out + H * shape.head_dim, 0.f);
-    Heads<Query> heads{queries, keys.width(), out, tops, sums, shape.head_dim};
-    // Chunks begin where groups of keys do.
-    for (int first = low / kLanes * kLanes; first < high; first += kChunk)
-        take_chunk<H>(heads, shape, keys, values, low, first, std::min(kChunk, high - first));
-    for (int h = 0; h < H; ++h) {
-        float inverse = 1.f / sums[h];
-        for (int d = 0; d < shape.head_dim; ++d) out[h * shape.head_dim + d] *= inverse;
+    int low = *std::min_element(tile.low, tile.low + H);
+    for (int first = low / kLanes * kLanes, next; first < tile.end; first = next) {
+        next = std::min(tile.end, (first / kChunk + 1) * kChunk);
+        int count = next - first;
+        dot_keys<H>(tile, keys, first, count, scores);
+        for (int h = 0; h < H; ++h)
+            shrink[h] = weigh(shape, tile.low[h], tile.high[h], first, count, scores + h * kChunk, tile.tops[h],
+                              tile.sums[h]);
+        add_values(tile, values, first, count, scores, shrink);
     }
 }
 
-// The heads of one token that share a key head, over the keys of the places [low, high).
-// queries: (num_heads, keys.width()) side by side. out: (num_heads, head_dim).
-template <class Query, class Keys, class Values>
-inline void attend(const AttentionShape& shape, const Keys& keys, const Values& values, int low, int high,
-                   const Query* queries, float* out) {
-    int shared = shape.num_heads / shape.num_kv_heads;
-    for (int left = shared; left > 0; left -= kHeadsAtOnce) {
-        switch (std::min(kHeadsAtOnce, left)) {
-            case 1: attend_heads<1>(shape, queries, out, keys, values, low, high); break;
-            case 2: attend_heads<2>(shape, queries, out, keys, values, low, high); break;
-            case 3: attend_heads<3>(shape, queries, out, keys, values, low, high); break;
-            default: attend_heads<4>(shape, queries, out, keys, values, low, high); break;
-        }
-        queries += kHeadsAtOnce * keys.width();
-        out += kHeadsAtOnce * shape.head_dim;
+// `count` rows, at most H; the last stands in for those that are missing.
+template <int H, class Keys, class Values>
+inline void attend_tile(const AttentionShape& shape, const Keys& keys, const Values& values,
+                        const Row<typename Keys::Query>* rows, int count) {
+    using Query = typename Keys::Query;
+    thread_local std::vector<Query> queries;
+    thread_local std::vector<float> out;
+    int width = keys.width(), size = shape.head_dim;
+    if (queries.size() < size_t(H) * width) queries.resize(size_t(H) * width);
+    out.assign(size_t(H) * size, 0.f);
+    Tile<H, Query> tile{queries.data(), out.data(), size, 0, {}, {}, {}, {}};
+    for (int h = 0; h < H; ++h) {
+        const Row<Query>& row = rows[std::min(h, count - 1)];
+        for (int i = 0; i < width; ++i) queries[i * H + h] = row.query[i];
+        tile.low[h] = row.low, tile.high[h] = row.high, tile.end = std::max(tile.end, row.high);
+        tile.tops[h] = kUnseen, tile.sums[h] = 0.f;
     }
+    take_keys(tile, shape, keys, values);
+    for (int h = 0; h < count; ++h) {
+        float inverse = 1.f / tile.sums[h];
+        for (int d = 0; d < size; ++d) rows[h].out[d] = out[h * size + d] * inverse;
+    }
+}
+
+// `count` rows of a sequence that share a key head, at most kMostRows.
+template <class Keys, class Values>
+inline void attend(const AttentionShape& shape, const Keys& keys, const Values& values,
+                   const Row<typename Keys::Query>* rows, int count) {
+    auto with = [&](auto most) { attend_tile<decltype(most)::value>(shape, keys, values, rows, count); };
+    if (count == 1) with(std::integral_constant<int, 1>());
+    else if (count == 2) with(std::integral_constant<int, 2>());
+    else if (count == 3) with(std::integral_constant<int, 3>());
+    else if (count == 4) with(std::integral_constant<int, 4>());
+    else if (count <= 6) with(std::integral_constant<int, 6>());
+    else if (count <= 8) with(std::integral_constant<int, 8>());
+    else with(std::integral_constant<int, kMostRows>());
 }

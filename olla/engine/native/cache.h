@@ -1,10 +1,11 @@
-// How the cache holds the keys or values of a head: as halves (F16), a row a slot; or as signed bytes
-// with a bfloat16 scale for each block of 32 (Q8).
+// How the cache holds the keys or values of a head: as halves (F16), or as signed bytes with a bfloat16
+// scale for each block of 32 (Q8).
 //
-// Keys of Q8 stand in groups of kLanes slots: four bytes of each, four more of each and so on, then the
-// scale of each one's first block, of its second and so on. So where a sequence has a group's slots in order, scores of
-// kLanes keys come from whole vectors, without sums across lanes. Its values are a row a slot, followed
-// by the scales of all slots.
+// Keys stand in groups of kLanes slots, so that where a sequence has a group's slots in order, scores of
+// kLanes keys come from whole vectors, without sums across lanes. F16 has the first half of each slot,
+// then the second of each and so on; Q8 four bytes of each, four more of each and so on, then the scale
+// of each one's first block, of its second and so on. Values are a row a slot; those of Q8 are followed by
+// the scales of all slots.
 #pragma once
 #include <algorithm>
 
@@ -55,18 +56,52 @@ struct QueryBlock {
     }
 };
 
-// Keys or values of one head as halves, by their place in a sequence.
-struct HalfRows {
+// Whether the slots are a group's, from its first on.
+inline bool is_group(const int32_t* slots, int count) {
+    int wrong = slots[0] % kLanes;
+    for (int i = 0; i < count; ++i) wrong |= slots[i] ^ (slots[0] + i);
+    return !wrong;
+}
+
+// Keys of one head as halves in groups, by their slot.
+struct HalfKeys {
+    using Query = float;
     uint8_t* data;
     const int32_t* slots;
     int size;
 
     int width() const { return size; }  // of a query
 
+    // Where the first number of a slot stands; the next are kLanes halves on.
+    uint16_t* at(int slot) const {
+        size_t group = size_t(slot / kLanes) * kLanes * size;
+        return reinterpret_cast<uint16_t*>(data) + group + slot % kLanes;
+    }
+
+    void write(int slot, const float* from) const {
+        uint16_t halves[kLanes];
+        int i = 0;
+        for (; i + kLanes <= size; i += kLanes) {
+            store_halves(halves, load<Floats>(from + i));
+            for (int k = 0; k < kLanes; ++k) at(slot)[(i + k) * kLanes] = halves[k];
+        }
+        for (; i < size; ++i) at(slot)[i * kLanes] = float_to_half(from[i]);
+    }
+};
+
+// Values of one head as halves, by their place in a sequence.
+struct HalfRows {
+    uint8_t* data;
+    const int32_t* slots;
+    int size;
+
     struct Row {
         const uint16_t* halves;
         Floats part(int d) const { return load_halves(halves + d); }
         float one(int d) const { return half_to_float(halves[d]); }
+        void prefetch(int d, int count) const {
+            for (int i = 0; i < count; i += 32) __builtin_prefetch(halves + d + i);
+        }
     };
     Row operator[](int place) const { return {at(slots[place])}; }
 
@@ -80,8 +115,9 @@ struct HalfRows {
     uint16_t* at(int slot) const { return reinterpret_cast<uint16_t*>(data) + size_t(slot) * size; }
 };
 
-// Keys of one head in groups, by their slot.
+// Keys of one head as bytes in groups, by their slot.
 struct ByteKeys {
+    using Query = QueryBlock;
     uint8_t* data;
     const int32_t* slots;
     int size;
@@ -92,13 +128,6 @@ struct ByteKeys {
     uint8_t* quads(int slot) const { return data + slot / kLanes * group_bytes() + slot % kLanes * 4; }
     uint8_t* scales(int slot) const {
         return data + slot / kLanes * group_bytes() + kLanes * in_quads(size) + slot % kLanes * 2;
-    }
-
-    // Whether the places from `place` on have a group's slots in order.
-    bool is_group(int place, int count) const {
-        int first = slots[place], wrong = first % kLanes;
-        for (int i = 0; i < count; ++i) wrong |= slots[place + i] ^ (first + i);
-        return !wrong;
     }
 
     void write(int slot, const float* from) const {
@@ -127,6 +156,7 @@ struct ByteRows {
         float scale(int d) const { return bfloat_to_float(half_at(scales, d / kBlock)); }
         Floats part(int d) const { return load_bytes(bytes + d) * spread(scale(d)); }
         float one(int d) const { return float(bytes[d]) * scale(d); }
+        void prefetch(int d, int) const { __builtin_prefetch(bytes + d); }
     };
     Row operator[](int place) const { return {bytes(slots[place]), scales(slots[place])}; }
 

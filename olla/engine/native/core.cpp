@@ -22,9 +22,9 @@ struct Buffer : std::vector<float> {
     }
 };
 
-// A token of a span.
+// Rows of a span from `first` on: its heads that share keys, token by token.
 struct Placed {
-    int span, number;
+    int span, first;
 };
 
 struct Core {
@@ -202,7 +202,7 @@ class Pass {
         size_t start = head * cache_bytes(step_.cache_kind, num_slots, size);
         uint8_t *keys = step_.keys[layer] + start, *values = step_.values[layer] + start;
         if (step_.cache_kind == Q8) body(ByteKeys{keys, slots, size}, ByteRows{values, slots, size, num_slots});
-        else body(HalfRows{keys, slots, size}, HalfRows{values, slots, size});
+        else body(HalfKeys{keys, slots, size}, HalfRows{values, slots, size});
     }
 
     void norm_heads(const float* weight, float* heads, int size) {
@@ -213,30 +213,38 @@ class Pass {
     void attend_all(const Layer& layer, int number) {
         AttentionShape shape{model_.num_heads,     model_.num_kv_heads,    model_.head_dim,
                              layer.sliding_window, model_.attention_scale, model_.attention_softcap};
+        int shared = shape.num_heads / shape.num_kv_heads;
         auto& placed = core_.placed;
         placed.clear();
         for (int i = 0; i < step_.num_spans; ++i)
-            for (int at = step_.spans[i].start; at < step_.spans[i].end; ++at) placed.push_back({i, at});
+            for (int at = 0; at < (step_.spans[i].end - step_.spans[i].start) * shared; at += kMostRows)
+                placed.push_back({i, at});
         pool_.run(int(placed.size()) * model_.num_kv_heads, [&](int task) {
             // The last tokens of a prompt see most keys, so they go first.
-            const Placed& token = placed[placed.size() - 1 - task / model_.num_kv_heads];
-            attend_one(shape, number, token, task % model_.num_kv_heads);
+            const Placed& rows = placed[placed.size() - 1 - task / model_.num_kv_heads];
+            attend_some(shape, number, rows, task % model_.num_kv_heads);
         });
     }
 
-    void attend_one(const AttentionShape& shape, int number, const Placed& token, int head) {
-        const Span& span = step_.spans[token.span];
-        int high = span.length - (span.end - token.number) + 1;
-        int low = shape.window ? std::max(0, high - shape.window) : 0;
-        int first = head * (shape.num_heads / shape.num_kv_heads);
-        size_t mixed = size_t(token.number) * shape.num_heads + first;
-        with_cache(number, head, span.slots, [&](auto keys, auto values) {
-            attend(shape, keys, values, low, high, queries_for(keys, token.number, first),
-                   core_.mixed.data() + mixed * shape.head_dim);
+    void attend_some(const AttentionShape& shape, int number, const Placed& placed, int kv_head) {
+        const Span& span = step_.spans[placed.span];
+        int shared = shape.num_heads / shape.num_kv_heads;
+        int count = std::min(kMostRows, (span.end - span.start) * shared - placed.first);
+        with_cache(number, kv_head, span.slots, [&](auto keys, auto values) {
+            Row<typename decltype(keys)::Query> rows[kMostRows];
+            for (int i = 0; i < count; ++i) {
+                int token = span.start + (placed.first + i) / shared;
+                int head = kv_head * shared + (placed.first + i) % shared;
+                int high = span.length - (span.end - token) + 1;
+                int low = shape.window ? std::max(0, high - shape.window) : 0;
+                size_t out = (size_t(token) * shape.num_heads + head) * shape.head_dim;
+                rows[i] = {queries_for(keys, token, head), core_.mixed.data() + out, low, high};
+            }
+            attend(shape, keys, values, rows, count);
         });
     }
 
-    const float* queries_for(const HalfRows& keys, int row, int head) const {
+    const float* queries_for(const HalfKeys& keys, int row, int head) const {
         size_t heads = model_.num_heads + 2 * model_.num_kv_heads;
         return core_.projected.data() + (row * heads + head) * keys.size;
     }

@@ -121,6 +121,25 @@ inline float sum_of(Floats values) {
 #endif
 }
 
+inline float largest_of(Floats values) {
+#if OLLA_AVX512
+    return _mm512_reduce_max_ps(__m512(values));
+#else
+    float lanes[kLanes], largest;
+    store(lanes, values);
+    largest = lanes[0];
+    for (float lane : lanes) largest = lane > largest ? lane : largest;
+    return largest;
+#endif
+}
+
+// 0, 1, 2 and so on.
+inline Ints ascending() {
+    Ints numbers;
+    for (int i = 0; i < kLanes; ++i) numbers[i] = i;
+    return numbers;
+}
+
 inline float dot(const float* a, const float* b, int size) {
     Floats sums{};
     int i = 0;

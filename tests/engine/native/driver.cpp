@@ -182,8 +182,8 @@ void check_steps(Core* core, std::vector<float>& found) {
 
 // Attention of a head over the places [low, high): kept has key and value of each place.
 void check_head(const float* query, const std::vector<double>& kept, int size, int low, int high, const float* out) {
-    std::vector<double> expected(size);
-    double top = -1e30, sum = 0, largest = 0;
+    std::vector<double> expected(size), sizes(size);
+    double top = -1e30, sum = 0;
     std::vector<double> scores(high);
     for (int i = low; i < high; ++i) {
         for (int d = 0; d < size; ++d) scores[i] += query[d] * kept[size_t(2 * i) * size + d];
@@ -192,32 +192,39 @@ void check_head(const float* query, const std::vector<double>& kept, int size, i
     for (int i = low; i < high; ++i) {
         double weight = std::exp(scores[i] - top);
         sum += weight;
-        for (int d = 0; d < size; ++d) expected[d] += weight * kept[size_t(2 * i + 1) * size + d];
+        for (int d = 0; d < size; ++d) {
+            double part = weight * kept[size_t(2 * i + 1) * size + d];
+            expected[d] += part, sizes[d] += std::fabs(part);
+        }
     }
-    for (double& value : expected) largest = std::max(largest, std::fabs(value /= sum));
     for (int d = 0; d < size; ++d)
-        if (!(std::fabs(out[d] - expected[d]) <= 1e-4 * largest)) {
-            std::printf("size %d from %d, number %d: %g for %g\n", size, low, d, out[d], expected[d]);
+        if (!(std::fabs(out[d] - expected[d] / sum) <= 2e-5 * sizes[d] / sum)) {
+            std::printf("size %d from %d, number %d: %g for %g\n", size, low, d, out[d], expected[d] / sum);
             is_right = false;
         }
 }
 
-// What a cache of bytes gives back, off by half a step from the random tokens that go in.
-std::vector<double> kept_in(const ByteKeys& key_cache, const ByteRows& value_cache) {
-    int size = key_cache.size, num_tokens = value_cache.num_slots;
-    const int32_t* slots = key_cache.slots;
+float key_in(const HalfKeys& keys, int slot, int d) { return half_to_float(keys.at(slot)[d * kLanes]); }
+
+float key_in(const ByteKeys& keys, int slot, int d) {
+    int byte = int8_t(keys.quads(slot)[d / 4 * kVector + d % 4] - kBias);
+    return float(byte) * bfloat_to_float(half_at(keys.scales(slot) + d / kBlock * 2 * kLanes));
+}
+
+// What a cache gives back, off by `loss` of the largest at most from the random tokens that go in.
+template <class Keys, class Values>
+std::vector<double> kept_in(const Keys& keys, const Values& values, int num_tokens, double loss) {
+    int size = keys.size;
     std::vector<double> kept(size_t(2) * num_tokens * size);
     for (int i = 0; i < num_tokens; ++i) {
         std::vector<float> key = random_floats(size, float(i + 1)), value = random_floats(size, 0.01f * float(i));
-        key_cache.write(slots[i], key.data());
-        value_cache.write(slots[i], value.data());
+        keys.write(keys.slots[i], key.data());
+        values.write(keys.slots[i], value.data());
         for (int d = 0; d < size; ++d) {
-            uint8_t byte = key_cache.quads(slots[i])[d / 4 * kVector + d % 4];
-            float scale = bfloat_to_float(half_at(key_cache.scales(slots[i]) + d / kBlock * 2 * kLanes));
-            double& kept_key = kept[(2 * i) * size + d] = double(int8_t(byte - kBias)) * scale;
-            double& kept_value = kept[(2 * i + 1) * size + d] = value_cache[i].one(d);
-            if (std::fabs(kept_key - key[d]) > 0.505 * (i + 1) / 127 ||
-                std::fabs(kept_value - value[d]) > 0.505 * 0.01 * i / 127) {
+            double& kept_key = kept[(2 * i) * size + d] = key_in(keys, keys.slots[i], d);
+            double& kept_value = kept[(2 * i + 1) * size + d] = values[i].one(d);
+            if (std::fabs(kept_key - key[d]) > loss * (i + 1) ||
+                std::fabs(kept_value - value[d]) > loss * 0.01 * i) {
                 std::printf("size %d, token %d, number %d: not what was kept\n", size, i, d);
                 is_right = false;
             }
@@ -226,29 +233,61 @@ std::vector<double> kept_in(const ByteKeys& key_cache, const ByteRows& value_cac
     return kept;
 }
 
-void check_attention(int size, int heads, bool in_order, std::vector<float>& found) {
+std::vector<float> as_queries(const HalfKeys&, std::vector<float>& queries) { return queries; }
+
+// Rounded, as those are that they stand for.
+std::vector<QueryBlock> as_queries(const ByteKeys& keys, std::vector<float>& queries) {
+    std::vector<QueryBlock> blocks;
+    for (size_t start = 0; start < queries.size(); start += keys.size)
+        for (int first = 0; first < keys.size; first += kBlock) {
+            int count = std::min(kBlock, keys.size - first);
+            float* query = &queries[start + first];
+            blocks.emplace_back().set(query, count);
+            for (int d = 0; d < count; ++d) query[d] = float(blocks.back().values[d]) * blocks.back().scale;
+        }
+    return blocks;
+}
+
+// The rows of a tile see places of their own, and get the same alone, to the bit.
+template <class Keys, class Values>
+void check_tile(const Keys& keys, const Values& values, int num_tokens, int count, double loss,
+                std::vector<float>& found) {
+    using Query = typename Keys::Query;
+    int size = keys.size;
+    std::vector<double> kept = kept_in(keys, values, num_tokens, loss);
+    std::vector<float> queries = random_floats(size_t(count) * size, 0.02f), out(queries.size()), alone(size);
+    std::vector<Query> taken = as_queries(keys, queries);
+    AttentionShape shape{count, 1, size, 0, 1.f, 0.f};
+    for (int low : {0, 37}) {
+        std::vector<Row<Query>> rows;
+        for (int i = 0; i < count; ++i)
+            rows.push_back({&taken[i * keys.width()], &out[i * size], low ? low + 9 * i : 0, num_tokens - count + i});
+        attend(shape, keys, values, rows.data(), count);
+        for (int i = 0; i < count; ++i) {
+            Row<Query> row = rows[i];
+            check_head(&queries[i * size], kept, size, row.low, row.high, row.out);
+            row.out = alone.data();
+            attend(shape, keys, values, &row, 1);
+            if (std::equal(alone.begin(), alone.end(), rows[i].out)) continue;
+            std::printf("size %d, row %d of %d: not the same alone\n", size, i, count);
+            is_right = false;
+        }
+        found.insert(found.end(), out.begin(), out.end());
+    }
+}
+
+void check_attention(int size, int count, bool in_order, std::vector<float>& found) {
     constexpr int kTokens = 150;
-    std::vector<uint8_t> keys(cache_bytes(Q8, kTokens, size)), values(keys.size());
     std::vector<int32_t> slots(kTokens);
     for (int i = 0; i < kTokens; ++i) slots[i] = in_order ? i : (i * 7 + 3) % kTokens;
-    ByteKeys key_cache{keys.data(), slots.data(), size};
-    ByteRows value_cache{values.data(), slots.data(), size, kTokens};
-    std::vector<double> kept = kept_in(key_cache, value_cache);
-    int width = key_cache.width();
-    std::vector<float> queries = random_floats(size_t(heads) * size, 0.02f), out(queries.size());
-    std::vector<QueryBlock> blocks(size_t(heads) * width);
-    for (int h = 0; h < heads; ++h)
-        for (int i = 0; i < width; ++i) {
-            QueryBlock& block = blocks[h * width + i];
-            block.set(&queries[h * size + i * kBlock], std::min(kBlock, size - i * kBlock));
-            for (int d = i * kBlock; d < std::min(size, (i + 1) * kBlock); ++d)
-                queries[h * size + d] = float(block.values[d % kBlock]) * block.scale;
-        }
-    AttentionShape shape{heads, 1, size, 0, 1.f, 0.f};
-    for (int low : {0, 37}) {
-        attend(shape, key_cache, value_cache, low, kTokens - 1, blocks.data(), out.data());
-        for (int h = 0; h < heads; ++h) check_head(&queries[h * size], kept, size, low, kTokens - 1, &out[h * size]);
-        found.insert(found.end(), out.begin(), out.end());
+    for (Kind kind : {F16, Q8}) {
+        std::vector<uint8_t> keys(cache_bytes(kind, kTokens, size)), values(keys.size());
+        if (kind == F16)
+            check_tile(HalfKeys{keys.data(), slots.data(), size}, HalfRows{values.data(), slots.data(), size},
+                       kTokens, count, 0.5 / 1024, found);
+        else
+            check_tile(ByteKeys{keys.data(), slots.data(), size}, ByteRows{values.data(), slots.data(), size, kTokens},
+                       kTokens, count, 0.505 / 127, found);
     }
 }
 
@@ -267,9 +306,9 @@ int main(int, char** arguments) {
     Core* core = olla_open(2);
     std::vector<float> products, attended, logits;
     check_products(core, products);
-    for (int size : {1, 22, 64, 80})
-        for (int heads : {1, 6})
-            for (bool in_order : {true, false}) check_attention(size, heads, in_order, attended);
+    for (int size : {1, 22, 64, 80, 256})
+        for (int count : {1, 2, 3, 4, 5, 7, 12})
+            for (bool in_order : {true, false}) check_attention(size, count, in_order, attended);
     check_steps(core, logits);
     olla_close(core);
     if (std::FILE* file = std::fopen(arguments[1], "rb")) {
