@@ -73,7 +73,7 @@ def _logprobs(logits: Tensor, tokens: Rows[int], num_top: int) -> _Found:
 
 
 def _logprobs_in_memory(logits: Tensor, tokens: Rows[int], num_top: int) -> _Found:
-    """On a CPU, where torch takes ten times as long for them."""
+    """As `_logprobs`, on a CPU: without threads of torch that spin where the core computes."""
     found = _Found([], [], [])
     for row, token in zip(logits.numpy(), tokens, strict=True):
         most = row.max()

@@ -59,7 +59,9 @@ def likeliest(logits: Row, count: int) -> Row:
 
 def likeliest_tokens(logits: Row, count: int) -> NDArray[np.int64]:
     """The tokens of the `count` largest in falling order, the first of equal ones first."""
-    values = likeliest(logits, max(count, 1))
+    if count == 0:
+        return np.empty(0, np.int64)
+    values = likeliest(logits, count)
     tokens = np.flatnonzero(logits >= (values[-1] if len(values) else -np.inf))
     return tokens[np.argsort(-logits[tokens], kind="stable")[:count]]
 
