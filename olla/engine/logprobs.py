@@ -8,16 +8,27 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from olla.engine.row_sampler import likeliest_tokens, sum_of_exp
 from olla.engine.token_bytes import TokenBytes
 from olla.requests import TokenLogprob
 
 MAX_TOP = 20
 _LEAST = -9999.0  # JSON has no infinity
 _ROWS_AT_ONCE = 64  # a long prompt's rows take a copy of their logits each
+
+
+class _Found(NamedTuple):
+    """For each row the logprob of its token, those of the likeliest, and which these are."""
+
+    of_tokens: list[float]
+    of_top: list[list[float]]
+    top: list[list[int]]
 
 
 @torch.inference_mode()
@@ -40,11 +51,8 @@ def score(
 def _score(
     logits: Tensor, tokens: Rows[int], num_top: int, token_bytes: TokenBytes
 ) -> list[TokenLogprob]:
-    sums = logits.logsumexp(dim=-1, keepdim=True)
-    ids = torch.tensor(tokens, device=logits.device)[:, None]
-    of_tokens = (logits.gather(1, ids) - sums).flatten().tolist()
-    likeliest = logits.topk(min(num_top, logits.shape[1]), dim=-1)
-    values, top_ids = (likeliest.values - sums).tolist(), likeliest.indices.tolist()
+    find = _logprobs_in_memory if logits.device.type == "cpu" else _logprobs
+    of_tokens, values, top_ids = find(logits, tokens, min(num_top, logits.shape[1]))
     return [
         describe(
             token,
@@ -54,6 +62,28 @@ def _score(
         )
         for token, logprob, top, logprobs in zip(tokens, of_tokens, top_ids, values, strict=True)
     ]
+
+
+def _logprobs(logits: Tensor, tokens: Rows[int], num_top: int) -> _Found:
+    sums = logits.logsumexp(dim=-1, keepdim=True)
+    ids = torch.tensor(tokens, device=logits.device)[:, None]
+    of_tokens = (logits.gather(1, ids) - sums).flatten().tolist()
+    top = logits.topk(num_top, dim=-1)
+    return _Found(of_tokens, (top.values - sums).tolist(), top.indices.tolist())
+
+
+def _logprobs_in_memory(logits: Tensor, tokens: Rows[int], num_top: int) -> _Found:
+    """As `_logprobs`, on a CPU: without threads of torch that spin where the core computes."""
+    found = _Found([], [], [])
+    for row, token in zip(logits.numpy(), tokens, strict=True):
+        most = row.max()
+        with np.errstate(invalid="ignore"):  # a broken model's
+            total = most + np.log(sum_of_exp(row, most))
+        top = likeliest_tokens(row, num_top)
+        found.of_tokens.append(float(row[token] - total))
+        found.of_top.append((row[top] - total).tolist())
+        found.top.append(top.tolist())
+    return found
 
 
 def describe(

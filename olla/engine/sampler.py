@@ -1,9 +1,11 @@
-"""Logits -> the next token of every sequence in the batch, in one pass over all rows.
+"""Logits -> the next token of every sequence in the batch.
 
 A bias is added first. Then the filters run in llama.cpp's default order (llama.cpp,
 tools/completion/README.md): penalties, top-k, typical-p, top-p, min-p, temperature; what a grammar
 forbids is gone before the first that counts tokens. Every row has its own parameters and its own
-random number, so a row's result does not depend on which other rows are there.
+random number, so a row's result does not depend on which other rows are there. A GPU takes all
+rows in one pass; on a CPU, where each of many small operations costs more than what it computes,
+they go one by one through row_sampler.py.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from olla.engine.row_sampler import COLDEST, HOTTEST, draw
 from olla.options import SamplingParams
 
-_COLDEST, _HOTTEST = 1e-6, 1e30  # float32 holds both, and their quotients
 _MOST_PENALTY = 1e9
 
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
@@ -68,46 +70,55 @@ def sample(logits: Tensor, rows: Rows[SamplingRow]) -> list[int]:
         logits: (num_rows, vocab_size), float32. Overwritten.
         rows: one for each row; temperature 0 or less takes the likeliest token.
     """
-    for index, row in enumerate(rows):
-        if row.bias is not None:
-            logits[index].index_add_(0, row.bias.ids, row.bias.addends)
-        if penalizes(row.params):
-            penalize(logits[index], row.params, row.history)
+    by = sample_one_by_one if logits.device.type == "cpu" else sample_together
+    return by(logits, rows)
+
+
+def sample_one_by_one(logits: Tensor, rows: Rows[SamplingRow]) -> list[int]:
+    """As `sample`, in the computer's own memory."""
+    _adjust(logits, rows)
+    drawn = []
+    for values, row in zip(logits.numpy(), rows, strict=True):
+        if row.mask is not None:
+            addends = _ADDENDS.take(row.mask, axis=0).reshape(-1)
+            np.add(values, addends[: len(values)], out=values)
+        drawn.append(draw(values, row.params, row.uniform))
+    return drawn
+
+
+def sample_together(logits: Tensor, rows: Rows[SamplingRow]) -> list[int]:
+    """As `sample`, on any device."""
+    _adjust(logits, rows)
     forbid(logits, rows)
-    chosen = _likeliest(logits)
+    chosen = logits.argmax(dim=-1)
     # Rows of one top_k together: among equal logits, how many are wanted decides which are had.
     widths: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
         if row.params.temperature > 0:
-            widths.setdefault(_width(row.params, logits.shape[1]), []).append(index)
+            widths.setdefault(_top_k(row.params, logits.shape[1]), []).append(index)
     for width, indices in widths.items():
         chosen[indices] = _sample_top(logits[indices], width, [rows[index] for index in indices])
     return [int(token) for token in chosen.tolist()]
 
 
-def _likeliest(logits: Tensor) -> Tensor:
-    """The token (num_rows,) of each row's largest logit, the first of equal ones on a CPU."""
-    if logits.device.type != "cpu":
-        return logits.argmax(dim=-1)
-    # A tenth of torch's time, and no threads of torch that spin where the core's are to compute.
-    return torch.from_numpy(logits.numpy().argmax(axis=-1))
+def _adjust(logits: Tensor, rows: Rows[SamplingRow]) -> None:
+    """Add biases and take penalties off, in place."""
+    for index, row in enumerate(rows):
+        if row.bias is not None:
+            logits[index].index_add_(0, row.bias.ids, row.bias.addends)
+        if penalizes(row.params):
+            penalize(logits[index], row.params, row.history)
 
 
 def _sample_top(logits: Tensor, width: int, rows: Rows[SamplingRow]) -> Tensor:
-    """Draw a token (num_rows,) for each row from its `width` likeliest; 0 takes all as they lie."""
-    params = _columns(rows, logits.device)
-    if not width:
-        return _draw(_heated(logits, params), params["uniform"]).squeeze(1)
+    """Draw a token (num_rows,) for each row from its `width` likeliest."""
     values, tokens = logits.topk(width, dim=-1)
-    places = _draw(_heated(_filter(values, params), params), params["uniform"])
-    return tokens.gather(1, places).squeeze(1)
-
-
-def _heated(values: Tensor, params: dict[str, Tensor]) -> Tensor:
-    """Logits -> probabilities at each row's temperature."""
+    params = _columns(rows, logits.device)
+    values = _filter(values, params)
     # Relative to the largest, so that no temperature overflows.
-    relative = values - values.amax(dim=-1, keepdim=True)
-    return torch.softmax(relative / params["temperature"], dim=-1)
+    heated = (values - values.amax(dim=-1, keepdim=True)) / params["temperature"]
+    places = _draw(torch.softmax(heated, dim=-1), params["uniform"])
+    return tokens.gather(1, places).squeeze(1)
 
 
 def penalizes(params: SamplingParams) -> bool:
@@ -131,12 +142,18 @@ def penalize(logits: Tensor, params: SamplingParams, history: Rows[int]) -> None
         return
     repeat = params.repeat_penalty if params.repeat_penalty > 0 else 1.0
     repeat = min(max(repeat, 1 / _MOST_PENALTY), _MOST_PENALTY)
-    tokens = torch.tensor(list(counts), device=logits.device)
-    times = torch.tensor(list(counts.values()), device=logits.device, dtype=logits.dtype)
-    seen = logits[tokens]
-    seen = torch.where(seen > 0, seen / repeat, seen * repeat)
     once, each = _bounded(params.presence_penalty), _bounded(params.frequency_penalty)
-    logits[tokens] = seen - once - each * times
+    tokens: Any = np.fromiter(counts, np.int64)
+    times: Any = np.fromiter(counts.values(), np.float32)
+    values: Any = logits
+    if logits.device.type == "cpu":
+        values = logits.numpy()  # a third of the time of torch's operations
+    else:
+        tokens = torch.from_numpy(tokens).to(logits.device)
+        times = torch.from_numpy(times).to(logits.device)
+    seen = values[tokens]
+    seen = seen.clip(0, None) / repeat + seen.clip(None, 0) * repeat
+    values[tokens] = seen - once - each * times
 
 
 def _bounded(penalty: float) -> float:
@@ -157,12 +174,8 @@ def forbid(logits: Tensor, rows: Rows[SamplingRow]) -> None:
     logits.index_add_(0, indices, addends[:, : logits.shape[1]])
 
 
-def _width(params: SamplingParams, vocab_size: int) -> int:
-    """How many of the likeliest tokens have to stand in order; 0 if no filter wants any to."""
-    if params.top_k > 0:
-        return min(params.top_k, vocab_size)
-    is_filtered = params.top_p < 1 or params.min_p > 0 or params.typical_p < 1
-    return vocab_size if is_filtered else 0  # sorting them all takes longer than small models do
+def _top_k(params: SamplingParams, vocab_size: int) -> int:
+    return min(params.top_k, vocab_size) if params.top_k > 0 else vocab_size
 
 
 def _columns(rows: Rows[SamplingRow], device: torch.device) -> dict[str, Tensor]:
@@ -176,7 +189,7 @@ def _columns(rows: Rows[SamplingRow], device: torch.device) -> dict[str, Tensor]
         "typical_p": column([p.typical_p for p in params]),
         "top_p": column([p.top_p for p in params]),
         "min_p": column([p.min_p for p in params]),
-        "temperature": column([min(max(p.temperature, _COLDEST), _HOTTEST) for p in params]),
+        "temperature": column([min(max(p.temperature, COLDEST), HOTTEST) for p in params]),
         "uniform": column([row.uniform for row in rows], torch.float64),
     }
 

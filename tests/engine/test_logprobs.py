@@ -63,6 +63,19 @@ def test_what_json_cannot_write_becomes_a_very_small_number(
     assert score(logits, [5], 0, token_bytes)[0].logprob == -9999.0
 
 
+@pytest.mark.parametrize("logit", [-math.inf, math.nan])
+def test_a_broken_model_has_scores_all_the_same(token_bytes: TokenBytes, logit: float) -> None:
+    (found,) = score(torch.full((1, 259), logit), [5], 3, token_bytes)
+
+    assert {found.logprob, *(top.logprob for top in found.top)} == {-9999.0}
+
+
+def test_the_first_of_equal_tokens_come_first(token_bytes: TokenBytes) -> None:
+    (found,) = score(torch.zeros(1, 259), [5], 3, token_bytes)
+
+    assert [top.raw for top in found.top] == [token_bytes(token) for token in range(3)]
+
+
 def test_a_row_is_scored_the_same_in_any_batch(token_bytes: TokenBytes) -> None:
     torch.manual_seed(0)
     logits = (torch.randn(200, 259) * 2).bfloat16().float()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from olla.engine.conversion.quants import quantize
 from olla.engine.conversion.recipes import Recipe, type_for
+from olla.engine.native.library import Core, find_library
 from olla.formats.ggml_types import GgmlType
 
 OnProgress = Callable[[int, int], None]
@@ -61,8 +62,10 @@ def write_content(content: Content, recipe: Recipe, path: Path, on_progress: OnP
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     done, total = 0, sum(_num_bytes(tensor, kind) for tensor, kind in plan)
+    library = find_library()
+    core = None if library is None else Core(library, torch.get_num_threads())
     for tensor, kind in plan:
-        writer.write_tensor_data(_quantized(tensor.read(), kind))
+        writer.write_tensor_data(_quantized(tensor.read(), kind, core))
         done += _num_bytes(tensor, kind)
         on_progress(done, total)
     writer.close()
@@ -78,13 +81,14 @@ def _num_bytes(tensor: Output, kind: GgmlType) -> int:
     return int(np.prod(tensor.shape)) // kind.block_elements * kind.block_bytes
 
 
-def _quantized(values: Tensor, kind: GgmlType) -> np.ndarray[Any, Any]:
+def _quantized(values: Tensor, kind: GgmlType, core: Core | None) -> np.ndarray[Any, Any]:
     """The tensor's bytes; the experts of a mixture are one tensor of matrices."""
     if kind is GgmlType.F32:
         return values.contiguous().numpy()
     rows = values.reshape(-1, values.shape[-1])
     step = max(_CHUNK_ELEMENTS // rows.shape[1], 1)
-    return np.concatenate([quantize(part.contiguous(), kind) for part in torch.split(rows, step)])
+    parts = torch.split(rows, step)
+    return np.concatenate([quantize(part.contiguous(), kind, core) for part in parts])
 
 
 def _add(writer: Any, key: str, value: object) -> None:

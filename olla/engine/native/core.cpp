@@ -11,6 +11,7 @@
 #include "linear.h"
 #include "maths.h"
 #include "pack.h"
+#include "scales.h"
 #include "threads.h"
 #include "variants.h"
 
@@ -374,6 +375,19 @@ int64_t olla_cache_bytes(int32_t kind, int32_t num_slots, int32_t head_dim) {
 void olla_pack(Core* core, int32_t type, const uint8_t* blocks, const int32_t* order, const Part* part,
                int32_t columns) {
     pack(core->pool, type, blocks, order, *part, columns);
+}
+
+void olla_affine_scales(Core* core, const float* groups, int32_t num_groups, int32_t most, float* scales,
+                        float* leasts) {
+    ::scales::for_groups(core->pool, num_groups, [&](int first, int count) {
+        ::scales::affine<32>(groups + size_t(first) * 32, count, most, scales + first, leasts + first);
+    });
+}
+
+void olla_symmetric_scales(Core* core, const float* groups, int32_t num_groups, int32_t half, float* scales) {
+    ::scales::for_groups(core->pool, num_groups, [&](int first, int count) {
+        ::scales::symmetric<16>(groups + size_t(first) * 16, count, half, scales + first);
+    });
 }
 
 float olla_peak(Core* core, int32_t count, int32_t of_floats) {

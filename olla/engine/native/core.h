@@ -109,6 +109,11 @@ int64_t olla_cache_bytes(int32_t kind, int32_t num_slots, int32_t head_dim);
 // Q8. `order` has the file's row for each row; null if they are the same.
 void olla_pack(Core* core, int32_t type, const uint8_t* blocks, const int32_t* order, const Part* part,
                int32_t columns);
+// The best scales (and least values, which come off) of groups of 32 values for codes from 0 to `most`.
+void olla_affine_scales(Core* core, const float* groups, int32_t num_groups, int32_t most, float* scales,
+                        float* leasts);
+// The best scales of groups of 16 values for codes from -half to half - 1.
+void olla_symmetric_scales(Core* core, const float* groups, int32_t num_groups, int32_t half, float* scales);
 // For benchmarks: each thread multiplies `count` times 12 vectors of floats or of bytes, from registers.
 float olla_peak(Core* core, int32_t count, int32_t of_floats);
 // The names of the variants of this library that this machine can run, the fastest first.

@@ -190,6 +190,12 @@ class Core:
         self.library.olla_pack.argtypes = [
             c_void_p, c_int32, c_void_p, c_void_p, POINTER(CPart), c_int32,
         ]  # fmt: skip
+        self.library.olla_affine_scales.argtypes = [
+            c_void_p, c_void_p, c_int32, c_int32, c_void_p, c_void_p,
+        ]  # fmt: skip
+        self.library.olla_symmetric_scales.argtypes = [
+            c_void_p, c_void_p, c_int32, c_int32, c_void_p,
+        ]  # fmt: skip
         self.handle = self.library.olla_open(num_threads)
 
     def __del__(self) -> None:
@@ -215,3 +221,13 @@ class Core:
     def pack(self, type_: int, rows: int, order: int | None, part: CPart, columns: int) -> None:
         """Fill a part with rows of a file's `type_` at the address `rows`."""
         self.library.olla_pack(self.handle, type_, rows, order, part, columns)
+
+    def affine_scales(
+        self, groups: int, num_groups: int, most: int, scales: int, leasts: int
+    ) -> None:
+        """Of groups of 32 values: their best scales and least values for codes from 0 to `most`."""
+        self.library.olla_affine_scales(self.handle, groups, num_groups, most, scales, leasts)
+
+    def symmetric_scales(self, groups: int, num_groups: int, half: int, scales: int) -> None:
+        """Of groups of 16 values: their best scales for codes from -half to half - 1."""
+        self.library.olla_symmetric_scales(self.handle, groups, num_groups, half, scales)
