@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from olla.cli.figures import prompt_of
+from olla.engine.native.library import find_library
 from tests.bench import adapters, fidelity, models, peers, speculation, startup
 from tests.bench.report import (
     Aim,
@@ -148,7 +149,9 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
-    return f"{platform.system()} {cpu or platform.machine()}, commit {startup.commit()}"
+    core = find_library()
+    name = core.stem if core else "without the core"
+    return f"{platform.system()} {cpu or platform.machine()}, {name}, commit {startup.commit()}"
 
 
 def num_cpus() -> int:

@@ -54,6 +54,10 @@ class Measure:
     aim: Aim | None = None
 
 
+def _titled(title: str, unit: str) -> str:
+    return f"{title}, {unit}" if unit else title
+
+
 def comparison_table(rows: Sequence[Comparison]) -> str:
     lines = [
         "| model | work | olla | beside | theirs | olla / theirs | aim |",
@@ -63,7 +67,7 @@ def comparison_table(rows: Sequence[Comparison]) -> str:
         ratio = figure_of(row.ratios or (0.0,))
         cells = (
             row.model,
-            f"{row.work}, {row.unit}",
+            _titled(row.work, row.unit),
             format_figure(figure_of(row.ours)),
             row.peer,
             format_figure(figure_of(row.theirs)),
@@ -79,7 +83,7 @@ def measure_table(rows: Sequence[Measure]) -> str:
     for row in rows:
         figure = figure_of(row.samples)
         verdict = row.aim.verdict(figure.median) if row.aim else ""
-        cells = (row.model, f"{row.what}, {row.unit}", format_figure(figure), verdict)
+        cells = (row.model, _titled(row.what, row.unit), format_figure(figure), verdict)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -25,6 +25,7 @@ from tests.bench.models import GGUF_FILES
 from tests.bench.report import Aim, Comparison, comparison_table
 
 MODELS = ("smollm2-q4", "llama1b-q4")
+_RANDOM = "llama1b-q4"
 _NUM_CTX = 2048
 _NUM_TOKENS = 128
 _TEXT = Path(__file__).with_name("text.txt")
@@ -37,6 +38,7 @@ class Task:
     prompts: tuple[str, ...]
     sampling: SamplingParams
     aim: Aim
+    needs_sense: bool = False  # random weights do not repeat what they read
 
 
 def tasks() -> tuple[Task, ...]:
@@ -45,7 +47,7 @@ def tasks() -> tuple[Task, ...]:
     free = SamplingParams(temperature=1.0, top_k=0, top_p=1.0)
     stories = tuple(prompt_of(16, number) for number in range(8))
     return (
-        Task("1 stream that repeats its prompt", (thrice,), SamplingParams(0.0), Aim(2)),
+        Task("1 stream that repeats its prompt", (thrice,), SamplingParams(0.0), Aim(2), True),
         Task("1 stream that repeats nothing", stories[:1], free, Aim(0.97)),
         Task("8 streams that repeat nothing", stories, free, Aim(0.97)),
     )
@@ -71,7 +73,8 @@ def comparisons(model: str, threads: int, num_rounds: int) -> Iterator[Compariso
             for engine in order:
                 rates[engine].append(found[engine])
         ours, theirs = tuple(rates[drafting]), tuple(rates[plain])
-        yield Comparison(model, task.title, "tok/s", "no drafts", ours, theirs, task.aim)
+        aim = None if task.needs_sense and model == _RANDOM else task.aim
+        yield Comparison(model, task.title, "tok/s", "no drafts", ours, theirs, aim)
 
 
 class Answers:

@@ -51,6 +51,8 @@ class NativeDecoder:
         self._vocab_size = packed(decoder.embedding).shape[0]
         self._uses_local_rope = any(layer.uses_local_rope for layer in self.config.layers)
         self._layers = (CLayer * len(decoder.blocks))()
+        self._cache: KVCache | None = None
+        self._cache_pointers: tuple[object, object] = ((), ())
         self._described: list[object] = []  # that what is handed to the core points to
         self._deltas: dict[Linear, dict[int, list[CoreDelta]]] = {}
         self._model = _c_model(decoder, self._layers)
@@ -109,7 +111,7 @@ class NativeDecoder:
         if self._uses_local_rope:
             local_tables = self._decoder.local_rope.tables(batch.positions, torch.float32)
         spans, where = _spans(batch.spans)
-        keys, values = self._cache(batch.cache)
+        keys, values = self._pointers(batch.cache)
         self._core.step(
             self._model,
             CStep(
@@ -125,7 +127,8 @@ class NativeDecoder:
 
     def _check(self, tokens: Tensor) -> None:
         """The core reads rows without looking; a tokenizer may know more than the embedding."""
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self._vocab_size:
+        values = tokens.numpy()  # a few numbers, in a fraction of torch's time
+        if len(values) and not 0 <= values.min() <= values.max() < self._vocab_size:
             raise IndexError(f"a token is beyond the embedding's {self._vocab_size} rows")
 
     def add_adapter(self, adapter: int, parts: Sequence[Part]) -> None:
@@ -209,13 +212,16 @@ class NativeDecoder:
             self._described.append(described.deltas)
         return described
 
-    def _cache(self, cache: KVCache) -> tuple[object, object]:
-        """Pointers to each layer's keys and values."""
-        shape = (self._layer_bytes(cache.num_slots),)
-        layers = [cache.layer(i, shape, torch.uint8) for i in range(len(self.config.layers))]
-        pointers = c_void_p * len(layers)
-        keys = pointers(*(keys.data_ptr() for keys, _ in layers))
-        return keys, pointers(*(values.data_ptr() for _, values in layers))
+    def _pointers(self, cache: KVCache) -> tuple[object, object]:
+        """To each layer's keys and values, which stay where they are."""
+        if self._cache is not cache:
+            shape = (self._layer_bytes(cache.num_slots),)
+            layers = [cache.layer(i, shape, torch.uint8) for i in range(len(self.config.layers))]
+            pointers = c_void_p * len(layers)
+            keys = pointers(*(keys.data_ptr() for keys, _ in layers))
+            values = pointers(*(values.data_ptr() for _, values in layers))
+            self._cache, self._cache_pointers = cache, (keys, values)
+        return self._cache_pointers
 
 
 def _c_model(decoder: Decoder, layers: object) -> CModel:
