@@ -53,7 +53,7 @@ def step(model: CausalModel, cache: KVCache, counts: list[int]) -> None:
 
 
 @pytest.mark.parametrize("kind", [Kind.F16, Kind.Q8])
-def test_a_step_allocates_nothing_once_there_was_a_larger_one(
+def test_a_step_allocates_nothing_once_each_thread_had_a_larger_one(
     tmp_path: Path, counting: Path, kind: Kind
 ) -> None:
     library = ctypes.CDLL(str(counting))
@@ -69,15 +69,20 @@ def test_a_step_allocates_nothing_once_there_was_a_larger_one(
         ],
     )
     cache = KVCache(80)
-    for _ in range(50):  # until every thread has had some of each kind of work
-        step(native, cache, [40, 1, 39])
-    before = library.olla_num_allocations()
+    step(native, cache, [40, 1, 39])
 
-    for counts in ([1, 1, 1], [40, 1, 39], [1, 30, 2], [3]):
-        step(native, cache, counts)
+    # A thread that comes late misses work, and makes its room when it first has some of a kind.
+    num_without = 0
+    for _ in range(500):
+        before = library.olla_num_allocations()
+        for counts in ([1, 1, 1], [40, 1, 39], [1, 30, 2], [3]):
+            step(native, cache, counts)
+        num_without = num_without + 1 if library.olla_num_allocations() == before else 0
+        if num_without == 10:
+            break
 
     assert before > 0
-    assert library.olla_num_allocations() == before
+    assert num_without == 10
 
 
 @pytest.mark.skipif(not LIBRARIES, reason="no C++ compiler was there when olla was installed")
